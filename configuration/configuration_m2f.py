@@ -1,0 +1,234 @@
+"""M2FConfig: every architectural choice of Mask2Former, under transformers' names.
+
+Sources: Cheng et al., "Masked-attention Mask Transformer for Universal Image Segmentation", CVPR 2022 (the values of
+its COCO models are the defaults); transformers' `Mask2FormerConfig` (names, so that configs are interchangeable).
+"""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, PretrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+TASKS = ("panoptic", "instance", "semantic")
+
+# transformers' default backbone, so that a config.json that leaves it out means the same network in both.
+DEFAULT_BACKBONE = {
+    "model_type": "swin",
+    "depths": [2, 2, 18, 2],
+    "drop_path_rate": 0.3,
+    "out_features": ["stage1", "stage2", "stage3", "stage4"],
+}
+
+
+class M2FConfig(PretrainedConfig):
+    r"""Configuration of `M2FModel` and `M2FForUniversalSegmentation`.
+
+    Every field of transformers' `Mask2FormerConfig` is here under the same name with the same default, and its
+    `config.json` is read as it is. The fields after `output_auxiliary_logits` are ours.
+
+    Args:
+        backbone_config: configuration of any backbone of `transformers.AutoBackbone` with four feature maps of
+            strides 4, 8, 16 and 32, as an object or a dict with `model_type`. `None`: Swin-S. A configuration that
+            names no `out_features` gets its last four stages.
+        feature_size: channels of the pixel decoder's feature maps; a multiple of 32 (GroupNorm's groups) and of
+            `num_attention_heads`.
+        mask_feature_size: channels of the mask features and mask embeddings.
+        hidden_dim: channels of the queries in the Transformer decoder.
+        encoder_feedforward_dim: inner size of the feed-forward networks in the pixel decoder.
+        activation_function: activation in the Transformer decoder's feed-forward networks.
+        encoder_layers: layers of deformable attention in the pixel decoder.
+        decoder_layers: predictions of the Transformer decoder: one from the learned queries and one after each of
+            its `decoder_layers - 1` layers.
+        num_attention_heads: heads of every attention outside the backbone.
+        dropout: in [0, 1); acts in the pixel decoder only. transformers also drops inside and whole layers of the
+            Transformer decoder, which the paper does not and which crashes there.
+        dim_feedforward: inner size of the feed-forward networks in the Transformer decoder.
+        pre_norm: normalise before instead of after each block of the Transformer decoder.
+        enforce_input_projection: 1x1 convolution before the Transformer decoder even where the sizes agree.
+        common_stride: stride of the mask features.
+        ignore_value: kept so that configurations are interchangeable; the image processor's `ignore_index` decides.
+        num_queries: number of queries, the most segments that one image can have.
+        no_object_weight: weight of the "no object" class in the classification loss.
+        class_weight, mask_weight, dice_weight: weights of the three losses, in the matching cost too.
+        train_num_points: points per mask in the matching cost and the mask losses.
+        oversample_ratio: >= 1; that many times more points are drawn to choose the uncertain ones from.
+        importance_sample_ratio: in [0, 1]; share of the points that are chosen by uncertainty.
+        init_std: kept so that configurations are interchangeable; the original's initialisation has no such number.
+        init_xavier_std: gain of the Xavier initialisations.
+        use_auxiliary_loss: whether every prediction of the decoder is supervised, not only the last.
+        feature_strides: strides of the backbone's four feature maps.
+        output_auxiliary_logits: whether the model returns the earlier predictions too.
+        task: "panoptic", "instance" or "semantic": what the labels mean; decides what post-processing does where it
+            is not told.
+        thing_label_ids: ids of the labels with countable objects; all other labels are stuff, whose segments are
+            fused. `None`: all labels are things ("semantic": none is).
+        mask_padding: whether `pixel_mask` keeps the padding out of the pixel decoder and the Transformer decoder, so
+            that an image gives the same result in every batch. `False`: padding is seen as in the original, and
+            `pixel_mask` tells only where it is.
+        backbone_frozen_batch_norm: whether BatchNorm layers of the backbone are frozen, weights and statistics (the
+            original's FrozenBN of its ResNets; its Cityscapes models have `False`).
+
+    Raises:
+        ValueError: an unknown `task` or backbone, label ids out of range, or pretrained weights asked for here: see
+            `M2FForUniversalSegmentation.from_pretrained_backbone`.
+    """
+
+    model_type = "m2f"
+    sub_configs = {"backbone_config": AutoConfig}
+    attribute_map = {"hidden_size": "hidden_dim", "num_hidden_layers": "decoder_layers"}
+    # What Trainer must not gather during evaluation; masks and classes are all that a metric needs.
+    keys_to_ignore_at_inference = [
+        "loss_dict",
+        "auxiliary_logits",
+        "encoder_last_hidden_state",
+        "pixel_decoder_last_hidden_state",
+        "transformer_decoder_last_hidden_state",
+        "encoder_hidden_states",
+        "pixel_decoder_hidden_states",
+        "transformer_decoder_hidden_states",
+        "transformer_decoder_intermediate_states",
+        "mask_embeddings",
+        "hidden_states",
+        "attentions",
+        "cross_attentions",
+    ]
+
+    backbone_config: dict | PretrainedConfig | None = None
+    feature_size: int = 256
+    mask_feature_size: int = 256
+    hidden_dim: int = 256
+    encoder_feedforward_dim: int = 1024
+    activation_function: str = "relu"
+    encoder_layers: int = 6
+    decoder_layers: int = 10
+    num_attention_heads: int = 8
+    dropout: float = 0.0
+    dim_feedforward: int = 2048
+    pre_norm: bool = False
+    enforce_input_projection: bool = False
+    common_stride: int = 4
+    ignore_value: int = 255
+    num_queries: int = 100
+    no_object_weight: float = 0.1
+    class_weight: float = 2.0
+    mask_weight: float = 5.0
+    dice_weight: float = 5.0
+    train_num_points: int = 12544
+    oversample_ratio: float = 3.0
+    importance_sample_ratio: float = 0.75
+    init_std: float = 0.02
+    init_xavier_std: float = 1.0
+    use_auxiliary_loss: bool = True
+    feature_strides: list[int] | tuple[int, ...] = (4, 8, 16, 32)
+    output_auxiliary_logits: bool | None = None
+    task: str = "panoptic"
+    thing_label_ids: list[int] | None = None
+    mask_padding: bool = True
+    backbone_frozen_batch_norm: bool = True
+
+    def __post_init__(self, **kwargs):
+        backbone_kwargs = {name: kwargs.pop(name, None) for name in ("backbone", "backbone_kwargs")}
+        use_timm_backbone = kwargs.pop("use_timm_backbone", False)
+        if kwargs.pop("use_pretrained_backbone", False):
+            raise ValueError(
+                f"use_pretrained_backbone=True with backbone={backbone_kwargs['backbone']!r}: a config describes "
+                "an architecture and loads no weights. Use M2FForUniversalSegmentation.from_pretrained_backbone(name, "
+                "config), which raises where the weights cannot be had."
+            )
+        self.backbone_config = _resolve_backbone_config(
+            self.backbone_config, use_timm_backbone=use_timm_backbone, **backbone_kwargs
+        )
+        super().__post_init__(**kwargs)
+        self.check()
+
+    def check(self):
+        """Raise ValueError where fields contradict each other; the model's constructor calls it again, because
+        fields may be set after construction."""
+        if self.task not in TASKS:
+            raise ValueError(f"task={self.task!r} is unknown; it must be one of {', '.join(TASKS)}.")
+        if self.thing_label_ids is not None:
+            self._check_thing_label_ids()
+        for name in ("feature_size", "hidden_dim"):
+            if getattr(self, name) % self.num_attention_heads:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} is no multiple of num_attention_heads={self.num_attention_heads}."
+                )
+        if self.feature_size % 32:
+            raise ValueError(f"feature_size={self.feature_size} is not a multiple of 32, the groups of GroupNorm.")
+        if self.decoder_layers < 2:
+            raise ValueError(f"decoder_layers={self.decoder_layers}: at least 2 predictions are needed (one layer).")
+        if self.train_num_points < 1 or self.oversample_ratio < 1 or not 0 <= self.importance_sample_ratio <= 1:
+            raise ValueError(
+                f"train_num_points={self.train_num_points} must be >= 1, oversample_ratio={self.oversample_ratio} "
+                f">= 1 and importance_sample_ratio={self.importance_sample_ratio} in [0, 1]."
+            )
+
+    def _check_thing_label_ids(self):
+        ids = list(self.thing_label_ids)
+        wrong = [i for i in ids if not 0 <= i < self.num_labels]
+        if wrong:
+            raise ValueError(
+                f"thing_label_ids={wrong} are outside 0..{self.num_labels - 1} (num_labels={self.num_labels}); give "
+                "id2label or num_labels with them, or thing_label_ids=None."
+            )
+        if len(set(ids)) != len(ids):
+            raise ValueError(f"thing_label_ids={ids} names a label twice.")
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path: str | Path, **kwargs) -> tuple[dict[str, Any], dict]:
+        """As in transformers; a `mask2former` config.json is read as an m2f one, without its "different model type"
+        warning, because every field of it has the same meaning here."""
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        return _from_mask2former(config_dict), kwargs
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> "M2FConfig":
+        """As in transformers; accepts the content of a `mask2former` config.json too."""
+        return super().from_dict(_from_mask2former(config_dict), **kwargs)
+
+
+def _from_mask2former(config_dict: dict[str, Any]) -> dict[str, Any]:
+    if config_dict.get("model_type") != "mask2former":
+        return config_dict
+    config_dict = {**config_dict, "model_type": M2FConfig.model_type}
+    architectures = config_dict.pop("architectures", None) or []
+    config_dict["architectures"] = [name.replace("Mask2Former", "M2F") for name in architectures] or None
+    return config_dict
+
+
+def _resolve_backbone_config(
+    backbone_config: dict | PretrainedConfig | None,
+    backbone: str | None,
+    backbone_kwargs: dict | None,
+    use_timm_backbone: bool,
+) -> PretrainedConfig:
+    if backbone_config is not None and backbone is not None:
+        raise ValueError(f"Give backbone_config or backbone={backbone!r}, not both.")
+    if backbone is not None and use_timm_backbone:
+        backbone_config = CONFIG_MAPPING["timm_backbone"](backbone=backbone, **(backbone_kwargs or {}))
+    elif backbone is not None:
+        backbone_config = AutoConfig.from_pretrained(backbone, **(backbone_kwargs or {}))
+    elif backbone_config is None:
+        backbone_config = dict(DEFAULT_BACKBONE)
+    if isinstance(backbone_config, dict):
+        backbone_config = _backbone_config_from_dict(backbone_config)
+    _name_four_stages(backbone_config)
+    return backbone_config
+
+
+def _backbone_config_from_dict(fields: dict[str, Any]) -> PretrainedConfig:
+    model_type = fields.get("model_type", DEFAULT_BACKBONE["model_type"])
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(
+            f"backbone_config.model_type={model_type!r} is unknown to transformers; use one that AutoBackbone has, "
+            "such as swin, resnet or convnext."
+        )
+    return CONFIG_MAPPING[model_type].from_dict(fields)
+
+
+def _name_four_stages(backbone_config: PretrainedConfig):
+    """A classification config names the last stage only; the pixel decoder needs the last four."""
+    stages = getattr(backbone_config, "stage_names", None)
+    if stages is not None and len(stages) > 4 and list(backbone_config.out_features) == [stages[-1]]:
+        backbone_config.out_features = list(stages[-4:])

@@ -1,0 +1,241 @@
+"""Reading images and label maps in all the forms they come in: paths, bytes, PIL images, arrays and tensors.
+
+Two steps, so that a bad input is reported before anything is computed: `load_*` opens, orients and checks every input;
+`to_rgb` and `resize_*` then work on what is known to be good.
+"""
+
+import io
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from transformers.image_utils import load_image as load_url
+
+LoadedImage = Image.Image | np.ndarray  # the array is (H, W, channels)
+
+_CHANNELS = (1, 3, 4)
+_EXIF_ORIENTATION = 0x0112
+_SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+# A 16-bit image covers 0..65535 = 257 * 255.
+_SIXTEEN_TO_EIGHT_BIT = 257.0
+
+
+def load_images(images: Any, input_data_format: str | None = None) -> list[LoadedImage]:
+    """One image or any nesting of lists of them as a flat list, each checked.
+
+    Args:
+        images: path, URL, bytes, PIL image of any mode, (H,W), (H,W,C) or (C,H,W) array or tensor with C in 1, 3, 4
+            (the fourth channel, alpha, is dropped), a 4-d array or tensor of such images, or lists of these. The EXIF
+            orientation of files, bytes and PIL images is applied.
+        input_data_format: "channels_first" or "channels_last" for arrays; None finds the channels by their number.
+            Where both ends could be channels, an array is taken as channels-last and a tensor as channels-first.
+
+    Raises:
+        ValueError: no image, an image without pixels, or one whose channels cannot be found.
+    """
+    loaded = [_load_one_image(image, input_data_format) for image in _flatten(images, array_ndim=4)]
+    if not loaded:
+        raise ValueError("images is an empty list; pass at least one image")
+    return loaded
+
+
+def load_label_maps(segmentation_maps: Any, count: int) -> list[np.ndarray]:
+    """One label map or a list of them as int32 arrays (H,W), checked.
+
+    Args:
+        segmentation_maps: path, bytes, PIL image (palette images give their indices), integer array or tensor (H,W),
+            (H,W,1) or (1,H,W); an array (count,H,W) is `count` maps.
+        count: number of images.
+
+    Raises:
+        ValueError: the number of maps is not `count`; a map is empty, not of integers or has more than one channel; a
+            value does not fit into 32 bits.
+    """
+    if isinstance(segmentation_maps, np.ndarray | torch.Tensor) and segmentation_maps.ndim >= 3:
+        segmentation_maps = list(segmentation_maps) if len(segmentation_maps) == count else [segmentation_maps]
+    maps = [_load_one_label_map(item) for item in _flatten(segmentation_maps, array_ndim=None)]
+    if len(maps) != count:
+        raise ValueError(f"got {len(maps)} segmentation maps for {count} images; pass one map for each image")
+    return maps
+
+
+def spatial_size(image: LoadedImage) -> tuple[int, int]:
+    """(height, width) of a loaded image or label map."""
+    return (image.height, image.width) if isinstance(image, Image.Image) else (image.shape[0], image.shape[1])
+
+
+def to_rgb(image: LoadedImage) -> LoadedImage:
+    """The image as a PIL image of mode RGB, or as a float32 array (H,W,3) where eight bits cannot hold it.
+
+    16-bit values (PIL modes I and I;16, uint16) are divided by 257, so that their full range becomes 0..255; PIL's own
+    conversion clips them at 255. Float values are kept; 0..255 is expected as long as the processor rescales.
+
+    Raises:
+        ValueError: a float value is not finite, or an integer exceeds 8 bits in an array that is not of 16 bits.
+    """
+    if isinstance(image, Image.Image):
+        if image.mode in _SIXTEEN_BIT_MODES:
+            image = _sixteen_bit_array(image)
+        elif image.mode == "F":
+            image = np.asarray(image)[:, :, None]
+        else:
+            return image.convert("RGB")
+    image = _to_eight_bit_range(image)
+    image = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[:, :, :3]
+    return Image.fromarray(np.ascontiguousarray(image)) if image.dtype == np.uint8 else image
+
+
+def resize_rgb(image: LoadedImage, size: tuple[int, int], resample: int) -> np.ndarray:
+    """(H,W,3) uint8 or float32 array of the result of `to_rgb`, resized by PIL (antialiased) as in the original."""
+    target = Image.Resampling(resample)
+    if isinstance(image, Image.Image):
+        if size != spatial_size(image):
+            image = image.resize(size[::-1], target)
+        return np.array(image)
+    if size == spatial_size(image):
+        return image
+    planes = [Image.fromarray(np.ascontiguousarray(image[:, :, channel])) for channel in range(3)]
+    return np.stack([np.asarray(plane.resize(size[::-1], target)) for plane in planes], axis=2)
+
+
+def resize_label_map(label_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(H,W) int32 map resized with nearest neighbours; PIL's 32-bit mode keeps ids of more than 8 bits."""
+    if size == label_map.shape:
+        return label_map
+    return np.asarray(Image.fromarray(label_map).resize(size[::-1], Image.Resampling.NEAREST))
+
+
+def _flatten(items: Any, array_ndim: int | None) -> list:
+    """Nested lists as one list; an array of `array_ndim` dimensions counts as a list too."""
+    is_list = isinstance(items, list | tuple)
+    is_stack = isinstance(items, np.ndarray | torch.Tensor) and items.ndim == array_ndim
+    if not (is_list or is_stack):
+        return [items]
+    return [leaf for item in items for leaf in _flatten(item, array_ndim)]
+
+
+def _load_one_image(image: Any, input_data_format: str | None) -> LoadedImage:
+    if isinstance(image, np.ndarray | torch.Tensor):
+        prefer_first = isinstance(image, torch.Tensor)
+        return _channels_last(_to_numpy(image), input_data_format, prefer_first)
+    image = _open_pil(image, load_url)
+    _check_pixels(spatial_size(image), f"a PIL image of mode {image.mode}")
+    return image
+
+
+def _load_one_label_map(item: Any) -> np.ndarray:
+    array = _to_numpy(item) if isinstance(item, np.ndarray | torch.Tensor) else np.asarray(_open_pil(item, None))
+    found = f"a segmentation map of shape {tuple(array.shape)}"
+    if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
+        array = array[0] if array.shape[0] == 1 else array[:, :, 0]
+    if array.ndim != 2:
+        raise ValueError(
+            f"{found}: one number per pixel is expected, (H,W). Decode the colours of a COCO panoptic PNG first: "
+            "id = R + 256 * G + 65536 * B"
+        )
+    _check_pixels(array.shape, found)
+    if array.dtype.kind not in "iub":
+        raise ValueError(f"{found} has dtype {array.dtype}; labels must be integers")
+    if array.dtype.itemsize >= 4 and (array.max() > np.iinfo(np.int32).max or array.min() < np.iinfo(np.int32).min):
+        raise ValueError(f"{found} holds values from {array.min()} to {array.max()}; labels must fit into 32 bits")
+    return np.ascontiguousarray(array, dtype=np.int32)
+
+
+def _open_pil(image: Any, load_text: Callable[[str], Image.Image] | None) -> Image.Image:
+    """The decoded, upright PIL image. `load_text` reads a string that is no file: a URL or base64 data."""
+    if isinstance(image, str | os.PathLike) and os.path.isfile(image):
+        image = _decode(image, f"the file {os.fspath(image)}")
+    elif isinstance(image, bytes | bytearray):
+        image = _decode(io.BytesIO(image), f"{len(image)} bytes")
+    elif isinstance(image, str) and load_text is not None:
+        image = load_text(image)
+    elif isinstance(image, str | os.PathLike):
+        raise FileNotFoundError(f"no such file: {os.fspath(image)}")
+    if not isinstance(image, Image.Image):
+        raise TypeError(f"expected a path, bytes, PIL image, array or tensor, got {type(image).__name__}")
+    # exif_transpose copies even an upright image, hence the look at the tag first.
+    return ImageOps.exif_transpose(image) if image.getexif().get(_EXIF_ORIENTATION, 1) != 1 else image
+
+
+def _decode(source: Any, name: str) -> Image.Image:
+    try:
+        image = Image.open(source)
+        image.load()
+    except OSError as error:
+        raise ValueError(f"cannot decode {name} as an image: {error}") from error
+    return image
+
+
+def _to_numpy(array: np.ndarray | torch.Tensor) -> np.ndarray:
+    if not isinstance(array, torch.Tensor):
+        return array
+    array = array.detach().cpu()
+    return (array.float() if array.dtype in (torch.bfloat16, torch.float16) else array).numpy()
+
+
+def _channels_last(array: np.ndarray, input_data_format: str | None, prefer_first: bool) -> np.ndarray:
+    """(H,W,C) view of a (H,W), (H,W,C) or (C,H,W) array."""
+    found = f"an array of shape {tuple(array.shape)}"
+    if array.ndim == 2:
+        array = array[:, :, None]
+    elif array.ndim != 3:
+        raise ValueError(f"{found} is no image: expected (H,W), (H,W,C) or (C,H,W)")
+    else:
+        axis = _channel_axis(array.shape, input_data_format, prefer_first, found)
+        array = np.moveaxis(array, axis, 2)
+    _check_pixels(array.shape[:2], found)
+    return array
+
+
+def _channel_axis(shape: tuple[int, ...], input_data_format: str | None, prefer_first: bool, found: str) -> int:
+    axes = [axis for axis in ((0, 2) if prefer_first else (2, 0)) if shape[axis] in _CHANNELS]
+    if input_data_format is not None:
+        wanted = {"channels_first": 0, "channels_last": 2}.get(
+            str(getattr(input_data_format, "value", input_data_format))
+        )
+        if wanted is None:
+            raise ValueError(f"input_data_format must be channels_first or channels_last, got {input_data_format!r}")
+        axes = [axis for axis in axes if axis == wanted]
+    if not axes:
+        expected = (
+            "1, 3 or 4 channels, first or last" if input_data_format is None else f"1, 3 or 4, {input_data_format}"
+        )
+        raise ValueError(f"{found} is no image: expected {expected}; {min(shape[0], shape[2])} channels were found")
+    return axes[0]
+
+
+def _check_pixels(size: tuple[int, ...], found: str) -> None:
+    if 0 in size:
+        raise ValueError(f"{found} has no pixels: height {size[0]}, width {size[1]}; both must be at least 1")
+
+
+def _sixteen_bit_array(image: Image.Image) -> np.ndarray:
+    """(H,W,1) uint16. Mode I has 32 bits, but is what 16-bit files are opened as."""
+    array = np.asarray(image)
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high > 65535:
+        raise ValueError(f"a PIL image of mode {image.mode} holds values from {low} to {high}; expected 0 to 65535")
+    return array.astype(np.uint16)[:, :, None]
+
+
+def _to_eight_bit_range(array: np.ndarray) -> np.ndarray:
+    """uint8 or float32 values in 0..255 (floats: whatever the caller gave)."""
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * np.uint8(255)
+    if array.dtype.kind == "u" and array.dtype.itemsize == 2:
+        return array.astype(np.float32) / np.float32(_SIXTEEN_TO_EIGHT_BIT)
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
+            raise ValueError("an image holds values that are not finite (NaN or infinity)")
+        return array.astype(np.float32)
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"an image of dtype {array.dtype}; expected integers, floats or booleans")
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high > 255:
+        raise ValueError(f"an image of dtype {array.dtype} holds values from {low} to {high}; expected 0 to 255")
+    return array.astype(np.uint8)

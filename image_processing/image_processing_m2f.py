@@ -1,0 +1,283 @@
+"""M2FImageProcessor: images and label maps to model inputs, model outputs to segments.
+
+Computes what the original does (facebookresearch/Mask2Former); names, arguments and return types are those of
+transformers' Mask2FormerImageProcessor.
+"""
+
+import json
+import os
+from typing import Any
+
+from transformers.image_processing_base import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, SizeDict
+from transformers.processing_utils import ImagesKwargs
+from transformers.utils import cached_file, logging
+
+from m2f.image_processing.image_input import load_images, load_label_maps, spatial_size
+from m2f.image_processing.model_inputs import (
+    batch_items,
+    canvas_sizes,
+    check_map_sizes,
+    check_three_channels,
+    make_pixel_mask,
+    make_pixels,
+    make_targets,
+)
+from m2f.image_processing.post_processing_mixin import PostProcessingMixin
+from m2f.image_processing.resize_rule import resized_size
+from m2f.image_processing.resolution_presets import get_preset
+
+logger = logging.get_logger(__name__)
+
+TASKS = ("panoptic", "instance", "semantic")
+# Written into every processor file by some version of transformers; they name classes and set nothing.
+_SERVICE_KEYS = {"image_processor_type", "processor_class", "feature_extractor_type"}
+_HUB_KEYS = ("cache_dir", "force_download", "proxies", "token", "local_files_only", "revision", "subfolder")
+
+
+class M2FImageProcessorKwargs(ImagesKwargs, total=False):
+    """Settings beside those of transformers' ImagesKwargs.
+
+    ignore_index: value in the segmentation maps of the pixels that belong to no mask, compared before
+        `do_reduce_labels`; None (default) leaves nothing out. Most data sets use 255, which is a valid id where the
+        maps hold segment ids.
+    do_reduce_labels: whether class 0 means background and the others are to be reduced by 1.
+    num_labels: number of classes to check the segmentation maps against; None does not check.
+    size_divisor: the padded size is a multiple of this; 1 or 0 for any.
+    task: "panoptic", "instance" or "semantic": what the model was trained for. Read by post-processing.
+    thing_label_ids: labels that are things; None: all (none for the task "semantic"). Read by post-processing.
+    panoptic_threshold: default class probability threshold of the panoptic post-processing.
+
+    Former names that transformers' examples still pass: max_size (size["longest_edge"]), reduce_labels
+    (do_reduce_labels), size_divisibility (size_divisor), pad_and_return_pixel_mask (do_pad).
+    """
+
+    ignore_index: int | None
+    do_reduce_labels: bool | None
+    num_labels: int | None
+    size_divisor: int | None
+    task: str | None
+    thing_label_ids: list[int] | None
+    panoptic_threshold: float | None
+    max_size: int | None
+    reduce_labels: bool | None
+    size_divisibility: int | None
+    pad_and_return_pixel_mask: bool | None
+
+
+class M2FImageProcessor(PostProcessingMixin, BaseImageProcessor):
+    """Prepares images and segmentation maps for M2F models and turns the models' outputs into segments.
+
+    Images are resized by PIL with their aspect ratio kept (shortest edge 800, longest at most 1333, rounded half up),
+    scaled to [0, 1], normalised, and padded with 0 at the right and at the bottom to the largest height and width of
+    the batch, rounded up to `size_divisor`. Differences from transformers' Mask2FormerImageProcessor: it stretches the
+    image to multiples of 32 in place of padding, truncates sizes, and pads the target masks with `ignore_index`.
+
+    `size` is an int (the shortest edge, the longest without limit), {"shortest_edge"[, "longest_edge"]},
+    {"longest_edge"}, {"height", "width"} or {"max_height", "max_width"}. `pad_size` {"height", "width"} is a fixed
+    canvas in place of the batch's maximum. `do_pad=False` pads nothing. `do_convert_rgb=False` refuses images that do
+    not have 3 channels. `device` places the outputs. `disable_grouping` and `image_seq_length` are accepted, as the
+    base class has them, and change nothing.
+
+    Raises:
+        TypeError: an unknown setting.
+        ValueError: a setting outside its range.
+    """
+
+    valid_kwargs = M2FImageProcessorKwargs
+    model_input_names = ["pixel_values", "pixel_mask"]
+
+    do_convert_rgb = True
+    do_resize = True
+    size = {"shortest_edge": 800, "longest_edge": 1333}
+    default_to_square = False
+    resample = PILImageResampling.BILINEAR
+    do_rescale = True
+    rescale_factor = 1 / 255
+    do_normalize = True
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
+    do_pad = True
+    size_divisor = 32
+    do_reduce_labels = False
+    task = "panoptic"
+    panoptic_threshold = 0.8
+    ignore_index = None
+    num_labels = None
+    thing_label_ids = None
+
+    def __init__(self, **kwargs):
+        unknown = sorted(set(kwargs) - set(self.valid_kwargs.__annotations__) - _SERVICE_KEYS)
+        if unknown:
+            raise TypeError(f"unknown settings {unknown}; known: {sorted(self.valid_kwargs.__annotations__)}")
+        super().__init__()
+        self._set_attributes(**kwargs)
+
+    @classmethod
+    def from_preset(cls, name: str, **kwargs) -> "M2FImageProcessor":
+        """The paper's test-time settings for a data set and task, such as "coco-panoptic"; `kwargs` override them.
+
+        Raises:
+            ValueError: no such preset; the message lists them.
+        """
+        return cls(**{**get_preset(name).processor_fields(), **kwargs})
+
+    @classmethod
+    def from_model_config(cls, config: Any, **kwargs) -> "M2FImageProcessor":
+        """A processor with the `task` and `thing_label_ids` of a model configuration; `kwargs` override them."""
+        fields = {name: getattr(config, name, None) for name in ("task", "thing_label_ids")}
+        return cls(**{**fields, **kwargs})
+
+    @classmethod
+    def get_image_processor_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict, dict]:
+        """The saved fields; `task` and `thing_label_ids` from config.json where the processor's file lacks them."""
+        fields, unused = super().get_image_processor_dict(pretrained_model_name_or_path, **kwargs)
+        if "task" not in fields:
+            hub = {key: kwargs[key] for key in _HUB_KEYS if kwargs.get(key) is not None}
+            config = _read_model_config(pretrained_model_name_or_path, hub)
+            fields = {**{key: config[key] for key in ("task", "thing_label_ids") if key in config}, **fields}
+        return fields, unused
+
+    @classmethod
+    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs):
+        """A processor from saved fields. Fields that this class does not have are left out.
+
+        An `auto_map` is left out too: saved again without the files that it names, it makes the folder unloadable.
+        """
+        fields = {key: value for key, value in image_processor_dict.items() if key in cls.valid_kwargs.__annotations__}
+        if image_processor_dict.get("image_processor_type", cls.__name__) != cls.__name__:
+            fields = _adopt_foreign_fields(fields)
+        return super().from_dict(fields, **kwargs)
+
+    def preprocess(self, images, segmentation_maps=None, instance_id_to_semantic_id=None, **kwargs) -> BatchFeature:
+        """Model inputs from images, and targets from segmentation maps.
+
+        Args:
+            images: one image or a list: paths, URLs, bytes, PIL images of any mode, arrays or tensors of (H,W),
+                (H,W,C) or (C,H,W) with C in 1, 3, 4; uint8, 16-bit, bool, or float in 0..255 (with do_rescale=False:
+                as the caller likes). The EXIF orientation is applied.
+            segmentation_maps: one integer per pixel for each image, of the image's size: paths, PIL images, arrays or
+                tensors.
+            instance_id_to_semantic_id: class of each id in the maps, one dict for all images or one for each; None if
+                the maps hold classes.
+            kwargs: settings for this call, see M2FImageProcessorKwargs and the class.
+
+        Returns:
+            pixel_values (B,3,H,W) float32; pixel_mask (B,H,W) int64, 1 at real pixels; with maps also the lists
+            mask_labels, (N,H,W) uint8 of 0 and 1, padded with 0, and class_labels, (N,) int64, one entry per image.
+            With `return_tensors` "pt" tensors, "np" arrays, None lists of tensors.
+
+        Raises:
+            TypeError: an unknown setting.
+            ValueError: an image without pixels or with other than 1, 3, 4 channels, a map of another size than its
+                image, an id without a class, a label outside the range, or an image larger than `pad_size`.
+        """
+        return super().preprocess(images, segmentation_maps, instance_id_to_semantic_id, **kwargs)
+
+    def _standardize_kwargs(
+        self,
+        max_size: int | None = None,
+        reduce_labels: bool | None = None,
+        size_divisibility: int | None = None,
+        pad_and_return_pixel_mask: bool | None = None,
+        **kwargs,
+    ) -> dict:
+        """Former names to today's, sizes to SizeDict; checks the fields that the base class does not know."""
+        former = {
+            "do_reduce_labels": reduce_labels,
+            "size_divisor": size_divisibility,
+            "do_pad": pad_and_return_pixel_mask,
+        }
+        kwargs.update({name: value for name, value in former.items() if value is not None})
+        kwargs = super()._standardize_kwargs(**kwargs)
+        if max_size is not None:
+            kwargs["size"] = _limit_longest_edge(kwargs["size"], max_size)
+        if kwargs["thing_label_ids"] is not None:
+            kwargs["thing_label_ids"] = sorted({int(label) for label in kwargs["thing_label_ids"]})
+        _check_own_fields(**{key: kwargs[key] for key in ("task", "thing_label_ids", "panoptic_threshold")})
+        return kwargs
+
+    def _validate_preprocess_kwargs(
+        self, do_center_crop=None, data_format=None, return_tensors=None, **kwargs
+    ) -> None:
+        super()._validate_preprocess_kwargs(**kwargs)
+        if do_center_crop:
+            raise ValueError("do_center_crop=True is not supported: the paper's models see the whole image")
+        if data_format is not None and str(getattr(data_format, "value", data_format)) != "channels_first":
+            raise ValueError(f"data_format must be channels_first, the layout of the models, got {data_format!r}")
+        if return_tensors not in (None, "pt", "np"):
+            raise ValueError(f"return_tensors must be 'pt', 'np' or None, got {return_tensors!r}")
+
+    def _preprocess_image_like_inputs(
+        self, images, segmentation_maps, instance_id_to_semantic_id, **settings
+    ) -> BatchFeature:
+        """Everything is read and checked first; the base class has filled `settings` with the processor's fields."""
+        images = load_images(images, settings["input_data_format"])
+        if not settings["do_convert_rgb"]:
+            check_three_channels(images)
+        if segmentation_maps is not None:
+            segmentation_maps = load_label_maps(segmentation_maps, len(images))
+            check_map_sizes(images, segmentation_maps)
+        sizes = [spatial_size(image) for image in images]
+        if settings["do_resize"]:
+            sizes = [resized_size(size, dict(settings["size"])) for size in sizes]
+        canvases = canvas_sizes(sizes, settings["do_pad"], settings["pad_size"], settings["size_divisor"])
+        targets = {}
+        if segmentation_maps is not None:
+            targets = make_targets(segmentation_maps, instance_id_to_semantic_id, sizes, canvases, settings)
+        places = list(zip(images, sizes, canvases, strict=True))
+        kind = settings["return_tensors"]
+        data = {
+            "pixel_values": batch_items([make_pixels(*place, settings) for place in places], kind),
+            "pixel_mask": batch_items([make_pixel_mask(*place[1:], settings["device"]) for place in places], kind),
+        }
+        return BatchFeature(data={**data, **targets})
+
+
+def _limit_longest_edge(size: SizeDict, max_size: int) -> SizeDict:
+    if size.shortest_edge is None:
+        raise ValueError(f"max_size limits the longest edge where size has a shortest_edge; got size {dict(size)}")
+    return SizeDict(shortest_edge=size.shortest_edge, longest_edge=max_size)
+
+
+def _check_own_fields(task: str, thing_label_ids: list[int] | None, panoptic_threshold: float) -> None:
+    if task not in TASKS:
+        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
+    if thing_label_ids and thing_label_ids[0] < 0:
+        raise ValueError(f"thing_label_ids must not be negative, got {thing_label_ids[0]}")
+    if not 0 <= panoptic_threshold <= 1:
+        raise ValueError(f"panoptic_threshold must be in [0, 1], got {panoptic_threshold}")
+
+
+def _read_model_config(path_or_repo: str | os.PathLike, hub: dict[str, Any]) -> dict[str, Any]:
+    """The content of config.json beside the processor's file, empty if there is none."""
+    path = os.fspath(path_or_repo)
+    if os.path.isfile(path):
+        path = os.path.dirname(path) or "."
+    # Offline, a file that was never cached counts as a connection error.
+    optional = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    file = cached_file(path, "config.json", **optional, **hub)
+    if file is None:
+        return {}
+    with open(file, encoding="utf-8") as reader:
+        return json.load(reader)
+
+
+def _adopt_foreign_fields(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields saved by another class (transformers' Mask2FormerImageProcessor), without what means nothing here."""
+    fields = dict(fields)
+    size = fields.get("size")
+    is_fixed = isinstance(size, dict) and "height" in size
+    if is_fixed:
+        fields.pop("max_size", None)
+    # transformers never reads num_labels, so the files hold values that nobody checked, and that of the first training
+    # would refuse the labels of a fine-tune.
+    fields.pop("num_labels", None)
+    if is_fixed and size.get("height") == size.get("width") == 384:
+        # The released checkpoints were converted with this size; the paper's are 800 / 1333 and more, not squashed.
+        logger.warning_once(
+            "The processor's file asks for images squashed to 384 x 384, which is not what the paper's models were "
+            'tested with. Pass size=, such as size={"shortest_edge": 800, "longest_edge": 1333}, or use from_preset.'
+        )
+    return fields

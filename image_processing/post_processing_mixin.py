@@ -1,0 +1,234 @@
+"""The three post-processing methods of M2FImageProcessor: model outputs of a batch to results for each image."""
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.image_processing_outputs import SemanticSegmentationPostProcessorOutput
+from transformers.utils import logging
+
+from m2f.image_processing.instance_masks import Instances, encode_coco_rle, find_instances, visible_instances
+from m2f.image_processing.mask_geometry import mask_geometries
+from m2f.image_processing.post_processing import (
+    MaskGeometry,
+    panoptic_segments,
+    semantic_scores,
+    semantic_segments,
+)
+from m2f.image_processing.resize_rule import resized_size
+
+logger = logging.get_logger(__name__)
+
+
+class PostProcessingMixin:
+    """Needs the processor's `task`, `thing_label_ids`, `panoptic_threshold`, `do_resize` and `size`.
+
+    `outputs` is read by attribute: `class_queries_logits` (B,Q,K+1), `masks_queries_logits` (B,Q,h,w) of any floating
+    dtype and device, and `valid_sizes` (B,2) if present, the (height, width) of each image inside the padded input.
+    Without `valid_sizes` the valid size is what this processor's resize rule makes of an image of the target size, so
+    `target_sizes` must then be the sizes of the original images. Without `target_sizes` results have the valid size.
+
+    Names, positions and return types of the arguments are those of transformers. All results are on the device of the
+    outputs.
+    """
+
+    @torch.no_grad()
+    def post_process_semantic_segmentation(
+        self, outputs: Any, target_sizes: Sequence | None = None, return_segmentation_scores: bool = False
+    ) -> list[Tensor] | list[SemanticSegmentationPostProcessorOutput]:
+        """The class of each pixel.
+
+        A processor of task "semantic" computes the class scores at the padded size and resizes the scores; of another
+        task, it resizes the mask logits and computes the scores at the target size. The original has both orders too.
+
+        Args:
+            outputs: see the class.
+            target_sizes: B pairs (height, width), a (B,2) tensor, or None.
+            return_segmentation_scores: return the scores as well.
+
+        Returns:
+            For each image an (H,W) int64 map of labels, or with scores an object with `segmentation` (that map) and
+            `segmentation_scores` (K,H,W), sums over the queries of class probability times mask probability.
+
+        Raises:
+            ValueError: target sizes do not fit the batch, or a valid size exceeds the padded size.
+        """
+        results = []
+        for class_logits, mask_logits, geometry in self._split_batch(outputs, target_sizes):
+            scores = semantic_scores(class_logits, mask_logits, geometry, resize_scores=self.task == "semantic")
+            result = scores.argmax(0)
+            if return_segmentation_scores:
+                data = {"segmentation": result, "segmentation_scores": scores}
+                result = SemanticSegmentationPostProcessorOutput(data=data)
+            results.append(result)
+        return results
+
+    @torch.no_grad()
+    def post_process_instance_segmentation(
+        self,
+        outputs: Any,
+        threshold: float = 0.5,
+        mask_threshold: float = 0.5,
+        overlap_mask_area_threshold: float = 0.8,
+        target_sizes: Sequence | None = None,
+        return_coco_annotation: bool = False,
+        return_binary_maps: bool = False,
+        top_k: int = 100,
+    ) -> list[dict]:
+        """The instances of each image, best score first.
+
+        Args:
+            outputs: see the class.
+            threshold: lowest score, in [0, 1]. The original has none: pass 0 to compute average precision.
+            mask_threshold: mask probability above which a pixel is inside, in [0, 1].
+            overlap_mask_area_threshold: for the id map alone: an instance stays if at least this share of its pixels
+                is visible. (transformers accepts mask_threshold and this argument and uses neither.)
+            target_sizes: B pairs (height, width), a (B,2) tensor, or None.
+            return_coco_annotation: return COCO's compressed run-length encodings.
+            return_binary_maps: return one map per instance.
+            top_k: number of (query, class) pairs considered. transformers takes as many as there are queries.
+
+        Returns:
+            For each image a dict: "segments_info" is a list of dicts with id (from 0), label_id, was_fused (False) and
+            score in [0, 1] (transformers rounds it to 6 digits); "segmentation" is
+            - by default an (H,W) int32 map of ids, background -1 (transformers: float32). Where instances overlap, the
+              higher score lies on top;
+            - with `return_binary_maps` an (N,H,W) bool tensor in the order of segments_info, overlaps kept, (0,H,W)
+              where there is nothing (transformers: float32, and a 2-d map where there is nothing);
+            - with `return_coco_annotation` a list of N dicts with size [H, W] and counts, overlaps kept.
+
+        Raises:
+            ValueError: both return options, a threshold outside [0, 1], top_k below 1, sizes that do not fit, or a
+                processor all of whose labels are stuff.
+            ImportError: `return_coco_annotation` without pycocotools.
+        """
+        if return_coco_annotation and return_binary_maps:
+            raise ValueError("return_coco_annotation and return_binary_maps can not both be True; choose one")
+        if top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {top_k}")
+        _check_thresholds(
+            threshold=threshold,
+            mask_threshold=mask_threshold,
+            overlap_mask_area_threshold=overlap_mask_area_threshold,
+        )
+        things = self._thing_labels(outputs.class_queries_logits.shape[-1] - 1)
+        if not things:
+            raise ValueError(
+                f"no label is a thing (task {self.task!r}, thing_label_ids {self.thing_label_ids}), so there are no "
+                "instances; use post_process_semantic_segmentation, or set the processor's task or thing_label_ids"
+            )
+        results = []
+        for class_logits, mask_logits, geometry in self._split_batch(outputs, target_sizes):
+            instances = find_instances(class_logits, mask_logits, geometry, threshold, mask_threshold, top_k, things)
+            if return_coco_annotation:
+                segmentation = encode_coco_rle(instances.masks)
+            elif return_binary_maps:
+                segmentation = instances.masks
+            else:
+                segmentation, instances = visible_instances(instances, overlap_mask_area_threshold)
+            results.append({"segmentation": segmentation, "segments_info": _instance_info(instances)})
+        return results
+
+    @torch.no_grad()
+    def post_process_panoptic_segmentation(
+        self,
+        outputs: Any,
+        threshold: float | None = None,
+        mask_threshold: float = 0.5,
+        overlap_mask_area_threshold: float = 0.8,
+        label_ids_to_fuse: Collection[int] | None = None,
+        target_sizes: Sequence | None = None,
+    ) -> list[dict]:
+        """Each image as segments that do not overlap.
+
+        A processor of task "semantic" gives one segment for each class of the semantic map, whatever the thresholds:
+        transformers' pipeline calls this method for every checkpoint.
+
+        Args:
+            outputs: see the class.
+            threshold: a query takes part if its class probability is above. None: the processor's
+                `panoptic_threshold`, 0.8 unless a preset or a checkpoint says otherwise (transformers: 0.5).
+            mask_threshold: mask probability from which a pixel is inside, in [0, 1].
+            overlap_mask_area_threshold: a query stays if it wins at least this share of the pixels of its mask.
+            label_ids_to_fuse: labels whose queries become one segment. None: the stuff labels, those that are not in
+                the processor's `thing_label_ids`; none for the task "instance". (transformers: None fuses nothing.)
+            target_sizes: B pairs (height, width), a (B,2) tensor, or None.
+
+        Returns:
+            For each image a dict: "segmentation" is an (H,W) int32 map of ids, void 0, all 0 where nothing is found
+            (transformers: -1, float32); "segments_info" is a list of dicts with id (from 1), label_id, was_fused
+            (whether the label is one of those to fuse) and score in [0, 1], the class probability.
+
+        Raises:
+            ValueError: a threshold outside [0, 1], or sizes that do not fit.
+        """
+        threshold = self.panoptic_threshold if threshold is None else threshold
+        _check_thresholds(
+            threshold=threshold,
+            mask_threshold=mask_threshold,
+            overlap_mask_area_threshold=overlap_mask_area_threshold,
+        )
+        thresholds = (threshold, mask_threshold, overlap_mask_area_threshold)
+        fused = self._labels_to_fuse(outputs.class_queries_logits.shape[-1] - 1, label_ids_to_fuse)
+        results = []
+        for class_logits, mask_logits, geometry in self._split_batch(outputs, target_sizes):
+            if self.task == "semantic":
+                scores = semantic_scores(class_logits, mask_logits, geometry, resize_scores=True)
+                segmentation, segments = semantic_segments(scores)
+            else:
+                segmentation, segments = panoptic_segments(class_logits, mask_logits, geometry, *thresholds, fused)
+            results.append({"segmentation": segmentation, "segments_info": segments})
+        return results
+
+    def _split_batch(
+        self, outputs: Any, target_sizes: Sequence | None
+    ) -> Iterator[tuple[Tensor, Tensor, MaskGeometry]]:
+        """(Q,K+1) class logits, (Q,h,w) mask logits and sizes of each image."""
+        if outputs.class_queries_logits.isnan().any():
+            # Without this, NaN (float16 that overflowed, a broken checkpoint) would read as "nothing found".
+            raise ValueError(
+                "class_queries_logits holds NaN; run the model in float32 or bfloat16, or check its weights"
+            )
+        geometries = mask_geometries(outputs, target_sizes, self._resized)
+        return zip(outputs.class_queries_logits, outputs.masks_queries_logits, geometries, strict=True)
+
+    def _resized(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        return resized_size(image_size, dict(self.size)) if self.do_resize else image_size
+
+    def _thing_labels(self, num_labels: int) -> set[int]:
+        """task "instance": every label. Else `thing_label_ids`; None: every label, or none for task "semantic"."""
+        if self.task == "instance" or (self.thing_label_ids is None and self.task == "panoptic"):
+            return set(range(num_labels))
+        things = set(self.thing_label_ids or ())
+        if things and max(things) >= num_labels:
+            raise ValueError(
+                f"thing_label_ids holds {max(things)}, but the outputs have {num_labels} labels (0 to "
+                f"{num_labels - 1}): the processor belongs to another model. Make it with "
+                "M2FImageProcessor.from_model_config(model.config), or set processor.thing_label_ids"
+            )
+        return things
+
+    def _labels_to_fuse(self, num_labels: int, label_ids_to_fuse: Collection[int] | None) -> set[int]:
+        if label_ids_to_fuse is not None:
+            return {int(label) for label in label_ids_to_fuse}
+        if self.task == "panoptic" and self.thing_label_ids is None:
+            logger.warning_once(
+                "The processor does not know which labels are things (thing_label_ids is None), so no label is fused. "
+                'Set thing_label_ids, task="instance" if all are things, or pass label_ids_to_fuse.'
+            )
+        return set(range(num_labels)) - self._thing_labels(num_labels)
+
+
+def _instance_info(instances: Instances) -> list[dict]:
+    pairs = zip(instances.labels.tolist(), instances.scores.tolist(), strict=True)
+    return [
+        {"id": index, "label_id": label, "was_fused": False, "score": score}
+        for index, (label, score) in enumerate(pairs)
+    ]
+
+
+def _check_thresholds(**thresholds: float) -> None:
+    for name, value in thresholds.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must be in [0, 1], got {value}")

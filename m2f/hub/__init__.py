@@ -1,0 +1,1 @@
+"""Checkpoints from and for elsewhere: conversion of the original's weights."""

@@ -1,0 +1,117 @@
+"""Dense attention of the Transformer decoder, through `scaled_dot_product_attention`."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, scaled_dot_product_attention
+from transformers import initialization as init
+
+from m2f.modeling_m2f.weight_init import xavier_
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, num_heads: int, keep: Tensor | None, return_weights: bool
+) -> tuple[Tensor, Tensor | None]:
+    """softmax(query key^T / sqrt(D)) value, per head.
+
+    Args:
+        query: (B, Q, C). key, value: (B, S_l, C).
+        keep: (B, 1, Q, S_l) bool, True where a query may look; no row may be wholly False.
+        return_weights: compute the weights explicitly, at the cost of a (B, M, Q, S_l) tensor.
+
+    Returns:
+        (B, Q, C), and the weights (B, M, Q, S_l) or None.
+    """
+    query, key, value = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
+    weights = None
+    if return_weights:
+        scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
+        if keep is not None:
+            scores = scores.masked_fill(~keep, -torch.inf)
+        weights = scores.float().softmax(-1).to(query.dtype)
+        attended = weights @ value
+    else:
+        attended = scaled_dot_product_attention(query, key, value, attn_mask=keep)
+    return attended.transpose(1, 2).flatten(2), weights
+
+
+class SelfAttention(nn.Module):
+    """Self-attention among the queries; positions are added to query and key, not to the value."""
+
+    def __init__(self, channels: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.q_proj = nn.Linear(channels, channels)
+        self.k_proj = nn.Linear(channels, channels)
+        self.v_proj = nn.Linear(channels, channels)
+        self.out_proj = nn.Linear(channels, channels)
+
+    def init_original_weights(self, gain: float = 1.0):
+        # The original packs the three projections into one (3C, C) matrix, whose Xavier bound is sqrt(2) smaller.
+        for layer in (self.q_proj, self.k_proj, self.v_proj):
+            xavier_(layer, gain=gain * 2**-0.5)
+        xavier_(self.out_proj, gain=gain)
+
+    def forward(self, hidden_states: Tensor, position: Tensor, return_weights: bool) -> tuple[Tensor, Tensor | None]:
+        """(B, Q, C) -> (B, Q, C) and weights (B, M, Q, Q) or None; `position`: (1 or B, Q, C)."""
+        positioned = hidden_states + position
+        attended, weights = attend(
+            self.q_proj(positioned),
+            self.k_proj(positioned),
+            self.v_proj(hidden_states),
+            self.num_heads,
+            None,
+            return_weights,
+        )
+        return self.out_proj(attended), weights
+
+
+class CrossAttention(nn.Module):
+    """Masked attention from the queries to one level of pixel features (Cheng et al. 2022, section 3.2.2).
+
+    Its three projections are one packed parameter, as in `nn.MultiheadAttention`, whose names checkpoints have.
+    """
+
+    def __init__(self, channels: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * channels, channels))
+        self.in_proj_bias = nn.Parameter(torch.empty(3 * channels))
+        self.out_proj = nn.Linear(channels, channels)
+
+    def init_original_weights(self, gain: float = 1.0):
+        init.xavier_uniform_(self.in_proj_weight, gain=gain)
+        init.zeros_(self.in_proj_bias)
+        xavier_(self.out_proj, gain=gain)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position: Tensor,
+        features: Tensor,
+        feature_position: Tensor,
+        keep: Tensor,
+        return_weights: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend.
+
+        Args:
+            hidden_states: (B, Q, C). position: (1 or B, Q, C).
+            features: (B, S_l, C). feature_position: (1 or B, S_l, C), added to the key, not to the value.
+            keep: (B, 1, Q, S_l) bool.
+
+        Returns:
+            (B, Q, C), and weights (B, M, Q, S_l) or None.
+        """
+        (q_weight, k_weight, v_weight), (q_bias, k_bias, v_bias) = (
+            self.in_proj_weight.chunk(3),
+            self.in_proj_bias.chunk(3),
+        )
+        attended, weights = attend(
+            linear(hidden_states + position, q_weight, q_bias),
+            linear(features + feature_position, k_weight, k_bias),
+            linear(features, v_weight, v_bias),
+            self.num_heads,
+            keep,
+            return_weights,
+        )
+        return self.out_proj(attended), weights

@@ -1,0 +1,47 @@
+"""A checkpoint that does not fit is an error, not a model with random weights."""
+
+import re
+
+# Names that may differ between the network and the network with its heads, or that older files lack.
+HEADS = (r"^class_predictor\.", r"^criterion\.")
+CONSTANTS = (r"swin\.layernorm\.", r"num_batches_tracked$", r"relative_position_index$")
+
+
+class CheckpointMismatchError(RuntimeError):
+    """The tensors of a checkpoint are not those of the model."""
+
+
+def check_report(
+    report: dict, source: str, with_heads: bool, allow_partial: bool = False, ignore_mismatched_sizes: bool = False
+):
+    """Raise `CheckpointMismatchError`, listing every name, unless a checkpoint filled the model.
+
+    transformers logs what is missing and goes on with random weights.
+
+    Args:
+        report: `from_pretrained`'s loading info.
+        source: where the checkpoint lies, for the message.
+        with_heads: whether the model has the classifier; its weights may be missing as long as the rest is there,
+            because a checkpoint of `M2FModel` is a usual start of a new task.
+        allow_partial: missing and unexpected names are the caller's business.
+        ignore_mismatched_sizes: so are tensors of another shape.
+    """
+    missing, unexpected, mismatched = [], [], []
+    if not allow_partial:
+        names = {entry[0] for entry in report["mismatched_keys"]}
+        missing = _not_matching(set(report["missing_keys"]) - names, (*CONSTANTS, *(HEADS if with_heads else ())))
+        unexpected = _not_matching(report["unexpected_keys"], (*CONSTANTS, *(() if with_heads else HEADS)))
+    if not ignore_mismatched_sizes:
+        mismatched = sorted(str(entry) for entry in report["mismatched_keys"])
+    if not (missing or unexpected or mismatched):
+        return
+    raise CheckpointMismatchError(
+        f"{source} does not hold this model. Missing ({len(missing)}): {missing}. Unexpected ({len(unexpected)}): "
+        f"{unexpected}. Of another shape ({len(mismatched)}): {mismatched}. Load the checkpoint with its own config, "
+        "convert the original's with m2f.hub.original, or keep random values on purpose with allow_partial=True "
+        "(missing or unexpected names) or ignore_mismatched_sizes=True (shapes)."
+    )
+
+
+def _not_matching(names: set[str] | list[str], patterns: tuple[str, ...]) -> list[str]:
+    return sorted(name for name in names if not any(re.search(pattern, name) for pattern in patterns))

@@ -1,0 +1,417 @@
+"""Mask2Former as transformers models: `M2FModel` and `M2FForUniversalSegmentation`.
+
+Cheng et al., "Masked-attention Mask Transformer for Universal Image Segmentation", CVPR 2022. Parameter names are
+those of transformers' Mask2Former, so that checkpoints fit both.
+"""
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES,
+    MODEL_MAPPING_NAMES,
+)
+
+from m2f.configuration.configuration_m2f import M2FConfig
+from m2f.modeling_m2f.backbone import build_backbone, check_strides, init_swin_as_original, load_pretrained_backbone
+from m2f.modeling_m2f.checkpoint_report import check_report
+from m2f.modeling_m2f.criterion import Criterion
+from m2f.modeling_m2f.matcher import HungarianMatcher
+from m2f.modeling_m2f.outputs import M2FForUniversalSegmentationOutput, M2FModelOutput, PixelLevelOutput
+from m2f.modeling_m2f.pixel_decoder import NUM_LEVELS, PixelDecoder
+from m2f.modeling_m2f.pixel_inputs import (
+    check_shapes,
+    check_values,
+    has_padding,
+    image_sizes,
+    pad_to_multiple,
+    round_up,
+)
+from m2f.modeling_m2f.targets import prepare_targets
+from m2f.modeling_m2f.transformer_decoder import TransformerModule, predict_masks
+from m2f.modeling_m2f.valid_region import ValidRegion
+from m2f.modeling_m2f.weight_init import torch_default_
+
+# The segmentation pipeline knows its models by a table of names alone; without the entry it logs an error line for a
+# model that then works (transformers 5.17 to 5.23). Other code tells models without a loss by the first table.
+MODEL_MAPPING_NAMES.setdefault("m2f", "M2FModel")
+MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES.setdefault("m2f", "M2FForUniversalSegmentation")
+
+
+class PixelLevelModule(nn.Module):
+    """Backbone and pixel decoder."""
+
+    def __init__(self, config: M2FConfig):
+        super().__init__()
+        self.strides = list(config.feature_strides)
+        # "encoder" is the backbone; the parameters' names say so.
+        self.encoder = build_backbone(config.backbone_config, config.backbone_frozen_batch_norm)
+        self.decoder = PixelDecoder(
+            in_channels=list(self.encoder.channels),
+            channels=config.feature_size,
+            mask_channels=config.mask_feature_size,
+            feedforward_dim=config.encoder_feedforward_dim,
+            num_layers=config.encoder_layers,
+            num_heads=config.num_attention_heads,
+            dropout=config.dropout,
+            finest_encoder_stride=self.strides[-NUM_LEVELS],
+            mask_stride=config.common_stride,
+            xavier_gain=config.init_xavier_std,
+        )
+
+    def forward(self, pixel_values: Tensor, valid: ValidRegion | None) -> PixelLevelOutput:
+        """(B, 3, H, W) -> PixelLevelOutput."""
+        feature_maps = tuple(self.encoder(pixel_values).feature_maps)
+        if not torch.compiler.is_compiling():
+            check_strides(feature_maps, pixel_values.shape[-2:], self.strides)
+        # In float32 under autocast, as the original: rounded to half precision, features at this depth flip masks.
+        with torch.autocast(pixel_values.device.type, enabled=False):
+            dtype = self.decoder.mask_projection.weight.dtype
+            decoded = self.decoder(tuple(x.to(dtype) for x in feature_maps), valid)
+        return PixelLevelOutput(
+            feature_maps=feature_maps,
+            multi_scale_features=decoded.multi_scale_features,
+            mask_features=decoded.mask_features,
+        )
+
+
+class M2FPreTrainedModel(PreTrainedModel):
+    """What both models share: configuration, initialisation, and the ways to load weights."""
+
+    config: M2FConfig
+    config_class = M2FConfig
+    base_model_prefix = "model"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = [
+        "DeformableEncoderLayer",
+        "MaskedAttentionLayer",
+        "SwinStage",
+        "ResNetStage",
+        "ConvNextStage",
+    ]
+    # The mask of masked attention differs from query to query; flash attention cannot take it.
+    _supports_sdpa = True
+    # Constants that older checkpoints lack.
+    _keys_to_ignore_on_load_missing = [r"swin\.layernorm\.", r"num_batches_tracked$", r"criterion\.empty_weight$"]
+
+    @property
+    def _num_channels(self) -> int:
+        return getattr(self.config.backbone_config, "num_channels", 3)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        """Layers that no rule of the original names keep PyTorch's defaults, as there."""
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            torch_default_(module)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight)
+        else:
+            super()._init_weights(module)
+
+    @torch.no_grad()
+    def initialize_weights(self):
+        """As in transformers, then the original's rules, inner modules first. Not in `_init_weights`, because
+        transformers never calls that for a module of third-party code that owns no parameter itself."""
+        super().initialize_weights()
+        for module in reversed(list(self.modules())):
+            if hasattr(module, "init_original_weights"):
+                module.init_original_weights()
+            if isinstance(module, PixelLevelModule) and module.encoder.config.model_type == "swin":
+                init_swin_as_original(module.encoder)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path,
+        *model_args,
+        allow_partial: bool = False,
+        ignore_mismatched_sizes: bool = False,
+        output_loading_info: bool = False,
+        **kwargs,
+    ):
+        """As in transformers; reads transformers' Mask2Former checkpoints too.
+
+        Args:
+            allow_partial: leave random values where the checkpoint has no tensor, and its superfluous tensors unread,
+                as transformers does.
+            ignore_mismatched_sizes: leave random values where its tensor has another shape.
+            output_loading_info: return (model, report), and leave the judgement of missing and superfluous tensors to
+                the caller.
+
+        Raises:
+            CheckpointMismatchError: names are missing, unexpected or of another shape; all are listed.
+            OSError: there is no such checkpoint, or it is damaged.
+        """
+        try:
+            model, report = super().from_pretrained(
+                pretrained_model_name_or_path,
+                *model_args,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **kwargs,
+            )
+        except SafetensorError as error:
+            raise OSError(
+                f"The weights in {pretrained_model_name_or_path!r} are damaged ({error}); download or copy them again."
+            ) from error
+        check_report(
+            report,
+            source=repr(str(pretrained_model_name_or_path)),
+            with_heads=hasattr(model, "class_predictor"),
+            allow_partial=allow_partial or output_loading_info or pretrained_model_name_or_path is None,
+            ignore_mismatched_sizes=ignore_mismatched_sizes,
+        )
+        return (model, report) if output_loading_info else model
+
+    @classmethod
+    def from_pretrained_backbone(
+        cls, backbone: str, config: M2FConfig | None = None, **config_fields
+    ) -> "M2FPreTrainedModel":
+        """A new model whose backbone has the weights of a checkpoint, such as an ImageNet classifier.
+
+        Args:
+            backbone: folder or Hub id of a model that `AutoBackbone` knows, such as
+                "microsoft/swin-tiny-patch4-window7-224".
+            config: configuration of the new model, whose `backbone_config` must describe that backbone; by default one
+                made of the checkpoint's own backbone configuration and `config_fields`.
+            config_fields: fields of `M2FConfig`.
+
+        Raises:
+            OSError: the checkpoint cannot be found or reached.
+            ValueError: it lacks weights of the backbone, or has them in other shapes; or `config` and `config_fields`
+                are both given.
+        """
+        if config is not None and config_fields:
+            raise ValueError(f"Give config or its fields ({', '.join(config_fields)}), not both.")
+        if config is None:
+            config = M2FConfig(backbone=backbone, **config_fields)
+        model = cls(config)
+        load_pretrained_backbone(getattr(model, cls.base_model_prefix, model).pixel_level_module.encoder, backbone)
+        return model
+
+
+class M2FModel(M2FPreTrainedModel):
+    """Backbone, pixel decoder and Transformer decoder, without the classifier."""
+
+    def __init__(self, config: M2FConfig):
+        super().__init__(config)
+        config.check()
+        self.pixel_level_module = PixelLevelModule(config)
+        self.transformer_module = TransformerModule(
+            in_channels=config.feature_size,
+            channels=config.hidden_dim,
+            num_queries=config.num_queries,
+            enforce_projection=config.enforce_input_projection,
+            num_layers=config.decoder_layers - 1,
+            mask_channels=config.mask_feature_size,
+            feedforward_dim=config.dim_feedforward,
+            num_heads=config.num_attention_heads,
+            activation=config.activation_function,
+            pre_norm=config.pre_norm,
+            xavier_gain=config.init_xavier_std,
+        )
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        pixel_mask: Tensor | None = None,
+        output_hidden_states: bool | list[int] | None = None,
+        output_attentions: bool | None = None,
+        output_auxiliary_logits: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> M2FModelOutput | tuple:
+        """Run the network.
+
+        Args:
+            pixel_values: (B, 3, height, width), normalised; padded on the right and at the bottom to multiples of 32
+                with zeros if they are not.
+            pixel_mask: (B, height, width), 1 or True for real pixels, which fill the top left corner; all by default.
+                It keeps padding out of pixel decoder and Transformer decoder, so that an image gives the same result
+                in every batch (`M2FConfig.mask_padding`; the original lets padding be seen, as without this argument).
+                The backbone sees padding in any case.
+            output_hidden_states, output_attentions, output_auxiliary_logits, return_dict: what to return, see
+                `M2FModelOutput`; by default as the configuration says.
+
+        Raises:
+            ValueError: shapes do not fit, or pixels are NaN or infinite.
+        """
+        config = self.config
+        output_attentions = _default(output_attentions, config.output_attentions)
+        if output_hidden_states is None:
+            output_hidden_states = config.output_hidden_states
+        check_shapes(pixel_values, pixel_mask, self._num_channels)
+        check_values(pixel_values, pixel_mask)
+        valid_sizes = image_sizes(pixel_values, pixel_mask)
+        pixel_values = pad_to_multiple(pixel_values)
+        valid = None
+        if config.mask_padding and has_padding(pixel_mask):
+            valid = ValidRegion(valid_sizes, tuple(pixel_values.shape[-2:]))
+
+        pixels = self.pixel_level_module(pixel_values, valid)
+        decoded = self.transformer_module(
+            pixels.multi_scale_features,
+            pixels.mask_features,
+            valid,
+            bool(output_hidden_states),
+            output_attentions or config._attn_implementation == "eager",
+        )
+        hidden_states = _selected(decoded.hidden_states, output_hidden_states)
+        embeddings = decoded.mask_embeddings
+        if not _default(output_auxiliary_logits, config.output_auxiliary_logits):
+            embeddings = embeddings[-1:]
+        output = M2FModelOutput(
+            encoder_last_hidden_state=pixels.feature_maps[-1],
+            pixel_decoder_last_hidden_state=pixels.mask_features,
+            transformer_decoder_last_hidden_state=decoded.last_hidden_state,
+            encoder_hidden_states=pixels.feature_maps if output_hidden_states else None,
+            pixel_decoder_hidden_states=pixels.multi_scale_features if output_hidden_states else None,
+            transformer_decoder_hidden_states=hidden_states,
+            transformer_decoder_intermediate_states=decoded.intermediate_hidden_states,
+            hidden_states=hidden_states,
+            masks_queries_logits=tuple(predict_masks(x, decoded.mask_features) for x in embeddings),
+            mask_embeddings=decoded.mask_embeddings,
+            attentions=decoded.attentions if output_attentions else None,
+            cross_attentions=decoded.cross_attentions if output_attentions else None,
+            valid_sizes=valid_sizes,
+        )
+        return output if _default(return_dict, config.return_dict) else output.to_tuple()
+
+
+class M2FForUniversalSegmentation(M2FPreTrainedModel):
+    """The network with its classifier and its criterion: panoptic, instance and semantic segmentation."""
+
+    # The loss is divided by its own count of masks, not by Trainer's count of items.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: M2FConfig):
+        super().__init__(config)
+        self.model = M2FModel(config)
+        self.class_predictor = nn.Linear(config.hidden_dim, config.num_labels + 1)
+        matcher = HungarianMatcher(
+            config.class_weight, config.mask_weight, config.dice_weight, config.train_num_points
+        )
+        self.criterion = Criterion(
+            matcher,
+            num_classes=config.num_labels,
+            no_object_weight=config.no_object_weight,
+            num_points=config.train_num_points,
+            oversample_ratio=config.oversample_ratio,
+            importance_ratio=config.importance_sample_ratio,
+            loss_weights={
+                "loss_ce": config.class_weight,
+                "loss_mask": config.mask_weight,
+                "loss_dice": config.dice_weight,
+            },
+        )
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        mask_labels: list[Tensor] | Tensor | None = None,
+        class_labels: list[Tensor] | Tensor | None = None,
+        pixel_mask: Tensor | None = None,
+        output_hidden_states: bool | list[int] | None = None,
+        output_auxiliary_logits: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> M2FForUniversalSegmentationOutput | tuple:
+        """Run the network, and with labels the criterion.
+
+        Args:
+            pixel_values, pixel_mask: as in `M2FModel.forward`.
+            mask_labels: per image (N, height, width), bool, uint8 or floating, of the size of `pixel_values` or of the
+                image's valid part; or one tensor (B, N, height, width).
+            class_labels: per image (N,) integers in [0, K); or one tensor (B, N), -100 for targets that only fill up.
+            output_hidden_states, output_auxiliary_logits, output_attentions, return_dict: what to return, see
+                `M2FForUniversalSegmentationOutput`; by default as the configuration says.
+
+        Raises:
+            ValueError: inputs or labels do not fit, before anything is computed; or a matching cost is not finite.
+        """
+        targets = self._targets(pixel_values, pixel_mask, mask_labels, class_labels)
+        output_auxiliary_logits = _default(output_auxiliary_logits, self.config.output_auxiliary_logits)
+        supervise_all = targets is not None and self.config.use_auxiliary_loss
+        outputs = self.model(
+            pixel_values,
+            pixel_mask,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            output_auxiliary_logits=output_auxiliary_logits or supervise_all,
+            return_dict=True,
+        )
+        masks = outputs.masks_queries_logits
+        states = outputs.transformer_decoder_intermediate_states[-len(masks) :]
+        predictions = [(self.class_predictor(x), mask) for x, mask in zip(states, masks, strict=True)]
+
+        loss, loss_dict = None, None
+        if targets is not None:
+            supervised = predictions if self.config.use_auxiliary_loss else predictions[-1:]
+            loss, loss_dict = self.criterion(supervised, *targets)
+        output = M2FForUniversalSegmentationOutput(
+            loss=loss,
+            loss_dict=loss_dict,
+            class_queries_logits=predictions[-1][0],
+            masks_queries_logits=predictions[-1][1],
+            auxiliary_logits=_auxiliary_logits(predictions) if output_auxiliary_logits else None,
+            **{name: outputs[name] for name in _SHARED_FIELDS if name in outputs},
+        )
+        return output if _default(return_dict, self.config.return_dict) else output.to_tuple()
+
+    def _targets(
+        self, pixel_values: Tensor, pixel_mask: Tensor | None, mask_labels, class_labels
+    ) -> tuple[list[Tensor], list[Tensor]] | None:
+        """(classes, masks) per image, or None without labels."""
+        if mask_labels is None and class_labels is None:
+            return None
+        if mask_labels is None or class_labels is None:
+            missing = "mask_labels" if mask_labels is None else "class_labels"
+            raise ValueError(f"{missing} is missing: mask_labels and class_labels are needed together.")
+        check_shapes(pixel_values, pixel_mask, self._num_channels)
+        given = tuple(pixel_values.shape[-2:])
+        masks, classes = prepare_targets(
+            mask_labels,
+            class_labels,
+            image_sizes=[tuple(size) for size in image_sizes(pixel_values, pixel_mask).tolist()],
+            given_size=given,
+            canvas=tuple(round_up(length) for length in given),
+            num_classes=self.config.num_labels,
+            num_queries=self.config.num_queries,
+            device=pixel_values.device,
+        )
+        return classes, masks
+
+
+_SHARED_FIELDS = (
+    "encoder_last_hidden_state",
+    "pixel_decoder_last_hidden_state",
+    "transformer_decoder_last_hidden_state",
+    "encoder_hidden_states",
+    "pixel_decoder_hidden_states",
+    "transformer_decoder_hidden_states",
+    "hidden_states",
+    "attentions",
+    "cross_attentions",
+    "valid_sizes",
+)
+
+
+def _auxiliary_logits(predictions: list[tuple[Tensor, Tensor]]) -> list[dict[str, Tensor]]:
+    return [{"class_queries_logits": c, "masks_queries_logits": m} for c, m in predictions[:-1]]
+
+
+def _default(argument: bool | None, configured: bool | None) -> bool:
+    return bool(configured if argument is None else argument)
+
+
+def _selected(states: tuple[Tensor, ...] | None, indices: bool | list[int]) -> tuple[Tensor | None, ...] | None:
+    """All states, or with a list of indices only those, the others None (transformers 5.23)."""
+    if states is None or isinstance(indices, bool):
+        return states
+    wanted = {i % len(states) for i in indices}
+    return tuple(state if i in wanted else None for i, state in enumerate(states))

@@ -1,0 +1,111 @@
+"""What the modules return. Every tensor has the batch first; names are transformers' where it has the field."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class PixelDecoderOutput(ModelOutput):
+    """`multi_scale_features`: three of (B, C, H_l, W_l), strides 32, 16, 8. `mask_features`: (B, C, H/4, W/4)."""
+
+    multi_scale_features: tuple[torch.FloatTensor, ...] | None = None
+    mask_features: torch.FloatTensor | None = None
+
+
+@dataclass
+class PixelLevelOutput(ModelOutput):
+    """Feature maps of the backbone, strides 4, 8, 16, 32, and what the pixel decoder made of them."""
+
+    feature_maps: tuple[torch.FloatTensor, ...] | None = None
+    multi_scale_features: tuple[torch.FloatTensor, ...] | None = None
+    mask_features: torch.FloatTensor | None = None
+
+
+@dataclass
+class TransformerDecoderOutput(ModelOutput):
+    """One entry per prediction: that of the learned queries first, then one per layer.
+
+    last_hidden_state: (B, Q, C), after the last layer, before the norm.
+    intermediate_hidden_states: per prediction (B, Q, C), after the norm.
+    mask_embeddings: per prediction (B, Q, C_mask); a mask is its product with the mask features.
+    mask_features: (B, C_mask, H/4, W/4), with the image's border repeated over the padding.
+    hidden_states: before the first and after each layer (B, Q, C), or None.
+    attentions, cross_attentions: per layer (B, M, Q, Q) and (B, M, Q, S_l), or None.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    intermediate_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    mask_embeddings: tuple[torch.FloatTensor, ...] | None = None
+    mask_features: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class M2FModelOutput(ModelOutput):
+    """Output of `M2FModel`; as everywhere in transformers, the first entry is the network's last state.
+
+    transformer_decoder_last_hidden_state: (B, Q, C).
+    encoder_last_hidden_state: (B, C_4, H/32, W/32), the backbone's coarsest feature map.
+    pixel_decoder_last_hidden_state: (B, C_mask, H/4, W/4), the mask features.
+    encoder_hidden_states: the backbone's four feature maps (with `output_hidden_states`).
+    pixel_decoder_hidden_states: three of (B, C, H_l, W_l), strides 32, 16, 8 (with `output_hidden_states`).
+    transformer_decoder_hidden_states: (B, Q, C) before the first and after each layer (with
+        `output_hidden_states`; given as a list of indices, the others are None).
+    transformer_decoder_intermediate_states: per prediction (B, Q, C), normalised; class logits are linear in them.
+    masks_queries_logits: per prediction (B, Q, H/4, W/4); the last prediction alone unless
+        `output_auxiliary_logits` (transformers computes and keeps all of them).
+    mask_embeddings: per prediction (B, Q, C_mask).
+    hidden_states: the same as `transformer_decoder_hidden_states`, for code that knows no field but this one.
+    attentions: self-attention per layer (B, M, Q, Q) (with `output_attentions`).
+    cross_attentions: masked attention per layer (B, M, Q, S_l) (with `output_attentions`; transformers drops it).
+    valid_sizes: (B, 2) int64, (h, w) of each image's real pixels within `pixel_values`.
+    """
+
+    transformer_decoder_last_hidden_state: torch.FloatTensor | None = None
+    encoder_last_hidden_state: torch.FloatTensor | None = None
+    pixel_decoder_last_hidden_state: torch.FloatTensor | None = None
+    encoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    pixel_decoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    transformer_decoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    transformer_decoder_intermediate_states: tuple[torch.FloatTensor, ...] | None = None
+    masks_queries_logits: tuple[torch.FloatTensor, ...] | None = None
+    mask_embeddings: tuple[torch.FloatTensor, ...] | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+    valid_sizes: torch.LongTensor | None = None
+
+
+@dataclass
+class M2FForUniversalSegmentationOutput(ModelOutput):
+    """Output of `M2FForUniversalSegmentation`; the fields not listed are those of `M2FModelOutput`.
+
+    loss: scalar, the weighted sum of `loss_dict` (with labels).
+    loss_dict: each term unweighted: "loss_ce", "loss_mask", "loss_dice" of the last prediction and with the suffix
+        "_i" those of prediction i, 0 being the learned queries (with labels).
+    class_queries_logits: (B, Q, K + 1) of the last prediction; the last class is "no object".
+    masks_queries_logits: (B, Q, H/4, W/4) of the last prediction, padding included, where H and W are the input's
+        size rounded up to multiples of 32.
+    auxiliary_logits: a dict of "class_queries_logits" and "masks_queries_logits" per earlier prediction (with
+        `output_auxiliary_logits`).
+    """
+
+    loss: torch.FloatTensor | None = None
+    loss_dict: dict[str, torch.FloatTensor] | None = None
+    class_queries_logits: torch.FloatTensor | None = None
+    masks_queries_logits: torch.FloatTensor | None = None
+    auxiliary_logits: list[dict[str, torch.FloatTensor]] | None = None
+    encoder_last_hidden_state: torch.FloatTensor | None = None
+    pixel_decoder_last_hidden_state: torch.FloatTensor | None = None
+    transformer_decoder_last_hidden_state: torch.FloatTensor | None = None
+    encoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    pixel_decoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    transformer_decoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+    valid_sizes: torch.LongTensor | None = None

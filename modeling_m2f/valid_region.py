@@ -1,0 +1,84 @@
+"""Padding: which cells of a feature map belong to an image, and how to keep the others out of a computation.
+
+An image fills the top left corner of its canvas; right and below it is padding. A cell of a feature map is valid when
+it covers at least one real pixel. The original attends to padding as if it were image; these functions make an image
+give the same result in every batch (departure, switched off by `M2FConfig.mask_padding=False`).
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class ValidRegion:
+    """The valid part of each canvas of a batch.
+
+    Args:
+        sizes: (B, 2) int64, (h, w) of each image's real pixels.
+        canvas: (H, W) of `pixel_values`.
+    """
+
+    def __init__(self, sizes: Tensor, canvas: tuple[int, int]):
+        self.sizes = sizes
+        self.canvas = canvas
+
+    def cells(self, map_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Valid rows and valid columns, (B,) int64 each, of a feature map of `map_size` = (H_l, W_l)."""
+        rows, columns = (
+            (self.sizes[:, axis] * map_size[axis] + self.canvas[axis] - 1) // self.canvas[axis] for axis in (0, 1)
+        )
+        return rows, columns
+
+    def mask(self, map_size: tuple[int, int]) -> Tensor:
+        """(B, H_l, W_l) bool, True where a cell is valid."""
+        rows, columns = self.cells(map_size)
+        row_valid = torch.arange(map_size[0], device=rows.device) < rows[:, None]
+        column_valid = torch.arange(map_size[1], device=rows.device) < columns[:, None]
+        return row_valid[:, :, None] & column_valid[:, None, :]
+
+    def extent(self, map_size: tuple[int, int], divisor: int = 32) -> tuple[Tensor, Tensor]:
+        """Rows and columns, (B,) float32 each, that a feature map would have for each image with a canvas of its own,
+        that is, for its size rounded up to a multiple of `divisor` pixels."""
+        own_canvas = (self.sizes + divisor - 1) // divisor * divisor
+        rows, columns = (own_canvas[:, axis] * (map_size[axis] / self.canvas[axis]) for axis in (0, 1))
+        return rows, columns
+
+
+def zero_padding(features: Tensor, valid: ValidRegion | None) -> Tensor:
+    """(B, C, H_l, W_l) with zeros outside the valid region, whatever stood there, NaN included."""
+    if valid is None:
+        return features
+    return features.masked_fill(~valid.mask(features.shape[-2:])[:, None], 0)
+
+
+def replicate_edge(features: Tensor, valid: ValidRegion | None) -> Tensor:
+    """(B, C, H_l, W_l) with the last valid row and column repeated over the padding.
+
+    Bilinear resizing then treats the border of the image as it treats the border of a map.
+    """
+    if valid is None:
+        return features
+    height, width = features.shape[-2:]
+    last_row, last_column = (cells[:, None] - 1 for cells in valid.cells((height, width)))
+    rows = torch.minimum(torch.arange(height, device=features.device), last_row)
+    columns = torch.minimum(torch.arange(width, device=features.device), last_column)
+    rows = rows[:, None, :, None].expand(-1, features.shape[1], -1, width)
+    columns = columns[:, None, None, :].expand(-1, features.shape[1], height, -1)
+    return features.gather(2, rows).gather(3, columns)
+
+
+class MaskedGroupNorm(nn.GroupNorm):
+    """GroupNorm whose statistics come from the valid region alone; `nn.GroupNorm` where there is no padding."""
+
+    def forward(self, features: Tensor, valid: ValidRegion | None = None) -> Tensor:
+        """(B, C, H_l, W_l) -> the same shape, 0 in the padding."""
+        if valid is None:
+            return super().forward(features)
+        mask = valid.mask(features.shape[-2:])[:, None, None]  # (B, 1, 1, H_l, W_l)
+        groups = features.float().unflatten(1, (self.num_groups, -1)).masked_fill(~mask, 0)
+        count = mask.sum((-2, -1), keepdim=True) * groups.shape[2]
+        mean = groups.sum((2, 3, 4), keepdim=True) / count
+        centred = (groups - mean).masked_fill(~mask, 0)
+        variance = centred.square().sum((2, 3, 4), keepdim=True) / count
+        normalised = (centred * (variance + self.eps).rsqrt()).flatten(1, 2)
+        scaled = normalised * self.weight[:, None, None].float() + self.bias[:, None, None].float()
+        return zero_padding(scaled, valid).to(features.dtype)

@@ -1,0 +1,66 @@
+"""Metadata, and the one place that knows which folder holds which package."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+# Import name -> folder at the top of the repository.
+FOLDERS = {
+    "m2f": "m2f",
+    "m2f.configuration": "configuration",
+    "m2f.image_processing": "image_processing",
+    "m2f.modeling_m2f": "modeling_m2f",
+}
+
+# The versions that work together; scripts/constraints.txt has those of the test suite.
+REQUIREMENTS = [
+    "torch>=2.11,<2.14",
+    "transformers>=5.17,<5.24",
+    "accelerate>=1.15",
+    "datasets>=5.2",
+    "evaluate>=0.4.6",
+    "huggingface-hub>=1.31",
+    "numpy>=2.2",
+    "pillow>=12.3",
+    "pycocotools>=2.0.11",
+    "safetensors>=0.8",
+    "scipy>=1.15",
+]
+EXTRAS = {
+    "test": ["parameterized>=0.9", "pytest>=9.2", "pytest-xdist>=3.8", "ruff>=0.17", "setuptools>=70.1"],
+    "dev": ["pre-commit>=4.7"],
+}
+
+
+def version() -> str:
+    # Read, not imported: importing needs torch, which need not be there when a wheel is built.
+    text = (ROOT / "m2f" / "__init__.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)[1]
+
+
+def packages() -> list[str]:
+    names = list(FOLDERS)
+    for name, folder in FOLDERS.items():
+        names += [f"{name}.{sub}" for sub in find_packages(str(ROOT / folder))]
+    return names
+
+
+setup(
+    name="m2f",
+    version=version(),
+    description="Mask2Former for Hugging Face Transformers",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=packages(),
+    package_dir=FOLDERS,
+    package_data={"m2f.modeling_m2f.kernels": ["csrc/*"]},
+    include_package_data=False,
+    install_requires=REQUIREMENTS,
+    extras_require=EXTRAS,
+)

@@ -1,0 +1,70 @@
+"""Same weights, same logits as transformers' Mask2Former, and checkpoints that fit both ways."""
+
+import json
+
+import pytest
+import torch
+from small_models import BACKBONES, SMALL, random_targets
+from transformers import AutoConfig, Mask2FormerConfig, Mask2FormerForUniversalSegmentation
+
+from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
+
+STAGES = ["stage1", "stage2", "stage3", "stage4"]
+
+
+def transformers_model(backbone: str) -> Mask2FormerForUniversalSegmentation:
+    """With values everywhere: fresh sampling offsets, attention and norms would hide a wrong mapping."""
+    fields = {name: value for name, value in BACKBONES[backbone].items() if name != "model_type"}
+    backbone_config = AutoConfig.for_model(backbone, out_features=STAGES, **fields)
+    torch.manual_seed(0)
+    model = Mask2FormerForUniversalSegmentation(Mask2FormerConfig(backbone_config=backbone_config, **SMALL)).eval()
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.dim() == 1 and tensor.is_floating_point() and "empty_weight" not in name:
+            tensor.data += 0.1 * torch.randn_like(tensor).abs()
+        elif "sampling_offsets" in name or "attention_weights" in name or "bias_table" in name:
+            torch.nn.init.normal_(tensor, std=0.3)
+    return model
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_same_weights_give_the_same_logits_and_checkpoints_fit_both_ways(backbone, tmp_path):
+    theirs = transformers_model(backbone)
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = M2FForUniversalSegmentation.from_pretrained(tmp_path / "theirs").eval()
+    pixels = torch.randn(2, 3, 128, 160)
+    expected, actual = (model(pixels, output_auxiliary_logits=True) for model in (theirs, ours))
+    for name in ("class_queries_logits", "masks_queries_logits"):
+        torch.testing.assert_close(actual[name], expected[name], atol=1e-4, rtol=0)
+        for mine, other in zip(actual.auxiliary_logits, expected.auxiliary_logits, strict=True):
+            torch.testing.assert_close(mine[name], other[name], atol=1e-4, rtol=0)
+
+    ours.save_pretrained(tmp_path / "ours")
+    config = json.loads((tmp_path / "ours" / "config.json").read_text())
+    (tmp_path / "ours" / "config.json").write_text(json.dumps({**config, "model_type": "mask2former"}))
+    back, report = Mask2FormerForUniversalSegmentation.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
+    state = theirs.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in back.state_dict().items())
+
+
+def test_loss_is_that_of_transformers_on_average():
+    """Points are random; over 30 draws the means agree within 4 standard errors."""
+    theirs = transformers_model("resnet")
+    ours = M2FForUniversalSegmentation.from_pretrained(
+        None, config=_as_m2f(theirs.config), state_dict=theirs.state_dict()
+    ).eval()
+    pixels = torch.randn(2, 3, 64, 64)
+    masks, classes = random_targets([(64, 64)] * 2, [3, 2])
+    totals = []
+    for model in (theirs, ours):
+        torch.manual_seed(0)
+        with torch.no_grad():
+            labels = {"mask_labels": [m.float() for m in masks], "class_labels": classes}
+            totals.append(torch.stack([model(pixels, **labels).loss.squeeze() for _ in range(30)]))
+    error = (totals[0].var() / 30 + totals[1].var() / 30).sqrt()
+    assert abs(totals[0].mean() - totals[1].mean()) < 4 * error
+
+
+def _as_m2f(config: Mask2FormerConfig):
+    return M2FForUniversalSegmentation.config_class.from_dict(config.to_dict())

@@ -1,0 +1,105 @@
+"""A saved folder through transformers' Auto classes and its segmentation pipeline."""
+
+import logging
+
+import pytest
+import torch
+from PIL import Image
+from small_models import small_model
+from transformers import AutoConfig, AutoModel, AutoModelForUniversalSegmentation, pipeline
+
+# transformers 5.17 without torchvision exports a dummy under transformers.AutoImageProcessor.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+import m2f
+
+LABELS = {0: "person", 1: "car", 2: "sky", 3: "road", 4: "tree"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint")
+    model = small_model("swin", seed=3, id2label=LABELS, thing_label_ids=[0, 1])
+    _make_confident(model)
+    model.save_pretrained(path)
+    m2f.M2FImageProcessor.from_model_config(
+        model.config, size={"shortest_edge": 64, "longest_edge": 128}
+    ).save_pretrained(path)
+    return path
+
+
+def _make_confident(model):
+    """Sure classes and contrasting masks: with the seed above, two segments of things (found by trying seeds)."""
+    with torch.no_grad():
+        model.class_predictor.weight.mul_(20)
+        for layer in model.model.transformer_module.decoder.mask_predictor.mask_embedder:
+            layer[0].weight.mul_(3)
+
+
+@pytest.fixture
+def errors(caplog):
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    yield lambda: [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    logger.removeHandler(caplog.handler)
+
+
+def picture(width: int = 90, height: int = 61) -> Image.Image:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (height // 8 + 1, width // 8 + 1, 3), generator=generator, dtype=torch.uint8)
+    return Image.fromarray(pixels.numpy()).resize((width, height))
+
+
+def test_auto_classes_load_a_saved_folder(folder, errors):
+    assert type(AutoConfig.from_pretrained(folder)) is m2f.M2FConfig
+    assert type(AutoModel.from_pretrained(folder)) is m2f.M2FModel
+    assert type(AutoModelForUniversalSegmentation.from_pretrained(folder)) is m2f.M2FForUniversalSegmentation
+    assert type(AutoImageProcessor.from_pretrained(folder)) is m2f.M2FImageProcessor
+    assert [line for line in errors() if "class_predictor" not in line] == []  # AutoModel reads no head, and says so
+
+
+@pytest.mark.parametrize("subtask", [None, "panoptic", "instance", "semantic"])
+def test_the_pipeline_runs_from_a_folder_without_a_complaint(folder, subtask, errors):
+    segmenter = pipeline("image-segmentation", model=str(folder))
+    segments = segmenter(picture(), subtask=subtask, threshold=0.1)
+    assert errors() == []
+    assert segments and all(segment["mask"].size == (90, 61) for segment in segments)
+    assert {segment["label"] for segment in segments} <= set(LABELS.values())
+
+
+def test_the_pipeline_computes_what_model_and_processor_compute(folder):
+    """Its outputs reach post-processing as a plain ModelOutput; the image's valid size must come along."""
+    segmenter = pipeline("image-segmentation", model=str(folder))
+    segments = segmenter(picture(), subtask="panoptic", threshold=0.1)
+    processor, model = segmenter.image_processor, segmenter.model
+    with torch.no_grad():
+        outputs = model(**processor(images=[picture()], return_tensors="pt"))
+    assert outputs.valid_sizes.tolist() == [[64, 94]]  # 90 * 64 / 61 = 94.4
+    (expected,) = processor.post_process_panoptic_segmentation(
+        outputs, threshold=0.1, overlap_mask_area_threshold=0.5, target_sizes=[(61, 90)]
+    )
+    assert len(segments) == len(expected["segments_info"]) > 1
+    for segment, info in zip(segments, expected["segments_info"], strict=True):
+        assert segment["label"] == LABELS[info["label_id"]]
+        mask = torch.tensor(bytearray(segment["mask"].tobytes())).view(61, 90) > 0
+        assert torch.equal(mask, expected["segmentation"] == info["id"])
+
+
+def test_the_pipeline_runs_in_batches(folder):
+    """Items are taken out of a batch by their first index, so every output must have the batch first."""
+    segmenter = pipeline("image-segmentation", model=str(folder))
+    pictures = [picture(), picture().transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
+    alone = [segmenter(image, threshold=0.1) for image in pictures]
+    together = segmenter(pictures, threshold=0.1, batch_size=2)
+    for expected, actual in zip(alone, together, strict=True):
+        assert [segment["label"] for segment in actual] == [segment["label"] for segment in expected]
+        for one, other in zip(expected, actual, strict=True):
+            difference = [a != b for a, b in zip(one["mask"].tobytes(), other["mask"].tobytes(), strict=True)]
+            assert sum(difference) <= 5  # of 5490 pixels: rounding differs between batch sizes
+
+
+def test_registering_twice_does_no_harm(folder):
+    from m2f.auto import register_auto_classes
+
+    register_auto_classes()
+    assert type(AutoConfig.from_pretrained(folder)) is m2f.M2FConfig
