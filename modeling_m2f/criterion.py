@@ -91,10 +91,10 @@ class Criterion(nn.Module):
         num_masks = count_masks(classes, predictions[-1][0].device)
         suffixes = [f"_{i}" for i in range(len(predictions) - 1)] + [""]
         terms = {}
-        with torch.autocast(predictions[-1][0].device.type, enabled=False):
-            for suffix, (class_logits, mask_logits) in zip(suffixes[::-1], predictions[::-1], strict=True):
-                losses = self._losses(class_logits.float(), mask_logits.float(), classes, masks, num_masks)
-                terms.update({name + suffix: loss for name, loss in losses.items()})
+        for suffix, (class_logits, mask_logits) in zip(suffixes[::-1], predictions[::-1], strict=True):
+            # In float32, whatever the model's type; autocast leaves what follows in it.
+            losses = self._losses(class_logits.float(), mask_logits.float(), classes, masks, num_masks)
+            terms.update({name + suffix: loss for name, loss in losses.items()})
         total = sum(self.loss_weights[_base_name(name)] * loss for name, loss in terms.items())
         return total, terms
 

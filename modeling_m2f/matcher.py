@@ -51,11 +51,13 @@ class HungarianMatcher:
         points = torch.rand(1, self.num_points, 2, device=mask_logits.device)
         logits = sample_at_points(mask_logits[None], points)[0]
         targets = sample_at_points(masks[None], points)[0]
-        return (
-            self.class_weight * -class_logits.float().softmax(-1)[:, classes]
-            + self.mask_weight * pairwise_mask_cost(logits, targets)
-            + self.dice_weight * pairwise_dice_cost(logits, targets)
-        )
+        # Half-precision products would tie and overflow; the caller's autocast must not reach them.
+        with torch.autocast(mask_logits.device.type, enabled=False):
+            return (
+                self.class_weight * -class_logits.float().softmax(-1)[:, classes]
+                + self.mask_weight * pairwise_mask_cost(logits, targets)
+                + self.dice_weight * pairwise_dice_cost(logits, targets)
+            )
 
     @torch.no_grad()
     def match(
@@ -73,12 +75,8 @@ class HungarianMatcher:
         Raises:
             ValueError: a cost is not finite; the image's index in the batch is named.
         """
-        # Half-precision costs would tie and overflow; the caller's autocast must not reach the products in here.
-        with torch.autocast(mask_logits.device.type, enabled=False):
-            return [
-                _assign(self.cost(*image), index)
-                for index, image in enumerate(zip(class_logits, mask_logits, classes, masks, strict=True))
-            ]
+        images = zip(class_logits, mask_logits, classes, masks, strict=True)
+        return [_assign(self.cost(*image), index) for index, image in enumerate(images)]
 
 
 def _assign(cost: Tensor, image: int) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from transformers.models.auto.modeling_auto import (
 
 from m2f.configuration.configuration_m2f import M2FConfig
 from m2f.modeling_m2f.backbone import build_backbone, check_strides, init_swin_as_original, load_pretrained_backbone
-from m2f.modeling_m2f.checkpoint_report import check_report
+from m2f.modeling_m2f.checkpoint_report import CONSTANTS, HEADS, check_report
 from m2f.modeling_m2f.criterion import Criterion
 from m2f.modeling_m2f.matcher import HungarianMatcher
 from m2f.modeling_m2f.outputs import M2FForUniversalSegmentationOutput, M2FModelOutput, PixelLevelOutput
@@ -95,8 +95,9 @@ class M2FPreTrainedModel(PreTrainedModel):
     ]
     # The mask of masked attention differs from query to query; flash attention cannot take it.
     _supports_sdpa = True
-    # Constants that older checkpoints lack.
-    _keys_to_ignore_on_load_missing = [r"swin\.layernorm\.", r"num_batches_tracked$", r"criterion\.empty_weight$"]
+    # Constants that some checkpoints lack and others have.
+    _keys_to_ignore_on_load_missing = [*CONSTANTS, r"^criterion\."]
+    _keys_to_ignore_on_load_unexpected = [*CONSTANTS]
 
     @property
     def _num_channels(self) -> int:
@@ -196,6 +197,8 @@ class M2FPreTrainedModel(PreTrainedModel):
 
 class M2FModel(M2FPreTrainedModel):
     """Backbone, pixel decoder and Transformer decoder, without the classifier."""
+
+    _keys_to_ignore_on_load_unexpected = [*CONSTANTS, *HEADS]
 
     def __init__(self, config: M2FConfig):
         super().__init__(config)

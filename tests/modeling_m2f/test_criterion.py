@@ -71,6 +71,18 @@ def test_the_matcher_finds_the_cheapest_assignment():
     torch.testing.assert_close(cost[queries, targets].sum(), best)
 
 
+def test_reference_row_23_costs_are_float32_under_autocast():
+    matcher = HungarianMatcher(2.0, 5.0, 5.0, 500)
+    class_logits, mask_logits = torch.randn(5, 4), 3 * torch.randn(5, 16, 16)
+    masks, classes = random_targets([(64, 64)], [3], num_labels=3)
+    costs = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            costs.append(matcher.cost(class_logits, mask_logits, classes[0], masks[0]))
+    assert torch.equal(*costs)
+
+
 def test_reference_row_33_costs_that_are_not_finite_are_an_error_with_the_images_index():
     """transformers replaces them, and trains on with a loss of NaN."""
     masks, classes = random_targets([(64, 64)] * 2, [2, 1])

@@ -94,10 +94,11 @@ def test_reference_row_31_positions_and_locations_stay_in_float32():
     model = small_model("resnet").to(torch.bfloat16)
     layer = model.model.pixel_level_module.decoder.encoder.layers[0]
     layer.self_attn.register_forward_pre_hook(record)
-    layer.register_forward_pre_hook(lambda module, args: seen.update(position=args[1]))
+    layer.register_forward_pre_hook(lambda module, args: seen.update(hidden=args[0], position=args[1]))
     model(torch.randn(1, 3, 64, 96, dtype=torch.bfloat16))
     assert seen["points"].dtype == seen["position"].dtype == torch.float32
-    assert seen["queries"].dtype == torch.bfloat16
+    # Rounded once, after the sum.
+    assert torch.equal(seen["queries"], (seen["hidden"].float() + seen["position"]).bfloat16())
 
 
 @torch.no_grad()
@@ -320,6 +321,7 @@ def test_sampling_offsets_start_on_rays_and_attention_uniform(fresh_swin_t):
     ("shape", "words"),
     [
         ((3, 64, 64), ["(3, 64, 64)", "(batch, 3, height, width)"]),
+        ((2, 3, 64), ["(2, 3, 64)"]),
         ((1, 4, 64, 64), ["(1, 4, 64, 64)"]),
         ((1, 3, 0, 64), ["(1, 3, 0, 64)"]),
     ],
@@ -453,7 +455,12 @@ def test_pre_norm_normalises_before_each_block():
     for last in (layer.cross_attn.out_proj, layer.self_attn.out_proj, layer.fc2):
         nn.init.zeros_(last.weight)
         nn.init.ones_(last.bias)
-    hidden, features = torch.randn(1, 8, 32), torch.randn(1, 6, 32)
+    seen = []
+    for block in (layer.cross_attn, layer.self_attn, layer.fc1):
+        block.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    hidden, features = 5 + torch.randn(1, 8, 32), torch.randn(1, 6, 32)
     keep = torch.ones(1, 1, 8, 6, dtype=torch.bool)
     out, _, _ = layer(hidden, torch.zeros(1, 8, 32), features, torch.zeros(1, 6, 32), keep)
     torch.testing.assert_close(out, hidden + 3)
+    for x in seen:
+        torch.testing.assert_close(x.mean(-1), torch.zeros(1, 8), atol=1e-5, rtol=0)

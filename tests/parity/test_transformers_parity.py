@@ -1,9 +1,11 @@
 """Same weights, same logits as transformers' Mask2Former, and checkpoints that fit both ways."""
 
 import json
+import logging
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from small_models import BACKBONES, SMALL, random_targets
 from transformers import AutoConfig, Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
@@ -46,6 +48,26 @@ def test_same_weights_give_the_same_logits_and_checkpoints_fit_both_ways(backbon
     assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
     state = theirs.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in back.state_dict().items())
+
+
+def test_files_of_earlier_versions_load_without_a_complaint(tmp_path, caplog):
+    """Files on the Hub hold the index of Swin's position bias, a constant, and lack the norm that nothing uses."""
+    theirs = transformers_model("swin")
+    theirs.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    state = {name: tensor for name, tensor in state.items() if "swin.layernorm" not in name}
+    for name in [name for name in state if name.endswith("relative_position_bias_table")]:
+        state[name.replace("bias_table", "index")] = torch.zeros(49, 49, dtype=torch.long)
+    assert sum("relative_position_index" in name for name in state) == 4
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    logging.getLogger("transformers").addHandler(caplog.handler)
+    ours = M2FForUniversalSegmentation.from_pretrained(tmp_path).eval()
+    logging.getLogger("transformers").removeHandler(caplog.handler)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+    pixels = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected, actual = (model(pixels).masks_queries_logits for model in (theirs, ours))
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
 
 
 def test_loss_is_that_of_transformers_on_average():
