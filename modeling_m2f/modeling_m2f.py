@@ -250,9 +250,10 @@ class M2FModel(M2FPreTrainedModel):
         check_shapes(pixel_values, pixel_mask, self._num_channels)
         check_values(pixel_values, pixel_mask)
         valid_sizes = image_sizes(pixel_values, pixel_mask)
-        pixel_values = pad_to_multiple(pixel_values)
+        given, pixel_values = pixel_values, pad_to_multiple(pixel_values)
         valid = None
-        if config.mask_padding and has_padding(pixel_mask):
+        # Without a pixel_mask nothing is masked, not even what was padded here: the original's behaviour.
+        if config.mask_padding and (has_padding(pixel_mask) or (pixel_mask is not None and pixel_values is not given)):
             valid = ValidRegion(valid_sizes, tuple(pixel_values.shape[-2:]))
 
         pixels = self.pixel_level_module(pixel_values, valid)

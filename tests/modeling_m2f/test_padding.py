@@ -103,6 +103,15 @@ def test_the_path_for_padding_agrees_with_the_path_without_where_there_is_none(m
     torch.testing.assert_close(masked, expected, atol=1e-5, rtol=1e-5)
 
 
+@torch.no_grad()
+def test_padding_that_the_model_adds_is_masked_too():
+    model, pixels = small_model("resnet"), torch.randn(1, 3, 50, 70)
+    inside = model(pixels, pixel_mask=torch.ones(1, 50, 70)).masks_queries_logits
+    padded = pad(pixels, (0, 26, 0, 14))
+    outside = model(padded, pixel_mask=corner_mask((64, 96), [(50, 70)])).masks_queries_logits
+    assert torch.equal(inside, outside) and not torch.equal(inside, model(padded).masks_queries_logits)
+
+
 def test_valid_sizes_are_those_of_the_mask():
     outputs = small_model("resnet")(torch.randn(3, 3, *CANVAS), pixel_mask=corner_mask(CANVAS, SIZES))
     assert outputs.valid_sizes.tolist() == [list(size) for size in SIZES]
