@@ -15,7 +15,7 @@ FOLDERS = {
     "m2f.modeling_m2f": "modeling_m2f",
 }
 
-# The versions that work together; scripts/constraints.txt has those of the test suite.
+# torch and transformers: the supported ranges. The other bounds are the oldest releases that the tests were run with.
 REQUIREMENTS = [
     "torch>=2.11,<2.14",
     "transformers>=5.17,<5.24",

@@ -16,7 +16,7 @@ from transformers.models.auto.modeling_auto import (
 
 from m2f.configuration.configuration_m2f import M2FConfig
 from m2f.modeling_m2f.backbone import build_backbone, check_strides, init_swin_as_original, load_pretrained_backbone
-from m2f.modeling_m2f.checkpoint_report import CONSTANTS, HEADS, check_report
+from m2f.modeling_m2f.checkpoint_report import CONSTANTS, FORMER_CONSTANTS, HEADS, check_report
 from m2f.modeling_m2f.criterion import Criterion
 from m2f.modeling_m2f.matcher import HungarianMatcher
 from m2f.modeling_m2f.outputs import M2FForUniversalSegmentationOutput, M2FModelOutput, PixelLevelOutput
@@ -97,7 +97,7 @@ class M2FPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     # Constants that some checkpoints lack and others have.
     _keys_to_ignore_on_load_missing = [*CONSTANTS, r"^criterion\."]
-    _keys_to_ignore_on_load_unexpected = [*CONSTANTS]
+    _keys_to_ignore_on_load_unexpected = [*CONSTANTS, *FORMER_CONSTANTS]
 
     @property
     def _num_channels(self) -> int:
@@ -198,7 +198,7 @@ class M2FPreTrainedModel(PreTrainedModel):
 class M2FModel(M2FPreTrainedModel):
     """Backbone, pixel decoder and Transformer decoder, without the classifier."""
 
-    _keys_to_ignore_on_load_unexpected = [*CONSTANTS, *HEADS]
+    _keys_to_ignore_on_load_unexpected = [*CONSTANTS, *FORMER_CONSTANTS, *HEADS]
 
     def __init__(self, config: M2FConfig):
         super().__init__(config)

@@ -191,7 +191,7 @@ def test_file_names_are_unique():
 def test_import_does_no_work():
     """A new interpreter: nothing printed, no environment variable set, none of the heavy packages imported.
 
-    transformers is imported first, because what it imports by itself is not ours.
+    transformers is imported first, because what it imports by itself (SciPy, where it is installed) is not ours.
     """
     code = """
 import os, sys
