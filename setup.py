@@ -30,7 +30,14 @@ REQUIREMENTS = [
     "scipy>=1.15",
 ]
 EXTRAS = {
-    "test": ["parameterized>=0.9", "pytest>=9.2", "pytest-xdist>=3.8", "ruff>=0.17", "setuptools>=70.1"],
+    "test": [
+        "hypothesis>=6.170",
+        "parameterized>=0.9",
+        "pytest>=9.2",
+        "pytest-xdist>=3.8",
+        "ruff>=0.17",
+        "setuptools>=70.1",
+    ],
     "dev": ["pre-commit>=4.7"],
 }
 

@@ -1,0 +1,97 @@
+"""The CPU kernel: from tensors to csrc/ms_deform_attn_cpu.cpp and back."""
+
+import ctypes
+import functools
+
+import torch
+from torch import Tensor
+
+from m2f.modeling_m2f.kernels.cpu_compiler import KernelUnavailableError, load_library
+from m2f.modeling_m2f.kernels.kernel_sources import read_source
+
+SOURCE = "ms_deform_attn_cpu.cpp"
+C_TYPES = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat16"}
+# Multiplications below which a second thread costs more than it saves (starting one takes some 20 microseconds).
+WORK_PER_THREAD = 200_000
+
+
+def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Type of locations and sums for a storage type."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def cpu_unavailable_reason() -> str | None:
+    """Why the kernel cannot run on this machine; None where it can. Compiles it on the first call."""
+    try:
+        _library(torch.float32, 32, 3, 4)
+    except KernelUnavailableError as error:
+        return str(error)
+    return None
+
+
+def forward(
+    value: Tensor, spatial_shapes: list[int], reference_points: Tensor, sampling_offsets: Tensor, logits: Tensor
+) -> Tensor:
+    """(B, Q, M*D); arguments as in `ms_deform_attn_reference`, with spatial_shapes as H_0, W_0, H_1, ...,
+    value, offsets and logits of one type, and reference points of its `arithmetic_dtype`."""
+    tensors = [x.contiguous() for x in (value, reference_points, sampling_offsets, logits)]
+    batch, queries, heads = sampling_offsets.shape[:3]
+    out = value.new_empty(batch, queries, heads * value.shape[-1])
+    if out.numel():
+        sizes = _sizes_and_threads(value, spatial_shapes, reference_points, queries, logits)
+        _function("m2f_forward", value, sampling_offsets)(*map(_pointer, (*tensors, out)), *sizes)
+    return out
+
+
+def backward(
+    grad_out: Tensor,
+    value: Tensor,
+    spatial_shapes: list[int],
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    logits: Tensor,
+    need_value: bool,
+    need_reference: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of value, reference points, offsets and logits; an empty tensor for one that is not needed."""
+    dtype = arithmetic_dtype(value.dtype)
+    tensors = [x.contiguous() for x in (grad_out, value, reference_points, sampling_offsets, logits)]
+    batch, queries, _, levels = sampling_offsets.shape[:4]
+    weights = torch.empty(logits.shape, dtype=dtype)
+    grad_value = torch.zeros(value.shape if need_value else (0,), dtype=dtype)
+    grad_reference = torch.zeros((batch, queries, levels, 2) if need_reference else (0,), dtype=dtype)
+    grad_offsets = torch.empty(sampling_offsets.shape, dtype=value.dtype)
+    grad_logits = torch.empty(logits.shape, dtype=value.dtype)
+    if grad_out.numel():
+        results = (weights, grad_value if need_value else None, grad_reference if need_reference else None)
+        _function("m2f_backward", value, sampling_offsets)(
+            *map(_pointer, (*tensors, *results, grad_offsets, grad_logits)),
+            *_sizes_and_threads(value, spatial_shapes, reference_points, queries, logits),
+        )
+    if need_reference and reference_points.shape[0] == 1:
+        grad_reference = grad_reference.sum(0, keepdim=True)
+    return grad_value.to(value.dtype), grad_reference, grad_offsets, grad_logits
+
+
+@functools.cache
+def _library(dtype: torch.dtype, head_dim: int, levels: int, points: int) -> ctypes.CDLL:
+    defines = {"M2F_DTYPE": C_TYPES[dtype], "M2F_HEAD_DIM": head_dim, "M2F_LEVELS": levels, "M2F_POINTS": points}
+    return load_library(read_source(SOURCE), defines)
+
+
+def _function(name: str, value: Tensor, sampling_offsets: Tensor):
+    return getattr(_library(value.dtype, value.shape[-1], *sampling_offsets.shape[3:5]), name)
+
+
+def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def _sizes_and_threads(
+    value: Tensor, spatial_shapes: list[int], reference_points: Tensor, queries: int, logits: Tensor
+) -> tuple:
+    batch, cells, heads, head_dim = value.shape
+    sizes = [batch, cells, heads, queries, reference_points.shape[0], *spatial_shapes]
+    work = logits.numel() * 4 * head_dim
+    threads = max(1, min(torch.get_num_threads(), work // WORK_PER_THREAD))
+    return (ctypes.c_int64 * len(sizes))(*sizes), ctypes.c_int64(threads)

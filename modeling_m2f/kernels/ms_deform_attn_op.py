@@ -1,0 +1,98 @@
+"""The kernels as one PyTorch operator, so that autograd, torch.compile and torch.export see through it.
+
+The names carry a version: defining a name twice silently replaces its schema, and remote code of another version may
+live in the same process.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from m2f.modeling_m2f.kernels.cpu_kernel import backward as cpu_backward
+from m2f.modeling_m2f.kernels.cpu_kernel import forward as cpu_forward
+
+FORWARD = "m2f::ms_deform_attn_v1"
+BACKWARD = "m2f::ms_deform_attn_backward_v1"
+
+
+def forward(
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+) -> Tensor:
+    """(B, Q, M*D); arguments as in cpu_kernel.py."""
+    return cpu_forward(value, list(spatial_shapes), reference_points, sampling_offsets, attention_logits)
+
+
+def backward(
+    grad_out: Tensor,
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+    need_value: bool,
+    need_reference: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of value, reference points, offsets and logits; empty where not needed."""
+    return cpu_backward(
+        grad_out,
+        value,
+        list(spatial_shapes),
+        reference_points,
+        sampling_offsets,
+        attention_logits,
+        need_value,
+        need_reference,
+    )
+
+
+def _fake_forward(value, spatial_shapes, reference_points, sampling_offsets, attention_logits):
+    batch, queries, heads = sampling_offsets.shape[:3]
+    return value.new_empty(batch, queries, heads * value.shape[-1])
+
+
+def _fake_backward(
+    grad_out, value, spatial_shapes, reference_points, sampling_offsets, attention_logits, need_value, need_reference
+):
+    return (
+        value.new_empty(value.shape if need_value else (0,)),
+        reference_points.new_empty(reference_points.shape if need_reference else (0,)),
+        sampling_offsets.new_empty(sampling_offsets.shape),
+        attention_logits.new_empty(attention_logits.shape),
+    )
+
+
+def _save(ctx, inputs, output):
+    value, ctx.spatial_shapes, *others = inputs
+    ctx.save_for_backward(value, *others)
+
+
+def _differentiate(ctx, grad_out):
+    value, reference_points, offsets, logits = ctx.saved_tensors
+    need_value, _, need_reference, need_offsets, need_logits = ctx.needs_input_grad
+    grads = torch.ops.m2f.ms_deform_attn_backward_v1(
+        grad_out, value, ctx.spatial_shapes, reference_points, offsets, logits, need_value, need_reference
+    )
+    grad_value, grad_reference, grad_offsets, grad_logits = grads
+    return (
+        grad_value if need_value else None,
+        None,
+        grad_reference if need_reference else None,
+        grad_offsets if need_offsets else None,
+        grad_logits if need_logits else None,
+    )
+
+
+def define_operator():
+    """Define the two operators; does nothing where this version of them exists."""
+    if hasattr(torch.ops.m2f, FORWARD.split("::")[1]):
+        return
+    operator = torch.library.custom_op(FORWARD, forward, mutates_args=(), device_types="cpu")
+    gradient = torch.library.custom_op(BACKWARD, backward, mutates_args=(), device_types="cpu")
+    operator.register_fake(_fake_forward)
+    gradient.register_fake(_fake_backward)
+    operator.register_autograd(_differentiate, setup_context=_save)
