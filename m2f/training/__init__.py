@@ -1,0 +1,1 @@
+"""What training needs beside model and data: parameter groups, schedules and loops."""

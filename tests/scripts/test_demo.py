@@ -1,0 +1,155 @@
+"""The demo on a few of its images, with a few steps of training."""
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from pycocotools.coco import COCO
+from transformers import AutoConfig, set_seed
+
+ROOT = Path(__file__).resolve().parents[2]
+NUCLEI = ROOT / "examples" / "nuclei"
+sys.path.insert(0, str(ROOT / "scripts"))  # as for `python scripts/demo.py`
+
+from demo import BATCH_SIZE, batches, parse_args, train_model  # noqa: E402
+from demo_model import build_model, build_processor  # noqa: E402
+
+from m2f.data.coco_instances import CocoInstances  # noqa: E402
+from m2f.data.collation import InstanceCollator  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def small_data(tmp_path_factory) -> Path:
+    """As many training images as a batch has, and two for validation."""
+    folder = tmp_path_factory.mktemp("nuclei")
+    for split in ("train", "val"):
+        content = json.loads((NUCLEI / f"{split}.json").read_text())
+        content["images"] = content["images"][: BATCH_SIZE if split == "train" else 2]
+        kept = {image["id"] for image in content["images"]}
+        content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] in kept]
+        (folder / f"{split}.json").write_text(json.dumps(content))
+        (folder / split).mkdir()
+        for image in content["images"]:
+            shutil.copy(NUCLEI / split / image["file_name"], folder / split)
+    return folder
+
+
+def run_demo(data: Path, out: Path) -> str:
+    """What `demo.py` prints."""
+    command = [sys.executable, ROOT / "scripts" / "demo.py", "--steps", "1", "--data", data, "--out", out]
+    result = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def run(small_data, tmp_path_factory) -> tuple[str, Path]:
+    """What the demo printed, and its folder."""
+    out = tmp_path_factory.mktemp("demo") / "out"
+    return run_demo(small_data, out), out
+
+
+def test_prints_the_average_precision_and_where_everything_is(run):
+    printed, out = run
+    assert "On 2 images not seen in training: AP 0." in printed
+    for path in (out / "overlays", out / "predictions.json", out / "model"):
+        assert str(path) in printed and path.exists()
+
+
+def test_predictions_are_coco_results_of_the_validation_images(run, small_data):
+    """pycocotools reads them, and refuses results of images that the ground truth lacks."""
+    predictions = json.loads((run[1] / "predictions.json").read_text())
+    truth = COCO(str(small_data / "val.json"))
+    assert predictions  # after one step masks are still random, not yet empty
+    truth.loadRes(predictions)
+    assert {prediction["image_id"] for prediction in predictions} <= set(truth.getImgIds())
+    for prediction in predictions:
+        assert prediction["category_id"] == 1 and 0 <= prediction["score"] <= 1
+        assert prediction["segmentation"]["size"] == [360, 360]
+
+
+def test_overlays_show_image_truth_and_prediction_in_a_row(run, small_data):
+    ids = {image["id"] for image in json.loads((small_data / "val.json").read_text())["images"]}
+    files = list((run[1] / "overlays").iterdir())
+    assert {int(file.stem) for file in files} == ids
+    for file in files:
+        with Image.open(file) as image:
+            assert image.size == (3 * 360, 360 + 16)  # 16 for the titles
+
+
+def test_model_folder_names_task_and_label(run):
+    config = AutoConfig.from_pretrained(run[1] / "model")
+    assert (config.model_type, config.task, config.id2label) == ("m2f", "instance", {0: "nucleus"})
+
+
+def test_same_steps_give_the_same_predictions(run, small_data, tmp_path):
+    run_demo(small_data, tmp_path)
+    assert (tmp_path / "predictions.json").read_bytes() == (run[1] / "predictions.json").read_bytes()
+
+
+def test_bundled_splits_share_no_image():
+    names = [
+        {image["file_name"] for image in json.loads((NUCLEI / f"{split}.json").read_text())["images"]}
+        for split in ("train", "val")
+    ]
+    assert [len(split) for split in names] == [32, 8]
+    assert not names[0] & names[1]
+
+
+def test_the_seed_decides_the_weights(small_data):
+    train = CocoInstances(small_data / "train.json", small_data / "train")
+    collate = InstanceCollator(build_processor(train))
+
+    def weights(seed: int) -> list[torch.Tensor]:
+        set_seed(seed)
+        model = build_model(train)
+        train_model(model, map(collate, batches(train, seed)), seconds=0, steps=2)
+        return [parameter.detach() for parameter in model.parameters()]
+
+    first, second, other = weights(1), weights(1), weights(2)
+    assert all(map(torch.equal, first, second))
+    assert not all(map(torch.equal, first, other))
+
+
+def test_batches_go_through_all_images_in_changing_order_and_orientation():
+    val = CocoInstances(NUCLEI / "val.json", NUCLEI / "val")
+    samples = list(itertools.chain.from_iterable(itertools.islice(batches(val, 0), 16 // BATCH_SIZE)))
+    ids = [sample.image_id for sample in samples]
+    assert sorted(ids[:8]) == sorted(ids[8:]) == sorted(image["id"] for image in val.images)
+    assert ids[:8] != ids[8:]
+    orientations = {sample.image.tobytes() for sample in samples}
+    assert len(orientations) > 8
+
+
+def test_too_few_images_for_a_batch_are_refused(small_data):
+    train = CocoInstances(small_data / "train.json", small_data / "train")
+    train.images = train.images[1:]
+    with pytest.raises(ValueError, match="has 3 images; a batch needs 4"):
+        next(batches(train, 0))
+
+
+def test_training_ends_when_its_time_is_over(small_data, capsys):
+    train = CocoInstances(small_data / "train.json", small_data / "train")
+    collate = InstanceCollator(build_processor(train))
+    start = time.monotonic()
+    train_model(build_model(train), map(collate, batches(train, 0)), seconds=2, steps=None)
+    assert 2 <= time.monotonic() - start < 30  # the last step may be slow
+    assert "steps of 4 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--seconds", "0"], ["--steps", "0"]])
+def test_no_time_to_train_is_refused(arguments, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["demo.py", *arguments])
+    with pytest.raises(SystemExit):
+        parse_args()
+    assert "must be above 0" in capsys.readouterr().err
