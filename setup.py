@@ -32,6 +32,8 @@ REQUIREMENTS = [
 EXTRAS = {
     "test": [
         "hypothesis>=6.170",
+        # Compiles the CUDA source in the tests, on machines without a GPU too.
+        'nvidia-cuda-nvrtc>=13.0,<14; sys_platform == "linux"',
         "parameterized>=0.9",
         "pytest>=9.2",
         "pytest-xdist>=3.8",

@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <cstring>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -93,48 +94,70 @@ inline void softmax(const T* logits, A* weights) {
   for (int64_t j = 0; j < SAMPLES; ++j) weights[j] /= sum;
 }
 
-// Where the samples of one head look, computed for all of them at once: for each the four cells around its location
-// and their shares. A corner outside the map has share 0 and the nearest cell inside, so that it needs no branch; a
-// location wholly outside, NaN included, is to be skipped.
+// Where the samples of one head look: for each the four cells around its location and their shares. A corner outside the
+// map has share 0 and the nearest cell inside, so that it needs no branch; of a location wholly outside, NaN included,
+// all shares are 0. Comparisons are made on floating point numbers, all in one loop over samples FIRST to LAST, because
+// that is what compilers turn into vector instructions; this loop, not the sampling, is most of the work.
 struct Samples {
-  int32_t any[SAMPLES];      // whether the location touches the map
-  int32_t cell[4][SAMPLES];  // row-major index in the level
   A share[4][SAMPLES];
-  A dx[SAMPLES], dy[SAMPLES];  // 0..1, the position between the corners
   A inside[4][SAMPLES];        // 1 where the corner is in the map, else 0
+  A dx[SAMPLES], dy[SAMPLES];  // position between the corners, in [0, 1)
+  int32_t cell[4][SAMPLES];    // row-major index in the level
 };
 
-inline void locate(const Problem& in, int64_t l, const A* reference, const T* offsets, Samples& out) {
-  const A width = static_cast<A>(in.width[l]), height = static_cast<A>(in.height[l]);
-  const A x_reference = reference[2 * l] * width - A(0.5), y_reference = reference[2 * l + 1] * height - A(0.5);
-  const int32_t columns = static_cast<int32_t>(in.width[l]), rows = static_cast<int32_t>(in.height[l]);
-  for (int64_t j = l * P; j < (l + 1) * P; ++j) {
-    A x = x_reference + static_cast<A>(load(offsets[2 * j]));
-    A y = y_reference + static_cast<A>(load(offsets[2 * j + 1]));
-    const bool any = (x > -1) & (x < width) & (y > -1) & (y < height);  // false for NaN
-    x = any ? x : A(-1);
-    y = any ? y : A(-1);
-    const A left = std::floor(x), top = std::floor(y);
-    const A dx = x - left, dy = y - top;
-    const int32_t x0 = static_cast<int32_t>(left), y0 = static_cast<int32_t>(top);
-    const bool x0_in = x0 >= 0, y0_in = y0 >= 0, x1_in = x0 + 1 < columns, y1_in = y0 + 1 < rows;
-    const int32_t x0_cell = x0_in ? x0 : 0, y0_cell = y0_in ? y0 : 0;
-    const int32_t x1_cell = x1_in ? x0 + 1 : columns - 1, y1_cell = y1_in ? y0 + 1 : rows - 1;
+// Reference points in cells, and level sizes, of each sample of a query.
+struct Origin {
+  A x[SAMPLES], y[SAMPLES], width[SAMPLES], height[SAMPLES];
+
+  Origin(const Problem& in, const A* reference) {
+    for (int64_t j = 0; j < SAMPLES; ++j) {
+      const int64_t l = j / P;
+      width[j] = static_cast<A>(in.width[l]);
+      height[j] = static_cast<A>(in.height[l]);
+      x[j] = reference[2 * l] * width[j] - A(0.5);
+      y[j] = reference[2 * l + 1] * height[j] - A(0.5);
+    }
+  }
+};
+
+template <int64_t FIRST, int64_t LAST>
+inline void locate(const Origin& origin, const T* offsets, Samples& out) {
+  A x_offset[SAMPLES], y_offset[SAMPLES];
+  for (int64_t j = FIRST; j < LAST; ++j) {
+    x_offset[j] = load(offsets[2 * j]);
+    y_offset[j] = load(offsets[2 * j + 1]);
+  }
+  for (int64_t j = FIRST; j < LAST; ++j) {
+    const A width = origin.width[j], height = origin.height[j];
+    A x = origin.x[j] + x_offset[j], y = origin.y[j] + y_offset[j];
+    // At -1 the only corner inside has share 0. Comparisons with NaN are false.
+    x = x > -1 ? x : A(-1);
+    x = x < width ? x : A(-1);
+    y = y > -1 ? y : A(-1);
+    y = y < height ? y : A(-1);
+    const A left = std::floor(x), top = std::floor(y), dx = x - left, dy = y - top;
+    const A any = (x > -1 ? A(1) : A(0)) * (y > -1 ? A(1) : A(0));
+    const A x0_in = left >= 0 ? any : A(0), x1_in = left + 1 < width ? any : A(0);
+    const A y0_in = top >= 0 ? A(1) : A(0), y1_in = top + 1 < height ? A(1) : A(0);
+    const int32_t x0 = static_cast<int32_t>(left >= 0 ? left : A(0));
+    const int32_t y0 = static_cast<int32_t>(top >= 0 ? top : A(0));
+    const int32_t x1 = static_cast<int32_t>(left + 1 < width ? left + 1 : width - 1);
+    const int32_t y1 = static_cast<int32_t>(top + 1 < height ? top + 1 : height - 1);
+    const int32_t columns = static_cast<int32_t>(width);
     out.dx[j] = dx;
     out.dy[j] = dy;
-    out.cell[0][j] = y0_cell * columns + x0_cell;
-    out.cell[1][j] = y0_cell * columns + x1_cell;
-    out.cell[2][j] = y1_cell * columns + x0_cell;
-    out.cell[3][j] = y1_cell * columns + x1_cell;
-    out.inside[0][j] = any & y0_in & x0_in ? A(1) : A(0);
-    out.inside[1][j] = any & y0_in & x1_in ? A(1) : A(0);
-    out.inside[2][j] = any & y1_in & x0_in ? A(1) : A(0);
-    out.inside[3][j] = any & y1_in & x1_in ? A(1) : A(0);
-    out.share[0][j] = out.inside[0][j] * (1 - dy) * (1 - dx);
-    out.share[1][j] = out.inside[1][j] * (1 - dy) * dx;
-    out.share[2][j] = out.inside[2][j] * dy * (1 - dx);
-    out.share[3][j] = out.inside[3][j] * dy * dx;
-    out.any[j] = any;
+    out.cell[0][j] = y0 * columns + x0;
+    out.cell[1][j] = y0 * columns + x1;
+    out.cell[2][j] = y1 * columns + x0;
+    out.cell[3][j] = y1 * columns + x1;
+    out.inside[0][j] = y0_in * x0_in;
+    out.inside[1][j] = y0_in * x1_in;
+    out.inside[2][j] = y1_in * x0_in;
+    out.inside[3][j] = y1_in * x1_in;
+    out.share[0][j] = y0_in * x0_in * ((1 - dy) * (1 - dx));
+    out.share[1][j] = y0_in * x1_in * ((1 - dy) * dx);
+    out.share[2][j] = y1_in * x0_in * (dy * (1 - dx));
+    out.share[3][j] = y1_in * x1_in * (dy * dx);
   }
 }
 
@@ -143,22 +166,22 @@ void forward_rows(const Problem& in, T* out, int64_t begin, int64_t end) {
   const int64_t stride = in.heads * D;
   for (int64_t row = begin; row < end; ++row) {
     const int64_t b = row / in.queries;
-    const A* reference = in.reference_of(b, row % in.queries);
+    const Origin origin(in, in.reference_of(b, row % in.queries));
     for (int64_t m = 0; m < in.heads; ++m) {
       const int64_t head_row = row * in.heads + m;
-      const T* offsets = in.offsets + head_row * SAMPLES * 2;
       A weights[SAMPLES], sum[D] = {};
       Samples at;
       softmax(in.logits + head_row * SAMPLES, weights);
-      for (int64_t l = 0; l < L; ++l) locate(in, l, reference, offsets, at);
+      locate<0, SAMPLES>(origin, in.offsets + head_row * SAMPLES * 2, at);
       for (int64_t l = 0; l < L; ++l) {
         const T* level = in.value + (b * in.cells + in.first_cell[l]) * stride + m * D;
         for (int64_t j = l * P; j < (l + 1) * P; ++j) {
-          if (!at.any[j]) continue;
-          const T *v0 = level + at.cell[0][j] * stride, *v1 = level + at.cell[1][j] * stride;
-          const T *v2 = level + at.cell[2][j] * stride, *v3 = level + at.cell[3][j] * stride;
           const A w0 = weights[j] * at.share[0][j], w1 = weights[j] * at.share[1][j];
           const A w2 = weights[j] * at.share[2][j], w3 = weights[j] * at.share[3][j];
+          // A sample that counts for nothing must not bring in a NaN that stands in the cell.
+          if (w0 + w1 + w2 + w3 == 0) continue;
+          const T *v0 = level + at.cell[0][j] * stride, *v1 = level + at.cell[1][j] * stride;
+          const T *v2 = level + at.cell[2][j] * stride, *v3 = level + at.cell[3][j] * stride;
           for (int64_t d = 0; d < D; ++d)
             sum[d] += w0 * load(v0[d]) + w1 * load(v1[d]) + w2 * load(v2[d]) + w3 * load(v3[d]);
         }
@@ -183,25 +206,24 @@ void backward_rows(const Problem& in, const T* grad_out, const Gradients& to, in
   const int64_t stride = in.heads * D;
   for (int64_t row = begin; row < end; ++row) {
     const int64_t b = row / in.queries;
-    const A* reference = in.reference_of(b, row % in.queries);
+    const Origin origin(in, in.reference_of(b, row % in.queries));
     A grad_reference[L * 2] = {};
     for (int64_t m = 0; m < in.heads; ++m) {
       const int64_t head_row = row * in.heads + m;
-      const T* offsets = in.offsets + head_row * SAMPLES * 2;
       A* weights = to.weights + head_row * SAMPLES;
       A g[D], along[SAMPLES], mean = 0;
       Samples at;
       softmax(in.logits + head_row * SAMPLES, weights);
-      for (int64_t l = 0; l < L; ++l) locate(in, l, reference, offsets, at);
+      locate<0, SAMPLES>(origin, in.offsets + head_row * SAMPLES * 2, at);
       for (int64_t d = 0; d < D; ++d) g[d] = load(grad_out[head_row * D + d]);
       for (int64_t l = 0; l < L; ++l) {
         const T* level = in.value + (b * in.cells + in.first_cell[l]) * stride + m * D;
         for (int64_t j = l * P; j < (l + 1) * P; ++j) {
           A product[4] = {};
-          for (int k = 0; k < 4 && at.any[j]; ++k) {
+          for (int k = 0; k < 4; ++k) {
+            if (at.inside[k][j] == 0) continue;
             const T* v = level + at.cell[k][j] * stride;
             for (int64_t d = 0; d < D; ++d) product[k] += g[d] * load(v[d]);
-            product[k] *= at.inside[k][j];
           }
           along[j] = at.share[0][j] * product[0] + at.share[1][j] * product[1] + at.share[2][j] * product[2] +
                      at.share[3][j] * product[3];
@@ -222,29 +244,38 @@ void backward_rows(const Problem& in, const T* grad_out, const Gradients& to, in
   }
 }
 
-// Gradient of the value. A unit is one level of one head of one image: no two units share a cell, so threads need
-// neither locks nor buffers of their own, and the terms of a cell are added in the order of the queries.
-void backward_value_units(const Problem& in, const T* grad_out, const Gradients& to, int64_t begin, int64_t end) {
+// Gradient of the value at level l of head m of image b.
+template <int64_t l>
+void backward_value(const Problem& in, const T* grad_out, const Gradients& to, int64_t b, int64_t m) {
   const int64_t stride = in.heads * D;
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t l = unit % L, m = unit / L % in.heads, b = unit / L / in.heads;
-    A* level = to.value + (b * in.cells + in.first_cell[l]) * stride + m * D;
-    for (int64_t q = 0; q < in.queries; ++q) {
-      const int64_t head_row = (b * in.queries + q) * in.heads + m;
-      const A* reference = in.reference_of(b, q);
-      A g[D];
-      for (int64_t d = 0; d < D; ++d) g[d] = load(grad_out[head_row * D + d]);
-      Samples at;
-      locate(in, l, reference, in.offsets + head_row * SAMPLES * 2, at);
-      for (int64_t j = l * P; j < (l + 1) * P; ++j) {
-        for (int k = 0; k < 4; ++k) {
-          const A w = to.weights[head_row * SAMPLES + j] * at.share[k][j];
-          if (w == 0) continue;
-          A* sum = level + at.cell[k][j] * stride;
-          for (int64_t d = 0; d < D; ++d) sum[d] += w * g[d];
-        }
+  A* level = to.value + (b * in.cells + in.first_cell[l]) * stride + m * D;
+  for (int64_t q = 0; q < in.queries; ++q) {
+    const int64_t head_row = (b * in.queries + q) * in.heads + m;
+    const Origin origin(in, in.reference_of(b, q));
+    Samples at;
+    locate<l * P, (l + 1) * P>(origin, in.offsets + head_row * SAMPLES * 2, at);
+    A g[D];
+    for (int64_t d = 0; d < D; ++d) g[d] = load(grad_out[head_row * D + d]);
+    for (int64_t j = l * P; j < (l + 1) * P; ++j) {
+      for (int k = 0; k < 4; ++k) {
+        const A w = to.weights[head_row * SAMPLES + j] * at.share[k][j];
+        if (w == 0) continue;
+        A* sum = level + at.cell[k][j] * stride;
+        for (int64_t d = 0; d < D; ++d) sum[d] += w * g[d];
       }
     }
+  }
+}
+
+// A unit is one level of one head of one image: no two units share a cell, so threads need neither locks nor buffers of
+// their own, and the terms of a cell are added in the order of the queries.
+template <int64_t... l>
+void backward_value_units(
+    const Problem& in, const T* grad_out, const Gradients& to, int64_t begin, int64_t end,
+    std::integer_sequence<int64_t, l...>) {
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t m = unit / L % in.heads, b = unit / L / in.heads;
+    ((unit % L == l ? backward_value<l>(in, grad_out, to, b, m) : void()), ...);
   }
 }
 
@@ -304,6 +335,6 @@ extern "C" void m2f_backward(
   });
   if (!to.value) return;
   in_parallel(in.batch * in.heads * L, threads, [&](int64_t begin, int64_t end) {
-    backward_value_units(in, g, to, begin, end);
+    backward_value_units(in, g, to, begin, end, std::make_integer_sequence<int64_t, L>());
   });
 }
