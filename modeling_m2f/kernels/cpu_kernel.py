@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import os
 
 import torch
 from torch import Tensor
@@ -83,6 +84,24 @@ def _function(name: str, value: Tensor, sampling_offsets: Tensor):
     return getattr(_library(value.dtype, value.shape[-1], *sampling_offsets.shape[3:5]), name)
 
 
+# An OpenMP runtime does not survive a fork; a child's calls start threads of their own.
+_process = os.getpid()
+
+
+def _gomp_parallel() -> ctypes.c_void_p:
+    """Address of GOMP_parallel in the OpenMP runtime that torch has loaded (GNU's, or Intel's, which has it too); null
+    where there is none, and in a forked child."""
+    return ctypes.c_void_p(_loaded_gomp_parallel() if os.getpid() == _process else None)
+
+
+@functools.cache
+def _loaded_gomp_parallel() -> int | None:
+    try:
+        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p).value
+    except (AttributeError, OSError, TypeError):  # TypeError: CDLL(None) on Windows
+        return None
+
+
 def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
@@ -94,4 +113,4 @@ def _sizes_and_threads(
     sizes = [batch, cells, heads, queries, reference_points.shape[0], *spatial_shapes]
     work = logits.numel() * 4 * head_dim
     threads = max(1, min(torch.get_num_threads(), work // WORK_PER_THREAD))
-    return (ctypes.c_int64 * len(sizes))(*sizes), ctypes.c_int64(threads)
+    return (ctypes.c_int64 * len(sizes))(*sizes), ctypes.c_int64(threads), _gomp_parallel()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import m2f
 from m2f.modeling_m2f.kernels.cpu_compiler import KernelUnavailableError
+from m2f.modeling_m2f.kernels.cpu_kernel import _loaded_gomp_parallel
 from m2f.modeling_m2f.kernels.ms_deform_attn import kernel_unavailable_reason, ms_deform_attn
 from m2f.modeling_m2f.kernels.ms_deform_attn_reference import ms_deform_attn_reference
 
@@ -196,6 +197,23 @@ def test_results_do_not_depend_on_the_number_of_threads():
         torch.set_num_threads(before)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_torch_threads_and_own_threads_give_the_same_bits(monkeypatch):
+    inputs = make_inputs([(30, 40), (15, 20)], queries=1500, heads=8, head_dim=32, dtype=torch.float32)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        results = []
+        for address in (_loaded_gomp_parallel(), None):
+            monkeypatch.setattr(
+                "m2f.modeling_m2f.kernels.cpu_kernel._loaded_gomp_parallel", lambda address=address: address
+            )
+            out = ms_deform_attn(*inputs)
+            results.append((out, *torch.autograd.grad(out.square().sum(), tensors(inputs))))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
