@@ -143,12 +143,13 @@ def test_locations_on_and_near_knots_and_borders(shapes, batch, queries, data):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e30])
-def test_offsets_that_are_not_finite_sample_nothing_and_touch_no_other_row(bad):
+@pytest.mark.parametrize("axes", [slice(None), 0, 1])
+def test_offsets_that_are_not_finite_sample_nothing_and_touch_no_other_row(bad, axes):
     inputs = make_inputs(LEVELS[:2], queries=5)
     expected = ms_deform_attn(*inputs).detach()
     value, shapes, reference, offsets, logits = inputs
     offsets = offsets.detach().clone()
-    offsets[0, 2, 1] = bad
+    offsets[0, 2, 1, ..., axes] = bad
     offsets.requires_grad_()
     out = ms_deform_attn(value, shapes, reference, offsets, logits)
     head = out.detach()[0, 2].view(3, -1)
