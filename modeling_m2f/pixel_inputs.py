@@ -64,7 +64,7 @@ def has_padding(pixel_mask: Tensor | None) -> bool:
     return not values_can_be_read(pixel_mask) or not bool(pixel_mask.bool().all())
 
 
-def round_up(length: int) -> int:
+def round_up(length: int | Tensor) -> int | Tensor:
     """The next multiple of the coarsest stride."""
     return (length + SIZE_DIVISOR - 1) // SIZE_DIVISOR * SIZE_DIVISOR
 

@@ -8,6 +8,8 @@ give the same result in every batch (departure, switched off by `M2FConfig.mask_
 import torch
 from torch import Tensor, nn
 
+from m2f.modeling_m2f.pixel_inputs import round_up
+
 
 class ValidRegion:
     """The valid part of each canvas of a batch.
@@ -35,10 +37,10 @@ class ValidRegion:
         column_valid = torch.arange(map_size[1], device=rows.device) < columns[:, None]
         return row_valid[:, :, None] & column_valid[:, None, :]
 
-    def extent(self, map_size: tuple[int, int], divisor: int = 32) -> tuple[Tensor, Tensor]:
+    def extent(self, map_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Rows and columns, (B,) float32 each, that a feature map would have for each image with a canvas of its own,
-        that is, for its size rounded up to a multiple of `divisor` pixels."""
-        own_canvas = (self.sizes + divisor - 1) // divisor * divisor
+        that is, for its size rounded up to a multiple of the coarsest stride."""
+        own_canvas = round_up(self.sizes)
         rows, columns = (own_canvas[:, axis] * (map_size[axis] / self.canvas[axis]) for axis in (0, 1))
         return rows, columns
 
