@@ -94,7 +94,8 @@ def reference_points(spatial_shapes: list[tuple[int, int]], device: torch.device
         y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
         x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
         centres.append(torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)], -1).flatten(0, 1))
-    return torch.cat(centres)[None, :, None].expand(-1, -1, len(spatial_shapes), -1)
+    # In one piece, because every layer reads it and the kernels need it so.
+    return torch.cat(centres)[None, :, None].repeat(1, 1, len(spatial_shapes), 1)
 
 
 class PixelDecoder(nn.Module):

@@ -12,6 +12,8 @@ from m2f.modeling_m2f.kernels.kernel_sources import read_source
 
 SOURCE = "ms_deform_attn_cpu.cpp"
 C_TYPES = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat16"}
+ENTRIES = ("m2f_forward", "m2f_backward")  # M2F_ENTRY of each
+LANES = 8  # as in the source
 # Multiplications below which a second thread costs more than it saves (starting one takes some 20 microseconds).
 WORK_PER_THREAD = 200_000
 
@@ -24,7 +26,7 @@ def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
 def cpu_unavailable_reason() -> str | None:
     """Why the kernel cannot run on this machine; None where it can. Compiles it on the first call."""
     try:
-        _library(torch.float32, 32, 3, 4)
+        _library("m2f_forward", torch.float32, 32, 3, 4)
     except KernelUnavailableError as error:
         return str(error)
     return None
@@ -35,12 +37,13 @@ def forward(
 ) -> Tensor:
     """(B, Q, M*D); arguments as in `ms_deform_attn_reference`, with spatial_shapes as H_0, W_0, H_1, ...,
     value, offsets and logits of one type, and reference points of its `arithmetic_dtype`."""
-    tensors = [x.contiguous() for x in (value, reference_points, sampling_offsets, logits)]
+    inputs = [x.contiguous() for x in (value, reference_points, sampling_offsets, logits)]
     batch, queries, heads = sampling_offsets.shape[:3]
     out = value.new_empty(batch, queries, heads * value.shape[-1])
     if out.numel():
         sizes = _sizes_and_threads(value, spatial_shapes, reference_points, queries, logits)
-        _function("m2f_forward", value, sampling_offsets)(*map(_pointer, (*tensors, out)), *sizes)
+        results = (_value_by_head(value), out)
+        _function("m2f_forward", value, sampling_offsets)(*map(_pointer, (*inputs, *results)), *sizes)
     return out
 
 
@@ -56,32 +59,40 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of value, reference points, offsets and logits; an empty tensor for one that is not needed."""
     dtype = arithmetic_dtype(value.dtype)
-    tensors = [x.contiguous() for x in (grad_out, value, reference_points, sampling_offsets, logits)]
-    batch, queries, _, levels = sampling_offsets.shape[:4]
-    weights = torch.empty(logits.shape, dtype=dtype)
-    grad_value = torch.zeros(value.shape if need_value else (0,), dtype=dtype)
-    grad_reference = torch.zeros((batch, queries, levels, 2) if need_reference else (0,), dtype=dtype)
+    inputs = [x.contiguous() for x in (grad_out, value, reference_points, sampling_offsets, logits)]
+    batch, queries, heads, levels = sampling_offsets.shape[:4]
+    grad_value = torch.zeros(value.shape if need_value else (0,), dtype=value.dtype)
+    # Summed over heads here, because different threads work on them.
+    grad_reference = torch.zeros((batch, heads, queries, levels, 2) if need_reference else (0,), dtype=dtype)
     grad_offsets = torch.empty(sampling_offsets.shape, dtype=value.dtype)
     grad_logits = torch.empty(logits.shape, dtype=value.dtype)
     if grad_out.numel():
-        results = (weights, grad_value if need_value else None, grad_reference if need_reference else None)
+        weights = torch.empty(heads, -(-queries // LANES), logits.shape[-1], LANES, dtype=dtype)
+        wanted = (grad_value if need_value else None, grad_reference if need_reference else None)
+        results = (_value_by_head(value), weights, *wanted, grad_offsets, grad_logits)
         _function("m2f_backward", value, sampling_offsets)(
-            *map(_pointer, (*tensors, *results, grad_offsets, grad_logits)),
+            *map(_pointer, (*inputs, *results)),
             *_sizes_and_threads(value, spatial_shapes, reference_points, queries, logits),
         )
-    if need_reference and reference_points.shape[0] == 1:
-        grad_reference = grad_reference.sum(0, keepdim=True)
-    return grad_value.to(value.dtype), grad_reference, grad_offsets, grad_logits
+    if need_reference:
+        grad_reference = grad_reference.sum(1).sum_to_size(reference_points.shape)
+    return grad_value, grad_reference, grad_offsets, grad_logits
+
+
+def _value_by_head(value: Tensor) -> Tensor:
+    """Room for the kernel's copy of one image's value, (M, S, D)."""
+    _, cells, heads, head_dim = value.shape
+    return torch.empty(heads, cells, head_dim, dtype=arithmetic_dtype(value.dtype))
 
 
 @functools.cache
-def _library(dtype: torch.dtype, head_dim: int, levels: int, points: int) -> ctypes.CDLL:
+def _library(entry: str, dtype: torch.dtype, head_dim: int, levels: int, points: int) -> ctypes.CDLL:
     defines = {"M2F_DTYPE": C_TYPES[dtype], "M2F_HEAD_DIM": head_dim, "M2F_LEVELS": levels, "M2F_POINTS": points}
-    return load_library(read_source(SOURCE), defines)
+    return load_library(read_source(SOURCE), defines | {"M2F_ENTRY": ENTRIES.index(entry)})
 
 
-def _function(name: str, value: Tensor, sampling_offsets: Tensor):
-    return getattr(_library(value.dtype, value.shape[-1], *sampling_offsets.shape[3:5]), name)
+def _function(entry: str, value: Tensor, sampling_offsets: Tensor):
+    return getattr(_library(entry, value.dtype, value.shape[-1], *sampling_offsets.shape[3:5]), entry)
 
 
 # An OpenMP runtime does not survive a fork; a child's calls start threads of their own.

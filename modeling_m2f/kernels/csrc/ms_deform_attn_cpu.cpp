@@ -7,6 +7,9 @@
 // and weighted sum, with channels last, so that a corner of a sample is one run of D numbers. Nothing of size
 // S*M*L*P*D is ever stored.
 //
+// The unit of work is a group of queries of one head, a lane of vector instructions each: locations and weights are
+// computed for all of them at once, then each query gathers its samples, a vector of channels at a time.
+//
 // Threads are those of the OpenMP runtime that the caller names by its GOMP_parallel, torch's own: its idle threads spin
 // for a while after each of torch's operators, and threads of another kind would have to share the processors with them
 // (measured on 2 cores, right after a matrix product: 13 instead of 8 ms). Without one, threads are started per call and
@@ -21,6 +24,10 @@
 #include <utility>
 #include <vector>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace {
 
 struct bfloat16 {
@@ -29,6 +36,9 @@ struct bfloat16 {
 
 using T = M2F_DTYPE;  // storage
 constexpr int64_t D = M2F_HEAD_DIM, L = M2F_LEVELS, P = M2F_POINTS, SAMPLES = L * P;
+// Queries worked on at once: a vector of AVX2, two of NEON. 16, for AVX-512, was slower; a group then fills the first
+// cache.
+constexpr int64_t LANES = 8;
 
 template <typename S> struct Arithmetic { using type = S; };
 template <> struct Arithmetic<bfloat16> { using type = float; };
@@ -61,9 +71,26 @@ struct Problem {
   const T* offsets;    // (B, Q, M, L, P, 2)
   const T* logits;     // (B, Q, M, L * P)
 
-  const A* reference_of(int64_t b, int64_t q) const {
-    return reference + ((reference_batch == 1 ? 0 : b) * queries + q) * L * 2;
+  int64_t groups() const { return (queries + LANES - 1) / LANES; }
+};
+
+// A vector's worth of queries of one head of image b. Where the last one has fewer, its last query fills the lanes.
+struct Group {
+  int64_t b, m, first, count;
+  int64_t row, next_row, step;  // of the first query, of the next group's first, and from query to query, in (B, Q, M)
+
+  Group(const Problem& in, int64_t image, int64_t index) {
+    b = image;
+    m = index / in.groups();
+    first = index % in.groups() * LANES;
+    count = in.queries - first < LANES ? in.queries - first : LANES;
+    step = in.heads;
+    row = (b * in.queries + first) * step + m;
+    const int64_t next = first + LANES < in.queries ? first + LANES : first;
+    next_row = (b * in.queries + next) * step + m;
   }
+
+  int64_t lane(int64_t i) const { return i < count ? i : count - 1; }
 };
 
 // exp for x <= 0 in a form that compilers vectorise; within 2 units in the last place. (Cephes' polynomial.)
@@ -85,119 +112,148 @@ inline float exp_nonpositive(float x) {
 }
 inline double exp_nonpositive(double x) { return std::exp(x); }
 
-inline void softmax(const T* logits, A* weights) {
-  A largest = load(logits[0]);
-  for (int64_t j = 0; j < SAMPLES; ++j) {
-    weights[j] = load(logits[j]);
-    largest = weights[j] > largest ? weights[j] : largest;
-  }
-  for (int64_t j = 0; j < SAMPLES; ++j) weights[j] = exp_nonpositive(weights[j] - largest);
-  A sum = 0;
-  for (int64_t j = 0; j < SAMPLES; ++j) sum += weights[j];
-  for (int64_t j = 0; j < SAMPLES; ++j) weights[j] /= sum;
+template <int64_t N, typename S>
+inline void gather(const S* from, int64_t step, const Group& group, A (&to)[N][LANES]) {
+  for (int64_t i = 0; i < LANES; ++i)
+    for (int64_t j = 0; j < N; ++j) to[j][i] = load(from[group.lane(i) * step + j]);
 }
 
-// Where the samples of one head look: for each the four cells around its location and their shares. A corner outside the
-// map has share 0 and the nearest cell inside, so that it needs no branch; of a location wholly outside, NaN included,
-// all shares are 0. Comparisons are made on floating point numbers, all in one loop over samples FIRST to LAST, because
-// that is what compilers turn into vector instructions; this loop, not the sampling, is most of the work.
-struct Samples {
-  A share[4][SAMPLES];
-  A inside[4][SAMPLES];        // 1 where the corner is in the map, else 0
-  A dx[SAMPLES], dy[SAMPLES];  // position between the corners, in [0, 1)
-  int32_t cell[4][SAMPLES];    // row-major index in the level
+template <int64_t N> inline void scatter(const A (&from)[N][LANES], const Group& group, int64_t step, T* to) {
+  for (int64_t i = 0; i < group.count; ++i)
+    for (int64_t j = 0; j < N; ++j) store(to + i * step + j, from[j][i]);
+}
+
+// Rows of N numbers lie far apart, and processors do not foresee the next.
+template <int64_t N, typename S> inline void prefetch(const S* from, int64_t step) {
+#if defined(__GNUC__)
+  constexpr int64_t line = 64 / sizeof(S);
+  for (int64_t i = 0; i < LANES; ++i)
+    for (int64_t j = 0; j < N; j += line) __builtin_prefetch(from + i * step + j);
+#endif
+}
+
+inline void softmax(A (&x)[SAMPLES][LANES]) {
+  A largest[LANES], sum[LANES] = {};
+  for (int64_t i = 0; i < LANES; ++i) largest[i] = x[0][i];
+  for (int64_t j = 1; j < SAMPLES; ++j)
+    for (int64_t i = 0; i < LANES; ++i) largest[i] = x[j][i] > largest[i] ? x[j][i] : largest[i];
+  for (int64_t j = 0; j < SAMPLES; ++j)
+    for (int64_t i = 0; i < LANES; ++i) {
+      x[j][i] = exp_nonpositive(x[j][i] - largest[i]);
+      sum[i] += x[j][i];
+    }
+  for (int64_t j = 0; j < SAMPLES; ++j)
+    for (int64_t i = 0; i < LANES; ++i) x[j][i] /= sum[i];
+}
+
+// Where the samples of N points of a group look: for each the four cells around its location and their shares. A corner
+// outside the map has share 0 and the nearest cell inside, so that it needs no branch; of a location wholly outside, NaN
+// included, all shares are 0.
+template <int64_t N> struct Samples {
+  A share[4][N][LANES];
+  A inside[4][N][LANES];            // 1 where the corner is in the map, else 0
+  A dx[N][LANES], dy[N][LANES];     // position between the corners, in [0, 1)
+  int32_t cell[4][N][LANES];        // row-major index in the level
 };
 
-// Reference points in cells, and level sizes, of each sample of a query.
-struct Origin {
-  A x[SAMPLES], y[SAMPLES], width[SAMPLES], height[SAMPLES];
-
-  Origin(const Problem& in, const A* reference) {
-    for (int64_t j = 0; j < SAMPLES; ++j) {
-      const int64_t l = j / P;
-      width[j] = static_cast<A>(in.width[l]);
-      height[j] = static_cast<A>(in.height[l]);
-      x[j] = reference[2 * l] * width[j] - A(0.5);
-      y[j] = reference[2 * l + 1] * height[j] - A(0.5);
+// Samples FIRST to FIRST + N of a group. Comparisons are made on floating point numbers, because that is what compilers
+// turn into vector instructions.
+template <int64_t FIRST, int64_t N> inline void locate(const Problem& in, const Group& group, Samples<N>& out) {
+  A reference[2 * L][LANES], offsets[2 * N][LANES];
+  const int64_t point = (in.reference_batch == 1 ? 0 : group.b) * in.queries + group.first;
+  gather(in.reference + point * L * 2, L * 2, group, reference);
+  gather(in.offsets + (group.row * SAMPLES + FIRST) * 2, group.step * SAMPLES * 2, group, offsets);
+  prefetch<2 * N>(in.offsets + (group.next_row * SAMPLES + FIRST) * 2, group.step * SAMPLES * 2);
+  for (int64_t j = 0; j < N; ++j) {
+    const int64_t l = (FIRST + j) / P;
+    const A width = static_cast<A>(in.width[l]), height = static_cast<A>(in.height[l]);
+    const int32_t columns = static_cast<int32_t>(in.width[l]);
+    for (int64_t i = 0; i < LANES; ++i) {
+      A x = reference[2 * l][i] * width - A(0.5) + offsets[2 * j][i];
+      A y = reference[2 * l + 1][i] * height - A(0.5) + offsets[2 * j + 1][i];
+      // Comparisons with NaN are false. At (-1, -1) no corner has a share.
+      const bool any = (x > -1) & (x < width) & (y > -1) & (y < height);
+      x = any ? x : A(-1);
+      y = any ? y : A(-1);
+      const A left = std::floor(x), top = std::floor(y), dx = x - left, dy = y - top;
+      const A right = left + 1, bottom = top + 1, some = any ? A(1) : A(0);
+      const A left_in = left >= 0 ? some : A(0), right_in = right < width ? some : A(0);
+      const A top_in = top >= 0 ? A(1) : A(0), bottom_in = bottom < height ? A(1) : A(0);
+      const int32_t x0 = static_cast<int32_t>(left >= 0 ? left : A(0));
+      const int32_t y0 = static_cast<int32_t>(top >= 0 ? top : A(0));
+      const int32_t x1 = static_cast<int32_t>(right < width ? right : width - 1);
+      const int32_t y1 = static_cast<int32_t>(bottom < height ? bottom : height - 1);
+      out.dx[j][i] = dx;
+      out.dy[j][i] = dy;
+      out.cell[0][j][i] = y0 * columns + x0;
+      out.cell[1][j][i] = y0 * columns + x1;
+      out.cell[2][j][i] = y1 * columns + x0;
+      out.cell[3][j][i] = y1 * columns + x1;
+      out.inside[0][j][i] = top_in * left_in;
+      out.inside[1][j][i] = top_in * right_in;
+      out.inside[2][j][i] = bottom_in * left_in;
+      out.inside[3][j][i] = bottom_in * right_in;
+      out.share[0][j][i] = top_in * left_in * ((1 - dy) * (1 - dx));
+      out.share[1][j][i] = top_in * right_in * ((1 - dy) * dx);
+      out.share[2][j][i] = bottom_in * left_in * (dy * (1 - dx));
+      out.share[3][j][i] = bottom_in * right_in * (dy * dx);
     }
   }
-};
-
-template <int64_t FIRST, int64_t LAST>
-inline void locate(const Origin& origin, const T* offsets, Samples& out) {
-  A x_offset[SAMPLES], y_offset[SAMPLES];
-  for (int64_t j = FIRST; j < LAST; ++j) {
-    x_offset[j] = load(offsets[2 * j]);
-    y_offset[j] = load(offsets[2 * j + 1]);
-  }
-  for (int64_t j = FIRST; j < LAST; ++j) {
-    const A width = origin.width[j], height = origin.height[j];
-    A x = origin.x[j] + x_offset[j], y = origin.y[j] + y_offset[j];
-    // At -1 the only corner inside has share 0. Comparisons with NaN are false.
-    x = x > -1 ? x : A(-1);
-    x = x < width ? x : A(-1);
-    y = y > -1 ? y : A(-1);
-    y = y < height ? y : A(-1);
-    const A left = std::floor(x), top = std::floor(y), dx = x - left, dy = y - top;
-    const A any = (x > -1 ? A(1) : A(0)) * (y > -1 ? A(1) : A(0));
-    const A x0_in = left >= 0 ? any : A(0), x1_in = left + 1 < width ? any : A(0);
-    const A y0_in = top >= 0 ? A(1) : A(0), y1_in = top + 1 < height ? A(1) : A(0);
-    const int32_t x0 = static_cast<int32_t>(left >= 0 ? left : A(0));
-    const int32_t y0 = static_cast<int32_t>(top >= 0 ? top : A(0));
-    const int32_t x1 = static_cast<int32_t>(left + 1 < width ? left + 1 : width - 1);
-    const int32_t y1 = static_cast<int32_t>(top + 1 < height ? top + 1 : height - 1);
-    const int32_t columns = static_cast<int32_t>(width);
-    out.dx[j] = dx;
-    out.dy[j] = dy;
-    out.cell[0][j] = y0 * columns + x0;
-    out.cell[1][j] = y0 * columns + x1;
-    out.cell[2][j] = y1 * columns + x0;
-    out.cell[3][j] = y1 * columns + x1;
-    out.inside[0][j] = y0_in * x0_in;
-    out.inside[1][j] = y0_in * x1_in;
-    out.inside[2][j] = y1_in * x0_in;
-    out.inside[3][j] = y1_in * x1_in;
-    out.share[0][j] = y0_in * x0_in * ((1 - dy) * (1 - dx));
-    out.share[1][j] = y0_in * x1_in * ((1 - dy) * dx);
-    out.share[2][j] = y1_in * x0_in * (dy * (1 - dx));
-    out.share[3][j] = y1_in * x1_in * (dy * dx);
-  }
 }
 
-// Rows are the pairs of image and query.
-void forward_rows(const Problem& in, T* out, int64_t begin, int64_t end) {
-  const int64_t stride = in.heads * D;
-  for (int64_t row = begin; row < end; ++row) {
-    const int64_t b = row / in.queries;
-    const Origin origin(in, in.reference_of(b, row % in.queries));
-    for (int64_t m = 0; m < in.heads; ++m) {
-      const int64_t head_row = row * in.heads + m;
-      A weights[SAMPLES], sum[D] = {};
-      Samples at;
-      softmax(in.logits + head_row * SAMPLES, weights);
-      locate<0, SAMPLES>(origin, in.offsets + head_row * SAMPLES * 2, at);
+template <int64_t N> inline void weigh(const A (&weights)[N][LANES], Samples<N>& at) {
+  for (int64_t k = 0; k < 4; ++k)
+    for (int64_t j = 0; j < N; ++j)
+      for (int64_t i = 0; i < LANES; ++i) at.share[k][j][i] *= weights[j][i];
+}
+
+// One image's (S, M, D) to (M, S, D). A head's map then lies in one piece: D numbers out of every M * D, a power of two,
+// would share so few sets of a cache that hardly any of them stayed in it.
+void split_heads(const Problem& in, const T* from, A* to, int64_t begin, int64_t end) {
+  for (int64_t cell = begin; cell < end; ++cell)
+    for (int64_t m = 0; m < in.heads; ++m)
+      for (int64_t d = 0; d < D; ++d) to[(m * in.cells + cell) * D + d] = load(from[(cell * in.heads + m) * D + d]);
+}
+
+void join_heads(const Problem& in, const A* from, T* to, int64_t begin, int64_t end) {
+  for (int64_t cell = begin; cell < end; ++cell)
+    for (int64_t m = 0; m < in.heads; ++m)
+      for (int64_t d = 0; d < D; ++d) store(to + (cell * in.heads + m) * D + d, from[(m * in.cells + cell) * D + d]);
+}
+
+// value: (M, S, D) of image b
+void forward_groups(const Problem& in, int64_t b, const A* value, T* out, int64_t begin, int64_t end) {
+  for (int64_t index = begin; index < end; ++index) {
+    const Group group(in, b, index);
+    const A* head = value + group.m * in.cells * D;
+    A weights[SAMPLES][LANES];
+    Samples<SAMPLES> at;
+    gather(in.logits + group.row * SAMPLES, group.step * SAMPLES, group, weights);
+    prefetch<SAMPLES>(in.logits + group.next_row * SAMPLES, group.step * SAMPLES);
+    softmax(weights);
+    locate<0>(in, group, at);
+    weigh(weights, at);
+    for (int64_t i = 0; i < group.count; ++i) {
+      A sum[D] = {};
       for (int64_t l = 0; l < L; ++l) {
-        const T* level = in.value + (b * in.cells + in.first_cell[l]) * stride + m * D;
+        const A* level = head + in.first_cell[l] * D;
         for (int64_t j = l * P; j < (l + 1) * P; ++j) {
-          const A w0 = weights[j] * at.share[0][j], w1 = weights[j] * at.share[1][j];
-          const A w2 = weights[j] * at.share[2][j], w3 = weights[j] * at.share[3][j];
+          const A w0 = at.share[0][j][i], w1 = at.share[1][j][i], w2 = at.share[2][j][i], w3 = at.share[3][j][i];
           // A sample that counts for nothing must not bring in a NaN that stands in the cell.
           if (w0 + w1 + w2 + w3 == 0) continue;
-          const T *v0 = level + at.cell[0][j] * stride, *v1 = level + at.cell[1][j] * stride;
-          const T *v2 = level + at.cell[2][j] * stride, *v3 = level + at.cell[3][j] * stride;
-          for (int64_t d = 0; d < D; ++d)
-            sum[d] += w0 * load(v0[d]) + w1 * load(v1[d]) + w2 * load(v2[d]) + w3 * load(v3[d]);
+          const A *v0 = level + at.cell[0][j][i] * D, *v1 = level + at.cell[1][j][i] * D;
+          const A *v2 = level + at.cell[2][j][i] * D, *v3 = level + at.cell[3][j][i] * D;
+          for (int64_t d = 0; d < D; ++d) sum[d] += w0 * v0[d] + w1 * v1[d] + w2 * v2[d] + w3 * v3[d];
         }
       }
-      for (int64_t d = 0; d < D; ++d) store(out + head_row * D + d, sum[d]);
+      for (int64_t d = 0; d < D; ++d) store(out + (group.row + i * group.step) * D + d, sum[d]);
     }
   }
 }
 
 struct Gradients {
-  A* weights;    // (B, Q, M, L * P), written by the first pass for the second
-  A* value;      // (B, S, M, D), zeros at first; null where not wanted
-  A* reference;  // (B, Q, L, 2); null where not wanted
+  A* weights;    // (M, groups, L * P, LANES) of one image, written by the first pass for the second
+  A* reference;  // (B, M, Q, L, 2); null where not wanted
   T* offsets;    // (B, Q, M, L, P, 2)
   T* logits;     // (B, Q, M, L * P)
 };
@@ -205,81 +261,97 @@ struct Gradients {
 // With g = d loss / d out of the head, v_j the sample and a_j its weight:
 //   d offset_x,j = a_j * sum over corners of (d share / d x) * (g . corner); times W_l for the reference point
 //   d logit_j    = a_j * (g . v_j - sum_k a_k (g . v_k))
-void backward_rows(const Problem& in, const T* grad_out, const Gradients& to, int64_t begin, int64_t end) {
-  const int64_t stride = in.heads * D;
-  for (int64_t row = begin; row < end; ++row) {
-    const int64_t b = row / in.queries;
-    const Origin origin(in, in.reference_of(b, row % in.queries));
-    A grad_reference[L * 2] = {};
-    for (int64_t m = 0; m < in.heads; ++m) {
-      const int64_t head_row = row * in.heads + m;
-      A* weights = to.weights + head_row * SAMPLES;
-      A g[D], along[SAMPLES], mean = 0;
-      Samples at;
-      softmax(in.logits + head_row * SAMPLES, weights);
-      locate<0, SAMPLES>(origin, in.offsets + head_row * SAMPLES * 2, at);
-      for (int64_t d = 0; d < D; ++d) g[d] = load(grad_out[head_row * D + d]);
+// value: (M, S, D) of image b
+void backward_groups(
+    const Problem& in, int64_t b, const A* value, const T* grad_out, const Gradients& to, int64_t begin, int64_t end) {
+  for (int64_t index = begin; index < end; ++index) {
+    const Group group(in, b, index);
+    const A* head = value + group.m * in.cells * D;
+    A weights[SAMPLES][LANES], product[4][SAMPLES][LANES];
+    Samples<SAMPLES> at;
+    gather(in.logits + group.row * SAMPLES, group.step * SAMPLES, group, weights);
+    prefetch<SAMPLES>(in.logits + group.next_row * SAMPLES, group.step * SAMPLES);
+    prefetch<D>(grad_out + group.next_row * D, group.step * D);
+    softmax(weights);
+    locate<0>(in, group, at);
+    for (int64_t i = 0; i < LANES; ++i) {
+      A g[D];
+      for (int64_t d = 0; d < D; ++d) g[d] = load(grad_out[(group.row + group.lane(i) * group.step) * D + d]);
       for (int64_t l = 0; l < L; ++l) {
-        const T* level = in.value + (b * in.cells + in.first_cell[l]) * stride + m * D;
-        for (int64_t j = l * P; j < (l + 1) * P; ++j) {
-          A product[4] = {};
+        const A* level = head + in.first_cell[l] * D;
+        for (int64_t j = l * P; j < (l + 1) * P; ++j)
           for (int k = 0; k < 4; ++k) {
-            if (at.inside[k][j] == 0) continue;
-            const T* v = level + at.cell[k][j] * stride;
-            for (int64_t d = 0; d < D; ++d) product[k] += g[d] * load(v[d]);
+            A sum = 0;
+            if (at.inside[k][j][i] != 0) {
+              const A* v = level + at.cell[k][j][i] * D;
+              for (int64_t d = 0; d < D; ++d) sum += g[d] * v[d];
+            }
+            product[k][j][i] = sum;
           }
-          along[j] = at.share[0][j] * product[0] + at.share[1][j] * product[1] + at.share[2][j] * product[2] +
-                     at.share[3][j] * product[3];
-          const A dx = at.dx[j], dy = at.dy[j];
-          const A grad_x = weights[j] * ((1 - dy) * (product[1] - product[0]) + dy * (product[3] - product[2]));
-          const A grad_y = weights[j] * ((1 - dx) * (product[2] - product[0]) + dx * (product[3] - product[1]));
-          store(to.offsets + (head_row * SAMPLES + j) * 2, grad_x);
-          store(to.offsets + (head_row * SAMPLES + j) * 2 + 1, grad_y);
-          grad_reference[2 * l] += grad_x * in.width[l];
-          grad_reference[2 * l + 1] += grad_y * in.height[l];
-          mean += weights[j] * along[j];
-        }
       }
-      for (int64_t j = 0; j < SAMPLES; ++j)
-        store(to.logits + head_row * SAMPLES + j, weights[j] * (along[j] - mean));
     }
-    if (to.reference) std::memcpy(to.reference + row * L * 2, grad_reference, sizeof grad_reference);
+    A along[SAMPLES][LANES], mean[LANES] = {}, grad_offsets[2 * SAMPLES][LANES], grad_reference[2 * L][LANES] = {};
+    for (int64_t j = 0; j < SAMPLES; ++j) {
+      const int64_t l = j / P;
+      const A width = static_cast<A>(in.width[l]), height = static_cast<A>(in.height[l]);
+      for (int64_t i = 0; i < LANES; ++i) {
+        const A p0 = product[0][j][i], p1 = product[1][j][i], p2 = product[2][j][i], p3 = product[3][j][i];
+        const A dx = at.dx[j][i], dy = at.dy[j][i], weight = weights[j][i];
+        along[j][i] =
+            at.share[0][j][i] * p0 + at.share[1][j][i] * p1 + at.share[2][j][i] * p2 + at.share[3][j][i] * p3;
+        mean[i] += weight * along[j][i];
+        grad_offsets[2 * j][i] = weight * ((1 - dy) * (p1 - p0) + dy * (p3 - p2));
+        grad_offsets[2 * j + 1][i] = weight * ((1 - dx) * (p2 - p0) + dx * (p3 - p1));
+        grad_reference[2 * l][i] += grad_offsets[2 * j][i] * width;
+        grad_reference[2 * l + 1][i] += grad_offsets[2 * j + 1][i] * height;
+      }
+    }
+    for (int64_t j = 0; j < SAMPLES; ++j)
+      for (int64_t i = 0; i < LANES; ++i) along[j][i] = weights[j][i] * (along[j][i] - mean[i]);
+    scatter(grad_offsets, group, group.step * SAMPLES * 2, to.offsets + group.row * SAMPLES * 2);
+    scatter(along, group, group.step * SAMPLES, to.logits + group.row * SAMPLES);
+    std::memcpy(to.weights + index * SAMPLES * LANES, weights, sizeof weights);
+    if (to.reference)
+      for (int64_t i = 0; i < group.count; ++i)
+        for (int64_t j = 0; j < 2 * L; ++j)
+          to.reference[((b * in.heads + group.m) * in.queries + group.first + i) * 2 * L + j] = grad_reference[j][i];
   }
 }
 
-// Gradient of the value at level l of head m of image b.
+// Gradient of the value, (M, S, D), at level l of head m of image b.
 template <int64_t l>
-void backward_value(const Problem& in, const T* grad_out, const Gradients& to, int64_t b, int64_t m) {
-  const int64_t stride = in.heads * D;
-  A* level = to.value + (b * in.cells + in.first_cell[l]) * stride + m * D;
-  for (int64_t q = 0; q < in.queries; ++q) {
-    const int64_t head_row = (b * in.queries + q) * in.heads + m;
-    const Origin origin(in, in.reference_of(b, q));
-    Samples at;
-    locate<l * P, (l + 1) * P>(origin, in.offsets + head_row * SAMPLES * 2, at);
-    A g[D];
-    for (int64_t d = 0; d < D; ++d) g[d] = load(grad_out[head_row * D + d]);
-    for (int64_t j = l * P; j < (l + 1) * P; ++j) {
-      for (int k = 0; k < 4; ++k) {
-        const A w = to.weights[head_row * SAMPLES + j] * at.share[k][j];
-        if (w == 0) continue;
-        A* sum = level + at.cell[k][j] * stride;
-        for (int64_t d = 0; d < D; ++d) sum[d] += w * g[d];
-      }
+void backward_value(const Problem& in, int64_t b, int64_t m, const T* grad_out, const A* weights, A* grad_value) {
+  A* level = grad_value + (m * in.cells + in.first_cell[l]) * D;
+  for (int64_t index = m * in.groups(); index < (m + 1) * in.groups(); ++index) {
+    const Group group(in, b, index);
+    A weight[P][LANES];
+    Samples<P> at;
+    std::memcpy(weight, weights + (index * SAMPLES + l * P) * LANES, sizeof weight);
+    prefetch<D>(grad_out + group.next_row * D, group.step * D);
+    locate<l * P>(in, group, at);
+    weigh(weight, at);
+    for (int64_t i = 0; i < group.count; ++i) {
+      A g[D];
+      for (int64_t d = 0; d < D; ++d) g[d] = load(grad_out[(group.row + i * group.step) * D + d]);
+      for (int64_t j = 0; j < P; ++j)
+        for (int k = 0; k < 4; ++k) {
+          const A w = at.share[k][j][i];
+          if (w == 0) continue;
+          A* sum = level + at.cell[k][j][i] * D;
+          for (int64_t d = 0; d < D; ++d) sum[d] += w * g[d];
+        }
     }
   }
 }
 
-// A unit is one level of one head of one image: no two units share a cell, so threads need neither locks nor buffers of
+// A unit is one level of one head: no two units share a cell, so threads need neither locks nor buffers of
 // their own, and the terms of a cell are added in the order of the queries.
 template <int64_t... l>
 void backward_value_units(
-    const Problem& in, const T* grad_out, const Gradients& to, int64_t begin, int64_t end,
+    const Problem& in, int64_t b, const T* grad_out, const A* weights, A* grad_value, int64_t begin, int64_t end,
     std::integer_sequence<int64_t, l...>) {
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t m = unit / L % in.heads, b = unit / L / in.heads;
-    ((unit % L == l ? backward_value<l>(in, grad_out, to, b, m) : void()), ...);
-  }
+  for (int64_t unit = begin; unit < end; ++unit)
+    ((unit % L == l ? backward_value<l>(in, b, unit / L, grad_out, weights, grad_value) : void()), ...);
 }
 
 // How to run work on several threads.
@@ -322,6 +394,17 @@ Team team_of(int64_t threads, void* gomp_parallel) {
   return team;
 }
 
+// A large result is fresh memory, of which the system gives one page at the first touch: with pages of 4 KiB that takes as
+// long as the arithmetic.
+void prefer_huge_pages(void* start, int64_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr uintptr_t page = 1 << 21;
+  const uintptr_t from = (reinterpret_cast<uintptr_t>(start) + page - 1) / page * page;
+  const uintptr_t to = (reinterpret_cast<uintptr_t>(start) + bytes) / page * page;
+  if (start && from < to) madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);
+#endif
+}
+
 // sizes: batch, cells, heads, queries, batch of the reference points; then height and width of each level.
 Problem problem(
     const void* value, const void* reference, const void* offsets, const void* logits, const int64_t* sizes) {
@@ -347,30 +430,63 @@ Problem problem(
 
 }  // namespace
 
+// The two entries are compiled each by itself (M2F_ENTRY 0 or 1): prediction does not wait for the backward pass.
+#if M2F_ENTRY == 0
+
+// by_head: room for one image's (M, S, D) in the arithmetic type.
 extern "C" void m2f_forward(
-    const void* value, const void* reference, const void* offsets, const void* logits, void* out, const int64_t* sizes,
-    int64_t threads, void* gomp_parallel) {
+    const void* value, const void* reference, const void* offsets, const void* logits, void* by_head, void* out,
+    const int64_t* sizes, int64_t threads, void* gomp_parallel) {
   const Problem in = problem(value, reference, offsets, logits, sizes);
   const Team team = team_of(threads, gomp_parallel);
-  in_parallel(in.batch * in.queries, team, [&](int64_t begin, int64_t end) {
-    forward_rows(in, static_cast<T*>(out), begin, end);
-  });
+  A* heads = static_cast<A*>(by_head);
+  prefer_huge_pages(out, in.batch * in.queries * in.heads * D * sizeof(T));
+  for (int64_t b = 0; b < in.batch; ++b) {
+    in_parallel(in.cells, team, [&](int64_t begin, int64_t end) {
+      split_heads(in, in.value + b * in.cells * in.heads * D, heads, begin, end);
+    });
+    in_parallel(in.heads * in.groups(), team, [&](int64_t begin, int64_t end) {
+      forward_groups(in, b, heads, static_cast<T*>(out), begin, end);
+    });
+  }
 }
 
+#else
+
+// by_head as above, weights: room for (M, groups, L * P, LANES). grad_value and grad_reference may be null.
 extern "C" void m2f_backward(
     const void* grad_out, const void* value, const void* reference, const void* offsets, const void* logits,
-    void* weights, void* grad_value, void* grad_reference, void* grad_offsets, void* grad_logits, const int64_t* sizes,
-    int64_t threads, void* gomp_parallel) {
+    void* by_head, void* weights, void* grad_value, void* grad_reference, void* grad_offsets, void* grad_logits,
+    const int64_t* sizes, int64_t threads, void* gomp_parallel) {
   const Problem in = problem(value, reference, offsets, logits, sizes);
   const Team team = team_of(threads, gomp_parallel);
   const T* g = static_cast<const T*>(grad_out);
-  const Gradients to{static_cast<A*>(weights), static_cast<A*>(grad_value), static_cast<A*>(grad_reference),
-                     static_cast<T*>(grad_offsets), static_cast<T*>(grad_logits)};
-  in_parallel(in.batch * in.queries, team, [&](int64_t begin, int64_t end) {
-    backward_rows(in, g, to, begin, end);
-  });
-  if (!to.value) return;
-  in_parallel(in.batch * in.heads * L, team, [&](int64_t begin, int64_t end) {
-    backward_value_units(in, g, to, begin, end, std::make_integer_sequence<int64_t, L>());
-  });
+  A* heads = static_cast<A*>(by_head);
+  const Gradients to{static_cast<A*>(weights), static_cast<A*>(grad_reference), static_cast<T*>(grad_offsets),
+                     static_cast<T*>(grad_logits)};
+  prefer_huge_pages(grad_value, in.batch * in.cells * in.heads * D * sizeof(T));
+  prefer_huge_pages(grad_offsets, in.batch * in.queries * in.heads * SAMPLES * 2 * sizeof(T));
+  prefer_huge_pages(grad_logits, in.batch * in.queries * in.heads * SAMPLES * sizeof(T));
+  for (int64_t b = 0; b < in.batch; ++b) {
+    const int64_t image = b * in.cells * in.heads * D;
+    in_parallel(in.cells, team, [&](int64_t begin, int64_t end) {
+      split_heads(in, in.value + image, heads, begin, end);
+    });
+    in_parallel(in.heads * in.groups(), team, [&](int64_t begin, int64_t end) {
+      backward_groups(in, b, heads, g, to, begin, end);
+    });
+    if (!grad_value) continue;
+    // The values are not needed any more; their room takes the gradient.
+    in_parallel(in.heads * in.cells, team, [&](int64_t begin, int64_t end) {
+      std::memset(heads + begin * D, 0, (end - begin) * D * sizeof(A));
+    });
+    in_parallel(in.heads * L, team, [&](int64_t begin, int64_t end) {
+      backward_value_units(in, b, g, to.weights, heads, begin, end, std::make_integer_sequence<int64_t, L>());
+    });
+    in_parallel(in.cells, team, [&](int64_t begin, int64_t end) {
+      join_heads(in, heads, static_cast<T*>(grad_value) + image, begin, end);
+    });
+  }
 }
+
+#endif
