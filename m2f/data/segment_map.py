@@ -1,0 +1,103 @@
+"""Compact labels of one image: maps of segment indices instead of one mask per segment."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+NOTHING = -1  # no segment here: counts as background of every mask
+IGNORED = -2  # unknown: takes part neither in matching nor in a loss
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentMap:
+    """N segments of an image as few layers of indices; where segments overlap, each keeps its pixels on its own layer.
+
+    Args:
+        ids: (G, H, W) int32, G >= 1: index in [0, N) of the segment that the pixel belongs to, `NOTHING` or `IGNORED`.
+            A segment lies on one layer. A pixel that is `IGNORED` on any layer is ignored.
+        class_ids: (N,) int64, class of each segment, in [0, K).
+    """
+
+    ids: np.ndarray
+    class_ids: np.ndarray
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.ids.shape[1:]
+
+    def areas(self) -> np.ndarray:
+        """(N,) int64 pixels of each segment."""
+        return np.bincount(self.ids[self.ids >= 0], minlength=len(self.class_ids))
+
+    def ignored(self) -> np.ndarray:
+        """(H, W) bool, True where a pixel is ignored."""
+        return (self.ids == IGNORED).any(0)
+
+    def masks(self) -> np.ndarray:
+        """(N, H, W) uint8 of 0 and 1. For looking at and for tests: needs N * H * W bytes."""
+        layers = self.layers()
+        return np.stack([self.ids[layer] == i for i, layer in enumerate(layers)] or [np.zeros(self.size)]).astype(
+            np.uint8
+        )[: len(self.class_ids)]
+
+    def layers(self) -> np.ndarray:
+        """(N,) int64, the layer that each segment lies on; 0 for one without a pixel."""
+        layers = np.zeros(len(self.class_ids), np.int64)
+        for number, layer in enumerate(self.ids):
+            layers[np.unique(layer[layer >= 0])] = number
+        return layers
+
+    def with_ids(self, ids: np.ndarray) -> "SegmentMap":
+        """The same segments after a crop, resize or flip of `ids`; those without a pixel are dropped, and layers too."""
+        visible = np.unique(ids[ids >= 0])
+        numbers = np.full(len(self.class_ids) + 2, NOTHING, np.int32)  # the last two entries are those of -2 and -1
+        numbers[visible] = np.arange(len(visible), dtype=np.int32)
+        numbers[IGNORED] = IGNORED
+        used = (ids != NOTHING).any((1, 2))
+        used[0] |= not used.any()
+        return SegmentMap(np.ascontiguousarray(numbers[ids[used]]), self.class_ids[visible])
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One image with its labels.
+
+    Args:
+        image: RGB, W x H, upright (EXIF orientation applied).
+        segments: labels of the same size.
+        name: what the dataset calls the image: its file relative to the dataset, or its row's number.
+    """
+
+    image: Image.Image
+    segments: SegmentMap
+    name: str
+
+
+def pack_masks(
+    masks: Iterable[np.ndarray], class_ids: Iterable[int], size: tuple[int, int], ignored: np.ndarray | None = None
+) -> SegmentMap:
+    """Layers from masks that may overlap, one at a time: each goes to the first layer where all its pixels are free.
+
+    Args:
+        masks: per segment (H, W), nonzero inside.
+        class_ids: its class.
+        size: (H, W).
+        ignored: (H, W) bool, True where labels are unknown; such pixels belong to no segment.
+    """
+    height, width = size
+    layers = [np.full((height, width), NOTHING, np.int32)]
+    for number, mask in enumerate(masks):
+        inside = np.asarray(mask) != 0
+        free = next((layer for layer in layers if not (inside & (layer != NOTHING)).any()), None)
+        if free is None:
+            free = np.full((height, width), NOTHING, np.int32)
+            layers.append(free)
+        free[inside] = number
+    ids = np.stack(layers)
+    if ignored is not None:
+        ids[:, ignored] = NOTHING
+        ids[0, ignored] = IGNORED
+    return SegmentMap(ids, np.fromiter(class_ids, np.int64))
