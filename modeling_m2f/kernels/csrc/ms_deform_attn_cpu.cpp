@@ -10,10 +10,10 @@
 // The unit of work is a group of queries of one head, a lane of vector instructions each: locations and weights are
 // computed for all of them at once, then each query gathers its samples, a vector of channels at a time.
 //
-// Threads are those of the OpenMP runtime that the caller names by its GOMP_parallel, torch's own: its idle threads spin
-// for a while after each of torch's operators, and threads of another kind would have to share the processors with them
-// (measured on 2 cores, right after a matrix product: 13 instead of 8 ms). Without one, threads are started per call and
-// joined before it returns. No result depends on the number or kind of threads: every output element is written by one
+// Threads are those of the OpenMP runtime that the caller names by its GOMP_parallel, torch's own: its idle threads
+// spin for a while after each of torch's operators, and threads of another kind would have to share the processors with
+// them (measured on 2 cores, right after a matrix product: 13 instead of 8 ms). Without one, threads are started per
+// call and joined before it returns. No result depends on the number or kind of threads: every output element is written by one
 // thread, in one order.
 
 #include <atomic>
@@ -146,9 +146,9 @@ inline void softmax(A (&x)[SAMPLES][LANES]) {
     for (int64_t i = 0; i < LANES; ++i) x[j][i] /= sum[i];
 }
 
-// Where the samples of N points of a group look: for each the four cells around its location and their shares. A corner
-// outside the map has share 0 and the nearest cell inside, so that it needs no branch; of a location wholly outside, NaN
-// included, all shares are 0.
+// Where the samples of N points of a group look: for each the four cells around its location and their shares. A
+// corner outside the map has share 0 and the nearest cell inside, so that it needs no branch; of a location wholly
+// outside, NaN included, all shares are 0.
 template <int64_t N> struct Samples {
   A share[4][N][LANES];
   A inside[4][N][LANES];            // 1 where the corner is in the map, else 0
@@ -156,8 +156,8 @@ template <int64_t N> struct Samples {
   int32_t cell[4][N][LANES];        // row-major index in the level
 };
 
-// Samples FIRST to FIRST + N of a group. Comparisons are made on floating point numbers, because that is what compilers
-// turn into vector instructions.
+// Samples FIRST to FIRST + N of a group. Comparisons are made on floating point numbers, because that is what
+// compilers turn into vector instructions.
 template <int64_t FIRST, int64_t N> inline void locate(const Problem& in, const Group& group, Samples<N>& out) {
   A reference[2 * L][LANES], offsets[2 * N][LANES];
   const int64_t point = (in.reference_batch == 1 ? 0 : group.b) * in.queries + group.first;
@@ -207,8 +207,8 @@ template <int64_t N> inline void weigh(const A (&weights)[N][LANES], Samples<N>&
       for (int64_t i = 0; i < LANES; ++i) at.share[k][j][i] *= weights[j][i];
 }
 
-// One image's (S, M, D) to (M, S, D). A head's map then lies in one piece: D numbers out of every M * D, a power of two,
-// would share so few sets of a cache that hardly any of them stayed in it.
+// One image's (S, M, D) to (M, S, D). A head's map then lies in one piece: D numbers out of every M * D, a power of
+// two, would share so few sets of a cache that hardly any of them stayed in it.
 void split_heads(const Problem& in, const T* from, A* to, int64_t begin, int64_t end) {
   for (int64_t cell = begin; cell < end; ++cell)
     for (int64_t m = 0; m < in.heads; ++m)
@@ -394,8 +394,8 @@ Team team_of(int64_t threads, void* gomp_parallel) {
   return team;
 }
 
-// A large result is fresh memory, of which the system gives one page at the first touch: with pages of 4 KiB that takes as
-// long as the arithmetic.
+// A large result is fresh memory, of which the system gives one page at the first touch: with pages of 4 KiB that takes
+// as long as the arithmetic.
 void prefer_huge_pages(void* start, int64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr uintptr_t page = 1 << 21;
