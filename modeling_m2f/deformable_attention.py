@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from m2f.modeling_m2f.kernels.ms_deform_attn import ms_deform_attn
+from m2f.modeling_m2f.hub_kernel import ReplaceableSampling
 from m2f.modeling_m2f.weight_init import xavier_
 
 
@@ -31,6 +31,7 @@ class MultiScaleDeformableAttention(nn.Module):
         self.attention_weights = nn.Linear(channels, num_heads * num_levels * num_points)
         self.value_proj = nn.Linear(channels, channels)
         self.output_proj = nn.Linear(channels, channels)
+        self.sampling = ReplaceableSampling()
 
     def init_original_weights(self):
         """Offsets start on rays, one per head, point p at distance p + 1; attention starts uniform."""
@@ -70,7 +71,7 @@ class MultiScaleDeformableAttention(nn.Module):
         if padding is not None:
             value = value.masked_fill(padding[..., None], 0)
         per_level = (self.num_heads, self.num_levels, self.num_points)
-        attended = ms_deform_attn(
+        attended = self.sampling.attend(
             value.unflatten(-1, (self.num_heads, -1)),
             spatial_shapes,
             reference_points,

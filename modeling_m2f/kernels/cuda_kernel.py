@@ -2,18 +2,21 @@
 
 import ctypes
 import functools
+import math
 
 import torch
 from torch import Tensor
 
+from m2f.modeling_m2f.kernels.cuda_driver import compile_ahead, launch
 from m2f.modeling_m2f.kernels.kernel_sources import read_source
-from m2f.modeling_m2f.kernels.nvrtc import NvrtcError, architecture, driver, launch
 
 SOURCE = "ms_deform_attn_cuda.cu"
 ENTRY = "m2f_ms_deform_attn"  # its kernel
 # Name in the source, and channels that a lane loads at once in (forward, backward).
 # Forward: 16 bytes. Backward: 4, so that the float32 sums of neighbouring lanes are neighbours in memory.
 DTYPES = {torch.float32: ("float32", 4, 4), torch.float16: ("float16", 8, 4), torch.bfloat16: ("bfloat16", 8, 4)}
+# M2F_KERNEL of the source.
+FORWARD, BACKWARD, DETERMINISTIC, FINISH = "forward", "backward<FloatSum>", "backward<FixedSum>", "finish"
 THREADS = 256  # of a block, as in the source
 MAX_GRID_Y = 65535
 FIXED_POINT_BITS = 61  # of a sum, below the sign and one bit to spare for rounding
@@ -35,25 +38,40 @@ def problem_type(levels: int) -> type[ctypes.Structure]:
     return type("Problem", (ctypes.Structure,), {"_fields_": fields})
 
 
-def unavailable_reason(device: torch.device) -> str | None:
-    """Why the kernel cannot run on `device`, or None where it can. Loads libraries once, compiles nothing."""
-    if device.type != "cuda":
-        return f"{device} is no CUDA device"
-    if torch.version.cuda is None:
-        return "this PyTorch is built without CUDA"
-    if not torch.cuda.is_available():
-        return "PyTorch finds no CUDA device"
-    return _unavailable_reason(torch.cuda.current_device() if device.index is None else device.index)
+def limit_reason(cells: int, queries: int, heads: int, head_dim: int) -> str | None:
+    """Why inputs of these sizes are too large for the kernel, or None."""
+    rows, channels = queries * heads, heads * head_dim
+    if cells <= MAX_CELLS and rows <= MAX_ROWS and channels <= MAX_ROWS:
+        return None
+    return (
+        f"The CUDA kernel takes up to {MAX_CELLS} cells, {MAX_ROWS} queries times heads and as many channels; "
+        f"got {cells}, {rows} and {channels}. Split the input."
+    )
 
 
-@functools.cache
-def _unavailable_reason(index: int) -> str | None:
-    try:
-        driver()
-        architecture(index)
-    except NvrtcError as error:
-        return str(error)
-    return None
+def _defines(kernel: str, dtype: torch.dtype, head_dim: int, levels: int, points: int, vector: int) -> tuple:
+    return (
+        ("M2F_KERNEL", kernel),
+        ("M2F_T", DTYPES[dtype][0]),
+        ("M2F_HEAD_DIM", str(head_dim)),
+        ("M2F_LEVELS", str(levels)),
+        ("M2F_POINTS", str(points)),
+        ("M2F_VECTOR", str(vector)),
+    )
+
+
+def compile_kernels(dtype: torch.dtype, head_dim: int, levels: int, points: int, device: torch.device) -> None:
+    """Compiles all kernels for aligned inputs of these sizes at once; otherwise each is at its first run.
+
+    Raises:
+        NvrtcError: one does not compile.
+    """
+    _, most_forward, most_backward = DTYPES[dtype]
+    most = {FORWARD: most_forward, BACKWARD: most_backward, DETERMINISTIC: most_backward, FINISH: most_backward}
+    variants = [
+        _defines(kernel, dtype, head_dim, levels, points, math.gcd(limit, head_dim)) for kernel, limit in most.items()
+    ]
+    compile_ahead(read_source(SOURCE), variants, device)
 
 
 def vector_size(limit: int, *tensors: Tensor) -> int:
@@ -87,12 +105,8 @@ class Call:
         self.shapes = shapes
         self.batch, self.cells, self.heads, self.head_dim = value.shape
         self.queries, self.levels, self.points = offsets.shape[1], offsets.shape[3], offsets.shape[4]
-        rows = self.queries * self.heads
-        if self.cells > MAX_CELLS or rows > MAX_ROWS or self.heads * self.head_dim > MAX_ROWS:
-            raise ValueError(
-                f"The CUDA kernel takes up to {MAX_CELLS} cells, {MAX_ROWS} queries times heads and as many channels; "
-                f"got {self.cells}, {rows} and {self.heads * self.head_dim}. Split the input."
-            )
+        if reason := limit_reason(self.cells, self.queries, self.heads, self.head_dim):
+            raise ValueError(reason)
 
     def problem(self, **fields: Tensor | int | None) -> ctypes.Structure:
         """The kernel's argument; `fields` beside those of the inputs."""
@@ -108,14 +122,7 @@ class Call:
 
     def run(self, kernel: str, vector: int, problem: ctypes.Structure, grid: tuple[int, int] | None = None) -> None:
         """Launches `kernel`, an expression of the source; by default with a group of lanes a query's head."""
-        defines = (
-            ("M2F_KERNEL", kernel),
-            ("M2F_T", DTYPES[self.value.dtype][0]),
-            ("M2F_HEAD_DIM", str(self.head_dim)),
-            ("M2F_LEVELS", str(self.levels)),
-            ("M2F_POINTS", str(self.points)),
-            ("M2F_VECTOR", str(vector)),
-        )
+        defines = _defines(kernel, self.value.dtype, self.head_dim, self.levels, self.points, vector)
         if grid is None:
             group = min(32, 1 << (self.head_dim // vector - 1).bit_length())
             grid = (-(-self.queries * self.heads * group // THREADS), min(self.batch, MAX_GRID_Y))
@@ -139,7 +146,7 @@ def forward(
     if not out.numel():
         return out
     vector = vector_size(DTYPES[value.dtype][1], call.value)
-    call.run("forward", vector, call.problem(out=out))
+    call.run(FORWARD, vector, call.problem(out=out))
     return out
 
 
@@ -151,14 +158,16 @@ def backward(
     sampling_offsets: Tensor,
     attention_logits: Tensor,
     needs: tuple[bool, bool, bool, bool],
+    deterministic: bool | None = None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of value, reference points, offsets and logits, in their inputs' dtypes; None where `needs` has False.
 
     The value's gradient is summed in float32 by atomic additions, whose order is not fixed: it differs between runs
-    by float32 rounding. Under `torch.use_deterministic_algorithms(True)` it is summed in fixed point, bit for bit the
-    same in every run; that takes 8 instead of 4 bytes an element while it runs and more time, is off by at most
-    2^-46 of max |grad_out| a term at Q = 21504 (twice that for each doubling of Q), and is NaN as a whole where
-    grad_out or a weight is not finite. All other gradients are deterministic in either case.
+    by float32 rounding. With `deterministic` (default: what `torch.use_deterministic_algorithms` was told) it is
+    summed in fixed point, bit for bit the same in every run; that takes 8 instead of 4 bytes an element while it runs
+    and more time, is off by at most 2^-46 of max |grad_out| a term at Q = 21504 (twice that for each doubling of Q),
+    and is NaN as a whole where grad_out or a weight is not finite. All other gradients are deterministic in either
+    case.
 
     Raises:
         ValueError, NvrtcError: as in `forward`.
@@ -167,7 +176,7 @@ def backward(
     grad_out = grad_out.to(value.dtype).contiguous()
     if not (grad_out.numel() and any(needs)):
         inputs = (value, reference_points, sampling_offsets, attention_logits)
-        return tuple(torch.zeros_like(t) if need else None for t, need in zip(inputs, needs, strict=True))
+        return tuple(t.new_zeros(t.shape) if need else None for t, need in zip(inputs, needs, strict=True))
     rows = grad_out.view(call.batch, call.queries, call.heads, call.head_dim)
     vector = vector_size(DTYPES[value.dtype][2], call.value, rows)
     grad_offsets = torch.empty_like(call.offsets) if needs[2] else None
@@ -176,11 +185,13 @@ def backward(
     grad_locations = torch.empty_like(call.offsets, dtype=torch.float32) if needs[1] else None
     outputs = {"grad_out": grad_out, "grad_offsets": grad_offsets, "grad_logits": grad_logits}
     outputs["grad_locations"] = grad_locations
-    if needs[0] and torch.are_deterministic_algorithms_enabled():
+    if deterministic is None:
+        deterministic = torch.are_deterministic_algorithms_enabled()
+    if needs[0] and deterministic:
         grad_value = _backward_deterministic(call, vector, grad_out, outputs)
     else:
         grad_value = torch.zeros_like(call.value, dtype=torch.float32) if needs[0] else None
-        call.run("backward<FloatSum>", vector, call.problem(grad_value=grad_value, **outputs))
+        call.run(BACKWARD, vector, call.problem(grad_value=grad_value, **outputs))
     return (
         grad_value.to(value.dtype) if needs[0] else None,
         _reference_grad(grad_locations, spatial_shapes, reference_points) if needs[1] else None,
@@ -197,10 +208,10 @@ def _backward_deterministic(call: Call, vector: int, grad_out: Tensor, outputs: 
     # A cell gets at most max |grad_out| from each query.
     bits = FIXED_POINT_BITS - (call.queries - 1).bit_length()
     shared = {"grad_value": total, "bound": bound, "not_finite": not_finite, "fraction_bits": bits}
-    call.run("backward<FixedSum>", vector, call.problem(**shared, **outputs))
+    call.run(DETERMINISTIC, vector, call.problem(**shared, **outputs))
     grad_value = torch.empty_like(call.value)
     blocks = min(-(-grad_value.numel() // THREADS), 2**16)
-    call.run("finish", vector, call.problem(**shared, out=grad_value), grid=(blocks, 1))
+    call.run(FINISH, vector, call.problem(**shared, out=grad_value), grid=(blocks, 1))
     return grad_value
 
 

@@ -1,23 +1,14 @@
-"""The one entry to multi-scale deformable attention: checks, and the choice between kernel and plain PyTorch.
-
-CPU tensors go to the C++ kernel, everything else to the reference. The environment variable M2F_KERNELS decides
-otherwise: `reference` never uses a kernel, `compiled` raises where there is none, `auto` (default) warns once and uses
-the reference.
-"""
+"""The one entry to multi-scale deformable attention: checks, then a kernel or plain PyTorch, see kernel_choice.py."""
 
 import functools
-import os
-import warnings
 
 import torch
 from torch import Tensor
 
-from m2f.modeling_m2f.kernels.cpu_compiler import KernelUnavailableError
-from m2f.modeling_m2f.kernels.cpu_kernel import arithmetic_dtype, cpu_unavailable_reason
-from m2f.modeling_m2f.kernels.ms_deform_attn_op import define_operator
+from m2f.modeling_m2f.kernels.cpu_kernel import arithmetic_dtype
+from m2f.modeling_m2f.kernels.cuda_kernel import limit_reason
+from m2f.modeling_m2f.kernels.kernel_choice import explain_reference, use_kernel
 from m2f.modeling_m2f.kernels.ms_deform_attn_reference import ms_deform_attn_reference
-
-CHOICES = ("auto", "reference", "compiled")
 
 
 def ms_deform_attn(
@@ -37,14 +28,14 @@ def ms_deform_attn(
 
     Raises:
         ValueError: shapes, devices or dtypes that do not fit; the message has the numbers.
-        KernelUnavailableError: M2F_KERNELS=compiled and there is no kernel for the device.
+        KernelUnavailableError: M2F_KERNELS=compiled and there is no kernel for the device, dtype or size.
     """
     value, sampling_offsets, attention_logits = _common_dtype(value, sampling_offsets, attention_logits)
     _check(value, spatial_shapes, reference_points, sampling_offsets, attention_logits)
-    if not _use_kernel(value.device.type):
+    if not (use_kernel(value.device, value.dtype) and _size_fits(value, sampling_offsets)):
         return ms_deform_attn_reference(value, spatial_shapes, reference_points, sampling_offsets, attention_logits)
     dtype = value.dtype
-    if dtype == torch.float16:  # processors have no arithmetic for it; float32 holds every float16
+    if dtype == torch.float16 and value.device.type == "cpu":  # which has no arithmetic for it; float32 holds it
         value, sampling_offsets, attention_logits = value.float(), sampling_offsets.float(), attention_logits.float()
     out = torch.ops.m2f.ms_deform_attn_v1(
         value,
@@ -54,6 +45,14 @@ def ms_deform_attn(
         attention_logits,
     )
     return out.to(dtype)
+
+
+def _size_fits(value: Tensor, offsets: Tensor) -> bool:
+    if value.device.type != "cuda":
+        return True
+    _, cells, heads, head_dim = value.shape
+    reason = limit_reason(cells, offsets.shape[1], heads, head_dim)
+    return reason is None or explain_reference(value.device, reason)
 
 
 def _common_dtype(value: Tensor, offsets: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,33 +92,3 @@ def _check(value: Tensor, spatial_shapes, reference_points: Tensor, offsets: Ten
             raise ValueError(f"{name} is {tuple(tensor.shape)}; with the other arguments {shape} is needed.")
     if reference_points.shape[0] not in (1, batch):
         raise ValueError(f"reference_points has batch {reference_points.shape[0]}; 1 or {batch} is needed.")
-
-
-@torch.compiler.assume_constant_result
-def _use_kernel(device_type: str) -> bool:
-    choice = os.environ.get("M2F_KERNELS", "auto")
-    if choice not in CHOICES:
-        raise ValueError(f"M2F_KERNELS={choice!r} is unknown; use one of {', '.join(CHOICES)}.")
-    if choice == "reference":
-        return False
-    reason = kernel_unavailable_reason(device_type)
-    if reason is None:
-        define_operator()
-        return True
-    if choice == "compiled":
-        raise KernelUnavailableError(f"M2F_KERNELS=compiled, but there is no kernel for {device_type}: {reason}")
-    _warn_once(f"Deformable attention runs in plain PyTorch on {device_type}, which is slower: {reason}")
-    return False
-
-
-@functools.cache
-def _warn_once(message: str):
-    warnings.warn(message, RuntimeWarning, stacklevel=2)
-
-
-@functools.cache
-def kernel_unavailable_reason(device_type: str) -> str | None:
-    """Why there is no kernel for a kind of device on this machine; None where there is one."""
-    if device_type != "cpu":
-        return f"there is no kernel for {device_type} devices"
-    return cpu_unavailable_reason()

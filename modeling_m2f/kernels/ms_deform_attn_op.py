@@ -1,4 +1,5 @@
-"""The kernels as one PyTorch operator, so that autograd, torch.compile and torch.export see through it.
+"""The kernels as one PyTorch operator, so that autograd, torch.compile and torch.export see through it. PyTorch picks
+the CPU's or CUDA's by the tensors' device.
 
 The names carry a version: defining a name twice silently replaces its schema, and remote code of another version may
 live in the same process.
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from m2f.modeling_m2f.kernels.cpu_kernel import backward as cpu_backward
 from m2f.modeling_m2f.kernels.cpu_kernel import forward as cpu_forward
+from m2f.modeling_m2f.kernels.cuda_kernel import backward as cuda_backward
+from m2f.modeling_m2f.kernels.cuda_kernel import forward as cuda_forward
 
 FORWARD = "m2f::ms_deform_attn_v1"
 BACKWARD = "m2f::ms_deform_attn_backward_v1"
@@ -48,6 +51,33 @@ def backward(
         need_value,
         need_reference,
     )
+
+
+def _forward_on_cuda(value, spatial_shapes, reference_points, sampling_offsets, attention_logits):
+    return cuda_forward(value, _pairs(spatial_shapes), reference_points, sampling_offsets, attention_logits)
+
+
+def _backward_on_cuda(
+    grad_out,
+    value,
+    spatial_shapes,
+    reference_points,
+    sampling_offsets,
+    attention_logits,
+    need_value,
+    need_reference,
+):
+    inputs = (value, _pairs(spatial_shapes), reference_points, sampling_offsets, attention_logits)
+    grad_value, grad_reference, *others = cuda_backward(grad_out, *inputs, (need_value, need_reference, True, True))
+    return (
+        grad_value if need_value else value.new_empty(0),
+        grad_reference if need_reference else reference_points.new_empty(0),
+        *others,
+    )
+
+
+def _pairs(spatial_shapes: Sequence[int]) -> list[tuple[int, int]]:
+    return list(zip(spatial_shapes[::2], spatial_shapes[1::2], strict=True))
 
 
 def _fake_forward(value, spatial_shapes, reference_points, sampling_offsets, attention_logits):
@@ -93,6 +123,8 @@ def define_operator():
         return
     operator = torch.library.custom_op(FORWARD, forward, mutates_args=(), device_types="cpu")
     gradient = torch.library.custom_op(BACKWARD, backward, mutates_args=(), device_types="cpu")
+    operator.register_kernel("cuda")(_forward_on_cuda)
+    gradient.register_kernel("cuda")(_backward_on_cuda)
     operator.register_fake(_fake_forward)
     gradient.register_fake(_fake_backward)
     operator.register_autograd(_differentiate, setup_context=_save)

@@ -1,26 +1,24 @@
-"""Compiles CUDA C++ with NVRTC and launches it through the driver, by ctypes: no CUDA toolkit, no compiler, no shell.
+"""Compiles CUDA C++ with NVRTC, by ctypes: no CUDA toolkit, no compiler, no shell, no GPU and no driver.
 
-PyTorch's CUDA wheels bring NVRTC along (`nvidia/cu13/lib`, `nvidia/cuda_nvrtc/lib`); libcuda comes with the GPU's
-driver. Compiling needs neither a GPU nor a driver. Sources: the manuals of NVRTC and of the CUDA driver API,
-release 12.1 and later.
+PyTorch's CUDA wheels bring NVRTC along (`nvidia/cu13/lib`, `nvidia/cuda_nvrtc/lib`). Source: NVRTC's manual, release
+12.1 and later.
 """
 
 import ctypes
 import functools
+import hashlib
 import importlib.util
 import os
-import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-RELAXED_CAPTURE = 2  # CU_STREAM_CAPTURE_MODE_RELAXED
+from m2f.modeling_m2f.kernels.kernel_cache import cached_file
 
 
 class NvrtcError(RuntimeError):
-    """NVRTC or the driver refused; the message holds its own words."""
+    """NVRTC or the GPU's driver refused; the message holds its own words."""
 
 
 def library_folders() -> Iterator[Path]:
@@ -124,118 +122,37 @@ def compile_program(
         nvrtc().nvrtcDestroyProgram(ctypes.byref(program))
 
 
+def nvrtc_version() -> str:
+    """Such as "13.0".
+
+    Raises:
+        NvrtcError: there is no NVRTC.
+    """
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    _nvrtc_check(nvrtc().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)), "nvrtcVersion")
+    return f"{major.value}.{minor.value}"
+
+
+def _identity(source: str, defines: tuple[tuple[str, str], ...], arch: str) -> str:
+    """Everything that a compilation depends on. Patch releases have one version, but not one size."""
+    library = Path(nvrtc()._name)
+    size = library.stat().st_size if library.is_absolute() else 0
+    parts = [source, *(f"{name}={value}" for name, value in defines), arch, nvrtc_version(), str(library), str(size)]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
 @functools.cache
-def driver() -> ctypes.CDLL:
-    """The CUDA driver's library.
+def cached_cubin(source: str, defines: tuple[tuple[str, str], ...], arch: str) -> bytes:
+    """`compile_cubin`, once a machine: kept in the folder of the CPU's kernels.
 
     Raises:
-        NvrtcError: there is none.
+        NvrtcError: as `compile_cubin`.
     """
-    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+
+    def make(path: Path):
+        path.write_bytes(compile_cubin(source, dict(defines), arch))
+
     try:
-        library = ctypes.CDLL(name)
-    except OSError as error:
-        raise NvrtcError(f"{name} does not load ({error}); is the GPU's driver installed?") from error
-    library.cuLaunchKernel.argtypes = [ctypes.c_void_p, *[ctypes.c_uint] * 7, *[ctypes.c_void_p] * 3]
-    return library
-
-
-def _driver_check(code: int, what: str) -> None:
-    if code:
-        text = ctypes.c_char_p()
-        driver().cuGetErrorString(code, ctypes.byref(text))
-        raise NvrtcError(f"{what}: CUDA error {code}, {(text.value or b'unknown').decode()}.")
-
-
-def architecture(device: int) -> str:
-    """What to compile for so that it runs on CUDA device number `device`, such as "sm_90".
-
-    Raises:
-        NvrtcError: this NVRTC knows nothing that the device runs.
-    """
-    major, minor = torch.cuda.get_device_capability(device)
-    # Machine code also runs on later minor releases of the same major one.
-    fit = [arch for arch in supported_architectures() if 10 * major <= arch <= 10 * major + minor]
-    if not fit:
-        raise NvrtcError(
-            f"NVRTC compiles for {supported_architectures()}, not for compute capability {major}.{minor}."
-        )
-    return f"sm_{fit[-1]}"
-
-
-def _make_context_current(device: int) -> None:
-    # A thread that has not called CUDA's runtime yet, as autograd's may be, has none for the driver's interface.
-    context = ctypes.c_void_p()
-    _driver_check(driver().cuCtxGetCurrent(ctypes.byref(context)), "cuCtxGetCurrent")
-    if context.value:
-        return
-    # CUDA's runtime numbers devices as the driver does, CUDA_VISIBLE_DEVICES included.
-    handle = ctypes.c_int()
-    _driver_check(driver().cuDeviceGet(ctypes.byref(handle), device), "cuDeviceGet")
-    _driver_check(driver().cuDevicePrimaryCtxRetain(ctypes.byref(context), handle), "cuDevicePrimaryCtxRetain")
-    _driver_check(driver().cuCtxSetCurrent(context), "cuCtxSetCurrent")
-
-
-def _load(cubin: bytes, name: str) -> ctypes.c_void_p:
-    """The function `name` of a module loaded into the current context, for as long as the process lives."""
-    module, function, mode = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_int(RELAXED_CAPTURE)
-    # Loading may wait for the device, which a stream's capture into a CUDA graph forbids unless the mode is relaxed.
-    _driver_check(driver().cuThreadExchangeStreamCaptureMode(ctypes.byref(mode)), "cuThreadExchangeStreamCaptureMode")
-    try:
-        _driver_check(driver().cuModuleLoadData(ctypes.byref(module), cubin), "cuModuleLoadData")
-        _driver_check(driver().cuModuleGetFunction(ctypes.byref(function), module, name.encode()), name)
-    finally:
-        driver().cuThreadExchangeStreamCaptureMode(ctypes.byref(mode))
-    return function
-
-
-_functions: dict[tuple, ctypes.c_void_p] = {}
-_cubins: dict[tuple, bytes] = {}
-_lock = threading.Lock()
-
-
-def _function(source: str, name: str, defines: tuple[tuple[str, str], ...], device: int) -> ctypes.c_void_p:
-    loaded = (source, name, defines, device)
-    if loaded in _functions:
-        return _functions[loaded]
-    with _lock:
-        if loaded not in _functions:
-            compiled = (source, defines, architecture(device))
-            if compiled not in _cubins:
-                _cubins[compiled] = compile_cubin(source, dict(defines), compiled[-1])
-            _functions[loaded] = _load(_cubins[compiled], name)
-        return _functions[loaded]
-
-
-def launch(
-    source: str,
-    name: str,
-    defines: tuple[tuple[str, str], ...],
-    grid: tuple[int, int],
-    threads: int,
-    arguments: list,
-    device: torch.device,
-) -> None:
-    """Runs entry point `name` of `source` on the current stream of the CUDA device `device`.
-
-    Compiled once a process for an architecture, loaded once a device.
-
-    Args:
-        source: CUDA C++ text.
-        name: an `extern "C"` kernel.
-        defines: macros and their values, in a fixed order.
-        grid: blocks in x and y.
-        threads: of a block.
-        arguments: ctypes values, in the order of the kernel's parameters.
-        device: the one that holds what the arguments point to, with its index.
-
-    Raises:
-        NvrtcError: it does not compile, load or launch.
-    """
-    with torch.cuda.device(device):
-        _make_context_current(device.index)
-        function = _function(source, name, defines, device.index)
-        addresses = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(argument) for argument in arguments))
-        stream = torch.cuda.current_stream(device).cuda_stream
-        code = driver().cuLaunchKernel(function, *grid, 1, threads, 1, 1, 0, stream, addresses, None)
-        _driver_check(code, f"Launching {name} with grid {grid}")
+        return cached_file(_identity(source, defines, arch), ".cubin", make).read_bytes()
+    except OSError:  # such as a full disk; a GPU takes it from memory anyway
+        return compile_cubin(source, dict(defines), arch)

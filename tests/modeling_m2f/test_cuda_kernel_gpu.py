@@ -1,86 +1,32 @@
-"""The CUDA kernels on a GPU against the reference in float64, on the numbers that the kernel got."""
+"""The CUDA kernels on a GPU against the reference in float64, on the numbers that the kernels got."""
+
+import functools
 
 import pytest
 import torch
+from cuda_kernel_cases import (
+    ALL,
+    NAMES,
+    TOLERANCES,
+    assert_near,
+    check_against_reference,
+    expected,
+    make_grad_out,
+    make_queries,
+)
+from cuda_kernel_cases import make_inputs as make_inputs_anywhere
 
-from m2f.modeling_m2f.kernels.cuda_kernel import backward, forward, unavailable_reason
-from m2f.modeling_m2f.kernels.ms_deform_attn_reference import ms_deform_attn_reference
+from m2f.modeling_m2f.kernels.cuda_driver import unavailable_reason
+from m2f.modeling_m2f.kernels.cuda_kernel import backward, forward
 
+pytest_plugins = ("kernel_fixtures",)
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 
 ODD = [(97, 131), (1, 1), (13, 7), (30, 2)]
-NAMES = ("value", "reference_points", "sampling_offsets", "attention_logits")
-ALL = (True, True, True, True)
-# Of the largest number in the reference's result. float32: a location among 131 cells has an error of 2^-17 cells, and
-# gradients by location add up differences of neighbouring cells; sums by atomics add rounding in any order. Half
-# types: rounding of the result, 2^-11 or 2^-8.
-TOLERANCES = {torch.float32: 3e-5, torch.float16: 5.2e-4, torch.bfloat16: 4e-3}
-
-
-@pytest.fixture
-def deterministic():
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-def queries(levels, head_count, points, dtype, batch, count, reference_batch=None):
-    """Reference points, offsets and logits; locations from outside the map to its inside.
-
-    None is on a knot: there the derivative is not defined.
-    """
-    generator = torch.Generator().manual_seed(0)
-    reference = torch.rand(reference_batch or batch, count, levels, 2, generator=generator) * 1.2 - 0.1
-    offsets = torch.randn(batch, count, head_count, levels, points, 2, generator=generator) * 1.5
-    logits = torch.randn(batch, count, head_count, levels * points, generator=generator) * 2
-    return reference.cuda(), offsets.to("cuda", dtype), logits.to("cuda", dtype)
-
-
-def inputs(shapes, head_dim, points, dtype, batch=2, heads=3, count=77, reference_batch=None):
-    generator = torch.Generator().manual_seed(2)
-    value = torch.randn(batch, sum(h * w for h, w in shapes), heads, head_dim, generator=generator)
-    return (
-        value.to("cuda", dtype),
-        shapes,
-        *queries(len(shapes), heads, points, dtype, batch, count, reference_batch),
-    )
-
-
-def random_grad_out(arguments):
-    value, offsets = arguments[0], arguments[3]
-    generator = torch.Generator("cuda").manual_seed(1)
-    size = (value.shape[0], offsets.shape[1], value.shape[2] * value.shape[3])
-    return torch.randn(size, generator=generator, device="cuda").to(value.dtype)
-
-
-def expected(arguments, grad_out):
-    """The reference in float64: result and the four gradients."""
-    value, shapes, *others = arguments
-    leaves = [t.double().requires_grad_() for t in (value, *others)]
-    wanted = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(False)  # grid_sample's backward has no deterministic form on CUDA
-    try:
-        out = ms_deform_attn_reference(leaves[0], shapes, *leaves[1:])
-        return out.detach(), torch.autograd.grad(out, leaves, grad_out.double())
-    finally:
-        torch.use_deterministic_algorithms(wanted)
-
-
-def assert_near(actual, wanted, dtype, name):
-    error = (actual.double() - wanted).abs().max() / wanted.abs().max().clamp_min(1e-3)
-    assert error <= TOLERANCES[dtype], f"{name}: {error:.2e} of the largest number"
-
-
-def check_against_reference(arguments):
-    dtype, grad_out = arguments[0].dtype, random_grad_out(arguments)
-    wanted, wanted_grads = expected(arguments, grad_out)
-    assert_near(forward(*arguments), wanted, dtype, "out")
-    grads = backward(grad_out, *arguments, ALL)
-    for name, grad, wanted_grad in zip(NAMES, grads, wanted_grads, strict=True):
-        assert_near(grad, wanted_grad, dtype, name)
+make_inputs = functools.partial(make_inputs_anywhere, queries=77, device="cuda")
 
 
 def test_kernel_is_available():
@@ -92,42 +38,42 @@ def test_kernel_is_available():
 @pytest.mark.parametrize("points", [1, 4, 8])
 @pytest.mark.parametrize("levels", [1, 2, 3, 4])
 def test_kernel_equals_reference(dtype, head_dim, points, levels):
-    check_against_reference(inputs(ODD[:levels], head_dim, points, dtype))
+    check_against_reference(make_inputs(ODD[:levels], dtype, head_dim, points))
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("head_dim, points", [(12, 3), (5, 5), (65, 4), (128, 2)])
 def test_sizes_of_no_special_form(dtype, head_dim, points):
-    check_against_reference(inputs(ODD, head_dim, points, dtype))
+    check_against_reference(make_inputs(ODD, dtype, head_dim, points))
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("batch, reference_batch", [(1, 1), (3, 1), (3, 3)])
 def test_reference_points_of_one_or_all_images(dtype, batch, reference_batch):
-    check_against_reference(inputs(ODD[:3], 32, 4, dtype, batch=batch, reference_batch=reference_batch))
+    check_against_reference(make_inputs(ODD[:3], dtype, batch=batch, reference_batch=reference_batch))
 
 
 @pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("head_dim", [8, 32, 64])
 def test_deterministic_kernel_equals_reference(dtype, head_dim):
-    check_against_reference(inputs(ODD, head_dim, 4, dtype))
+    check_against_reference(make_inputs(ODD, dtype, head_dim))
 
 
 @pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_deterministic_kernel_repeats_bit_for_bit(dtype):
     # Twenty cells for 4000 queries: thousands of additions meet in each.
-    arguments = inputs([(5, 4)], 32, 4, dtype, count=4000)
-    grad_out = random_grad_out(arguments)
+    arguments = make_inputs([(5, 4)], dtype, queries=4000)
+    grad_out = make_grad_out(arguments)
     first = backward(grad_out, *arguments, ALL)
     for _ in range(10):
         assert all(map(torch.equal, first, backward(grad_out, *arguments, ALL)))
 
 
 def test_all_gradients_but_the_values_repeat_bit_for_bit():
-    arguments = inputs([(5, 4)], 32, 4, torch.float32, count=4000)
-    grad_out = random_grad_out(arguments)
+    arguments = make_inputs([(5, 4)], torch.float32, queries=4000)
+    grad_out = make_grad_out(arguments)
     first = backward(grad_out, *arguments, ALL)[1:]
     for _ in range(10):
         assert all(map(torch.equal, first, backward(grad_out, *arguments, ALL)[1:]))
@@ -137,8 +83,8 @@ def test_all_gradients_but_the_values_repeat_bit_for_bit():
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("where", ["grad_out", "logits"])
 def test_deterministic_gradient_of_non_finite_numbers_is_nan(bad, where):
-    arguments = inputs(ODD[:3], 32, 4, torch.bfloat16)
-    grad_out = random_grad_out(arguments)
+    arguments = make_inputs(ODD[:3], torch.bfloat16)
+    grad_out = make_grad_out(arguments)
     (grad_out if where == "grad_out" else arguments[4])[1, 2, 1] = bad
     assert backward(grad_out, *arguments, (True, False, False, False))[0].isnan().all()
 
@@ -150,12 +96,12 @@ def test_unaligned_views(dtype, shift):
         view = torch.empty(tensor.numel() + shift, dtype=tensor.dtype, device="cuda")[shift:].view_as(tensor)
         return view.copy_(tensor)
 
-    value, shapes, *others = inputs(ODD[:3], 32, 4, dtype)
+    value, shapes, *others = make_inputs(ODD[:3], dtype)
     check_against_reference((shifted(value), shapes, *map(shifted, others)))
 
 
 def test_views_that_are_not_contiguous():
-    value, shapes, reference, offsets, logits = inputs(ODD[:3], 32, 4, torch.float32)
+    value, shapes, reference, offsets, logits = make_inputs(ODD[:3], torch.float32)
     strided = value.transpose(1, 2).contiguous().transpose(1, 2)
     wide = torch.cat([logits, logits], -1)[..., : logits.shape[-1]]
     one = reference[:1].expand(2, -1, -1, -1)
@@ -166,8 +112,8 @@ def test_views_that_are_not_contiguous():
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf"), 3e38])
 def test_offset_that_is_no_location_samples_nothing(bad):
     """It equals an offset far outside the map, whose sample is zero by definition, and its own gradient is zero."""
-    arguments = inputs(ODD[:3], 32, 4, torch.float32)
-    grad_out = random_grad_out(arguments)
+    arguments = make_inputs(ODD[:3], torch.float32)
+    grad_out = make_grad_out(arguments)
     arguments[3][0, 1, 0, 2, 3] = 1e6
     wanted, wanted_grads = expected(arguments, grad_out)
     arguments[3][0, 1, 0, 2, 3] = torch.tensor([bad, 0.0])
@@ -177,15 +123,15 @@ def test_offset_that_is_no_location_samples_nothing(bad):
 
 
 def test_all_offsets_nan_touch_nothing():
-    arguments = inputs(ODD[:3], 32, 4, torch.float32)
+    arguments = make_inputs(ODD[:3], torch.float32)
     arguments[3].fill_(float("nan"))
     assert not forward(*arguments).any()
-    assert not any(grad.any() for grad in backward(random_grad_out(arguments), *arguments, ALL))
+    assert not any(grad.any() for grad in backward(make_grad_out(arguments), *arguments, ALL))
 
 
 def test_other_stream():
     """The kernel waits for work queued before it on a stream that is not the default one."""
-    arguments = inputs(ODD[:3], 32, 4, torch.float32)
+    arguments = make_inputs(ODD[:3], torch.float32)
     wanted, stream = forward(*arguments), torch.cuda.Stream()
     torch.cuda.synchronize()
     value, shapes, *others = arguments
@@ -202,8 +148,8 @@ def test_other_stream():
 def test_cuda_graph(reproducible):
     """Captured without a launch before, so the kernel is also loaded while a stream is captured; then replayed on
     other numbers."""
-    arguments = inputs(ODD[:3], 16, 2 + reproducible, torch.float32, count=50)
-    static, other = (*arguments, random_grad_out(arguments)), []
+    arguments = make_inputs(ODD[:3], torch.float32, 16, 2 + reproducible, queries=50)
+    static, other = (*arguments, make_grad_out(arguments)), []
     for tensor in static:
         other.append(tensor.flip(1) if isinstance(tensor, torch.Tensor) else tensor)
     graph = torch.cuda.CUDAGraph()
@@ -229,7 +175,7 @@ def test_cuda_graph(reproducible):
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 def test_device_that_is_not_current():
-    arguments = inputs(ODD[:3], 32, 4, torch.float32)
+    arguments = make_inputs(ODD[:3], torch.float32)
     wanted = forward(*arguments)
     elsewhere = [t.to("cuda:1") if isinstance(t, torch.Tensor) else t for t in arguments]
     assert torch.equal(forward(*elsewhere).to("cuda:0"), wanted)
@@ -237,7 +183,7 @@ def test_device_that_is_not_current():
 
 @pytest.mark.parametrize("batch, count", [(0, 5), (2, 0)])
 def test_empty_batch_or_no_queries(batch, count):
-    arguments = inputs(ODD[:2], 32, 4, torch.float32, batch=batch, count=count)
+    arguments = make_inputs(ODD[:2], torch.float32, batch=batch, queries=count)
     out = forward(*arguments)
     assert out.shape == (batch, count, 96)
     grads = backward(out, *arguments, ALL)
@@ -252,8 +198,8 @@ def test_more_than_2_to_31_elements():
     shape, heads, head_dim = (1200, 1200), 8, 64  # 737 million elements an image, 4.4 GB for three in float16
     value = torch.empty(3, shape[0] * shape[1], heads, head_dim, dtype=torch.float16, device="cuda").normal_()
     assert value[:2].numel() < 2**31 < value.numel()
-    reference, offsets, logits = queries(1, heads, 4, torch.float16, 3, 77)
-    grad_out = random_grad_out((value, [shape], reference, offsets, logits))
+    reference, offsets, logits = make_queries(1, heads, 4, torch.float16, 3, 77, device="cuda")
+    grad_out = make_grad_out((value, [shape], reference, offsets, logits))
     last = (value[2:], [shape], reference[2:], offsets[2:], logits[2:])
     out = forward(value, [shape], reference, offsets, logits)
     assert torch.equal(out[2:], forward(*last))
@@ -269,7 +215,7 @@ def test_one_image_of_more_than_2_to_31_elements():
     shape, heads, head_dim = (2100, 2100), 8, 64
     value = torch.empty(1, shape[0] * shape[1], heads, head_dim, dtype=torch.float16, device="cuda").normal_()
     assert value.numel() > 2**31
-    reference, offsets, logits = queries(1, heads, 4, torch.float16, 1, 77)
+    reference, offsets, logits = make_queries(1, heads, 4, torch.float16, 1, 77, device="cuda")
     reference.fill_(1 - 8 / 2100)
     rows = value.view(1, *shape, heads, head_dim)[:, -64:, -64:].flatten(1, 2)  # the same cells as a map of their own
     nearby = torch.full_like(reference, 1 - 8 / 64)

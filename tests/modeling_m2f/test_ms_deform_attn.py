@@ -1,82 +1,18 @@
-"""The op against its plain PyTorch definition in float64, which is the truth for every dtype and device."""
+"""The op's numbers against its plain PyTorch definition in float64, and what it says to arguments that do not fit."""
 
 import itertools
-import multiprocessing
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
+from deform_attn_inputs import LEVELS, TOLERANCES, check, make_inputs, tensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import m2f
-from m2f.modeling_m2f.kernels.cpu_compiler import KernelUnavailableError
-from m2f.modeling_m2f.kernels.cpu_kernel import _loaded_gomp_parallel
-from m2f.modeling_m2f.kernels.ms_deform_attn import kernel_unavailable_reason, ms_deform_attn
+from m2f.modeling_m2f.kernels.ms_deform_attn import ms_deform_attn
 from m2f.modeling_m2f.kernels.ms_deform_attn_reference import ms_deform_attn_reference
 
-ENTRY = "m2f.modeling_m2f.kernels.ms_deform_attn"
-LEVELS = [(5, 7), (1, 1), (13, 3), (2, 9)]
-# Of the output and of gradients, relative to their largest value: float32 rounds sums of some hundred products;
-# bfloat16 has 8 bits, in its inputs (which the reference gets too) and in its results.
-TOLERANCES = {torch.float64: 1e-12, torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
-
-
-@pytest.fixture(autouse=True)
-def compiled_kernel(monkeypatch):
-    """A test that meant to run the kernel must not pass because it fell back."""
-    if kernel_unavailable_reason("cpu"):
-        pytest.skip(f"no kernel on this machine: {kernel_unavailable_reason('cpu')}")
-    monkeypatch.setenv("M2F_KERNELS", "compiled")
-
-
-def make_inputs(
-    shapes, batch=2, queries=11, heads=3, head_dim=8, points=4, dtype=torch.float64, reference_batch=None, seed=0
-):
-    """Random inputs; some locations lie outside the map."""
-    generator = torch.Generator().manual_seed(seed)
-    cells, levels = sum(h * w for h, w in shapes), len(shapes)
-
-    def normal(*size):
-        return torch.randn(size, generator=generator, dtype=torch.float64)
-
-    reference = torch.rand((reference_batch or batch, queries, levels, 2), generator=generator, dtype=torch.float64)
-    return (
-        normal(batch, cells, heads, head_dim).to(dtype).requires_grad_(),
-        shapes,
-        (1.4 * reference - 0.2).to(torch.promote_types(dtype, torch.float32)).requires_grad_(),
-        (2 * normal(batch, queries, heads, levels, points, 2)).to(dtype).requires_grad_(),
-        normal(batch, queries, heads, levels * points).to(dtype).requires_grad_(),
-    )
-
-
-def in_float64(inputs):
-    return [x if isinstance(x, list) else x.detach().double().requires_grad_() for x in inputs]
-
-
-def tensors(inputs):
-    return [x for x in inputs if not isinstance(x, list)]
-
-
-def check(inputs, tolerance):
-    """Output and all four gradients against float64."""
-    exact = in_float64(inputs)
-    expected, actual = ms_deform_attn_reference(*exact), ms_deform_attn(*inputs)
-    assert actual.dtype == inputs[0].dtype
-    direction = torch.randn(expected.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    direction = direction.to(actual.dtype)
-    expected_gradients = torch.autograd.grad(expected, tensors(exact), direction.double())
-    gradients = torch.autograd.grad(actual, tensors(inputs), direction)
-    for name, one, other in zip(
-        ("out", "value", "reference", "offsets", "logits"),
-        (actual, *gradients),
-        (expected, *expected_gradients),
-        strict=True,
-    ):
-        scale = other.abs().max().clamp(min=1e-3)
-        assert ((one.double() - other).abs().max() / scale) <= tolerance, name
+pytest_plugins = ("kernel_fixtures",)
+pytestmark = pytest.mark.usefixtures("compiled_kernel")
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
@@ -108,12 +44,6 @@ def test_gradcheck():
         return ms_deform_attn(value, inputs[1], reference, offsets, logits)
 
     assert torch.autograd.gradcheck(attend, tensors(inputs))
-
-
-def test_opcheck():
-    value, _, *others = make_inputs([(3, 4), (2, 2)])
-    results = torch.library.opcheck(torch.ops.m2f.ms_deform_attn_v1.default, (value, [3, 4, 2, 2], *others))
-    assert set(results.values()) == {"SUCCESS"}
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -186,68 +116,6 @@ def test_nothing_in_gives_nothing_out(batch, queries):
     assert inputs[0].grad.shape == inputs[0].shape and inputs[0].grad.abs().sum() == 0
 
 
-def test_results_do_not_depend_on_the_number_of_threads():
-    inputs = make_inputs([(30, 40), (15, 20)], queries=1500, heads=8, head_dim=32, dtype=torch.float32)
-    before, results = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 5):
-            torch.set_num_threads(threads)
-            out = ms_deform_attn(*inputs)
-            results.append((out, *torch.autograd.grad(out.square().sum(), tensors(inputs))))
-    finally:
-        torch.set_num_threads(before)
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
-
-
-def test_torch_threads_and_own_threads_give_the_same_bits(monkeypatch):
-    inputs = make_inputs([(30, 40), (15, 20)], queries=1500, heads=8, head_dim=32, dtype=torch.float32)
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        results = []
-        for address in (_loaded_gomp_parallel(), None):
-            monkeypatch.setattr(
-                "m2f.modeling_m2f.kernels.cpu_kernel._loaded_gomp_parallel", lambda address=address: address
-            )
-            out = ms_deform_attn(*inputs)
-            results.append((out, *torch.autograd.grad(out.square().sum(), tensors(inputs))))
-    finally:
-        torch.set_num_threads(before)
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
-
-
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_compile_without_a_graph_break(backend):
-    inputs = make_inputs(LEVELS[:2])
-    expected = ms_deform_attn(*inputs)
-    gradients = torch.autograd.grad(expected.sum(), tensors(inputs))
-    out = torch.compile(ms_deform_attn, fullgraph=True, backend=backend)(*inputs)
-    torch.testing.assert_close(out, expected)
-    for one, other in zip(torch.autograd.grad(out.sum(), tensors(inputs)), gradients, strict=True):
-        torch.testing.assert_close(one, other)
-
-
-def test_export():
-    class Attend(torch.nn.Module):
-        def forward(self, value, reference, offsets, logits):
-            return ms_deform_attn(value, LEVELS[:2], reference, offsets, logits)
-
-    inputs = make_inputs(LEVELS[:2])
-    program = torch.export.export(Attend(), tuple(tensors(inputs)))
-    assert any("ms_deform_attn_v1" in str(node.target) for node in program.graph.nodes)
-    torch.testing.assert_close(program.module()(*tensors(inputs)), ms_deform_attn(*inputs))
-
-
-def test_autocast_widens_and_keeps_locations():
-    value, shapes, reference, offsets, logits = make_inputs(LEVELS[:2], dtype=torch.float32)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = ms_deform_attn(value.bfloat16(), shapes, reference, offsets, logits)
-        half = ms_deform_attn(value.bfloat16(), shapes, reference, offsets.bfloat16(), logits.bfloat16())
-    assert mixed.dtype == torch.float32 and half.dtype == torch.bfloat16
-    torch.testing.assert_close(mixed, ms_deform_attn(value.bfloat16().float(), shapes, reference, offsets, logits))
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -267,78 +135,3 @@ def test_arguments_that_do_not_fit_are_named(change, words):
     with pytest.raises(ValueError) as error:
         ms_deform_attn(**{**inputs, **change})
     assert all(word in str(error.value) for word in words), error.value
-
-
-def test_the_environment_chooses(monkeypatch):
-    inputs = make_inputs(LEVELS[:2])
-    calls = []
-    monkeypatch.setattr(f"{ENTRY}.ms_deform_attn_reference", lambda *args: calls.append(1) or args[0])
-    monkeypatch.setenv("M2F_KERNELS", "compiled")
-    ms_deform_attn(*inputs)
-    assert not calls
-    monkeypatch.setenv("M2F_KERNELS", "reference")
-    ms_deform_attn(*inputs)
-    assert calls
-    monkeypatch.setenv("M2F_KERNELS", "fast")
-    with pytest.raises(ValueError, match="'fast'.*auto, reference, compiled"):
-        ms_deform_attn(*inputs)
-
-
-def test_a_missing_kernel_warns_once_or_raises_when_asked_for(monkeypatch):
-    inputs = make_inputs(LEVELS[:2])
-    monkeypatch.setattr(f"{ENTRY}.kernel_unavailable_reason", lambda device_type: "the compiler is on holiday")
-    with pytest.raises(KernelUnavailableError, match="on holiday"):
-        ms_deform_attn(*inputs)
-    monkeypatch.setenv("M2F_KERNELS", "auto")
-    with pytest.warns(RuntimeWarning, match="cpu.*on holiday") as warnings:
-        for _ in range(3):
-            out = ms_deform_attn(*inputs)
-    assert len(warnings) == 1
-    torch.testing.assert_close(out, ms_deform_attn_reference(*inputs))
-
-
-def _in_child(queue, inputs):
-    torch.set_num_threads(1)  # as a DataLoader's workers do
-    queue.put(ms_deform_attn(*inputs).sum().item())
-
-
-def test_forked_children_can_use_it():
-    """After the parent has used it with threads, as before a DataLoader's workers start."""
-    inputs = [
-        x if isinstance(x, list) else x.detach() for x in make_inputs([(30, 40)], queries=1500, dtype=torch.float32)
-    ]
-    expected = ms_deform_attn(*inputs).sum().item()
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    children = [context.Process(target=_in_child, args=(queue, inputs)) for _ in range(2)]
-    for child in children:
-        child.start()
-    sums = [queue.get(timeout=60) for _ in children]
-    for child in children:
-        child.join(60)
-    # A sum over many elements may differ in its last digits between thread counts; the elements do not.
-    assert sums == pytest.approx([expected] * 2, rel=1e-4)
-
-
-def test_eight_processes_may_use_it_for_the_first_time_at_once(tmp_path):
-    # The kernels alone: m2f's root imports transformers, which takes eight processes a minute.
-    program = (
-        "import sys, types, torch\n"
-        "sys.modules['m2f'] = types.ModuleType('m2f')\n"
-        f"sys.modules['m2f'].__path__ = {list(m2f.__path__)!r}\n"
-        "assert 'transformers' not in sys.modules\n"
-        "from m2f.modeling_m2f.kernels.ms_deform_attn import ms_deform_attn\n"
-        "out = ms_deform_attn(torch.ones(1, 6, 2, 8), [(2, 3)], torch.full((1, 4, 1, 2), 0.5),\n"
-        "    torch.zeros(1, 4, 2, 1, 5, 2), torch.zeros(1, 4, 2, 5))\n"
-        "torch.testing.assert_close(out, torch.ones(1, 4, 16))\n"
-    )
-    environment = {**os.environ, "M2F_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    runs = [
-        subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=subprocess.PIPE) for _ in range(8)
-    ]
-    for run in runs:
-        _, errors = run.communicate(timeout=300)
-        assert run.returncode == 0, errors.decode()
-    left = sorted(path.name for path in (tmp_path / "cache").iterdir())
-    # One library for the probe of the machine and one for this head size, whichever process made it; no leftovers.
-    assert len(left) == 2 and all(name.endswith(".so") for name in left), left

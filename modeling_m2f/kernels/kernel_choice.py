@@ -1,0 +1,82 @@
+"""Which implementation of deformable attention runs: a kernel, or plain PyTorch with one warning that says why.
+
+CPU tensors go to the C++ kernel, CUDA tensors to the CUDA kernel, everything else to plain PyTorch. The environment
+variable M2F_KERNELS decides otherwise: `reference` never uses a kernel, `compiled` raises where there is none, `auto`
+(default) warns once and uses plain PyTorch.
+"""
+
+import functools
+import os
+import warnings
+
+import torch
+
+from m2f.modeling_m2f.kernels.cpu_compiler import KernelUnavailableError
+from m2f.modeling_m2f.kernels.cpu_kernel import C_TYPES, cpu_unavailable_reason
+from m2f.modeling_m2f.kernels.cuda_check import cuda_unavailable_reason
+from m2f.modeling_m2f.kernels.ms_deform_attn_op import define_operator
+
+CHOICES = ("auto", "reference", "compiled")
+CPU_DTYPES = (torch.float16, *C_TYPES)  # float16 as float32
+
+
+def kernels_choice() -> str:
+    """The value of M2F_KERNELS.
+
+    Raises:
+        ValueError: it is none of `CHOICES`.
+    """
+    choice = os.environ.get("M2F_KERNELS", "auto")
+    if choice not in CHOICES:
+        raise ValueError(f"M2F_KERNELS={choice!r} is unknown; use one of {', '.join(CHOICES)}.")
+    return choice
+
+
+def kernel_unavailable_reason(device: torch.device, dtype: torch.dtype = torch.float32) -> str | None:
+    """Why there is no kernel for `dtype` on `device`; None where there is one.
+
+    The first call for a device compiles, and on a GPU runs, the kernel; the answer is kept.
+    """
+    if device.type == "cpu":
+        return _cpu_unavailable_reason() if dtype in CPU_DTYPES else f"the CPU kernel has no {dtype}"
+    if device.type == "cuda":
+        return cuda_unavailable_reason(device, dtype)
+    return f"there is no kernel for {device.type} devices"
+
+
+_cpu_unavailable_reason = functools.cache(cpu_unavailable_reason)
+
+
+@torch.compiler.assume_constant_result  # a compiled graph keeps the choice that was made when it was traced
+def use_kernel(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the operators run there; they are defined then.
+
+    Raises:
+        ValueError: M2F_KERNELS has an unknown value.
+        KernelUnavailableError: M2F_KERNELS=compiled and there is no kernel.
+    """
+    if kernels_choice() == "reference":
+        return False
+    reason = kernel_unavailable_reason(device, dtype)
+    if reason is not None:
+        return explain_reference(device, reason)
+    define_operator()
+    return True
+
+
+@torch.compiler.assume_constant_result
+def explain_reference(device: torch.device, reason: str) -> bool:
+    """False, after a warning that plain PyTorch runs on `device`; each warning is given once.
+
+    Raises:
+        KernelUnavailableError: M2F_KERNELS=compiled.
+    """
+    if kernels_choice() == "compiled":
+        raise KernelUnavailableError(f"M2F_KERNELS=compiled, but there is no kernel on {device}: {reason}")
+    _warn_once(f"Deformable attention runs in plain PyTorch on {device}, which is slower: {reason}")
+    return False
+
+
+@functools.cache
+def _warn_once(message: str):
+    warnings.warn(message, RuntimeWarning, stacklevel=2)
