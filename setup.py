@@ -72,4 +72,5 @@ setup(
     include_package_data=False,
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
+    entry_points={"console_scripts": ["m2f = m2f.cli:main"]},
 )

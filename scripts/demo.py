@@ -18,9 +18,10 @@ from transformers import AutoModelForUniversalSegmentation, pipeline, set_seed
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import logging
 
-from m2f.data.augmentation import random_flip, random_transpose
-from m2f.data.coco_instances import CocoInstances, InstanceSample
-from m2f.data.collation import InstanceCollator
+from m2f.data.augmentation import Compose, RandomFlip, RandomTranspose
+from m2f.data.coco_instances import CocoInstances
+from m2f.data.collation import Collator
+from m2f.data.segment_map import Sample
 from m2f.data.segment_overlay import draw_masks, draw_segments, side_by_side
 from m2f.evaluation.coco_average_precision import CocoAveragePrecision
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
@@ -46,18 +47,16 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def batches(dataset: CocoInstances, seed: int) -> Iterator[list[InstanceSample]]:
+def batches(dataset: CocoInstances, seed: int) -> Iterator[list[Sample]]:
     """Samples without end, in a new order each epoch, each in one of the eight orientations: cells have no upright."""
     if len(dataset) < BATCH_SIZE:
         raise ValueError(f"{dataset.annotation_file} has {len(dataset)} images; a batch needs {BATCH_SIZE}")
     samples, generator = list(dataset), np.random.default_rng(seed)
+    orient = Compose((RandomFlip("horizontal"), RandomFlip("vertical"), RandomTranspose()))
     while True:
         order = generator.permutation(len(samples))
         for start in range(0, len(order) - BATCH_SIZE + 1, BATCH_SIZE):
-            batch = [samples[i] for i in order[start : start + BATCH_SIZE]]
-            batch = [random_flip(sample, "horizontal", generator) for sample in batch]
-            batch = [random_flip(sample, "vertical", generator) for sample in batch]
-            yield [random_transpose(sample, generator) for sample in batch]
+            yield [orient(samples[i], generator) for i in order[start : start + BATCH_SIZE]]
 
 
 def train_model(model: M2FForUniversalSegmentation, data: Iterator[dict], seconds: float, steps: int | None):
@@ -89,21 +88,21 @@ def evaluate(
     """Predicts every image of the dataset, draws what was found, and collects it for the average precision."""
     metric = CocoAveragePrecision(dataset.annotation_file)
     model.eval()
-    for sample in dataset:
+    for entry, sample in zip(dataset.images, dataset, strict=True):
         outputs = model(**processor([sample.image], return_tensors="pt"))
         size = {"target_sizes": [(sample.image.height, sample.image.width)]}
         (found,) = processor.post_process_instance_segmentation(
             outputs, threshold=0, return_coco_annotation=True, **size
         )
-        metric.process(sample.image_id, **found)
+        metric.process(entry.id, **found)
         (shown,) = processor.post_process_instance_segmentation(outputs, threshold=SHOWN_SCORE, **size)
         image = ImageOps.autocontrast(sample.image, cutoff=0.5)  # to see the nuclei; the model gets the plain image
         panels = [
             ("image", image),
-            (f"ground truth: {len(sample.masks)}", draw_masks(image, sample.masks)),
+            (f"ground truth: {len(sample.segments.class_ids)}", draw_masks(image, sample.segments.masks())),
             (f"predicted: {len(shown['segments_info'])}", draw_segments(image, **shown)),
         ]
-        side_by_side(panels).save(overlays / f"{sample.image_id}.png")
+        side_by_side(panels).save(overlays / f"{entry.id}.png")
     return metric
 
 
@@ -115,7 +114,7 @@ def main(args: argparse.Namespace):
     train, val = (CocoInstances(args.data / f"{split}.json", args.data / split) for split in ("train", "val"))
     processor, model = build_processor(train), build_model(train)
     print(f"Training on {len(train)} images of {args.data}, {model.num_parameters():,} parameters", flush=True)
-    collate = InstanceCollator(processor)
+    collate = Collator(processor)
     if not args.steps:
         choose_threads(model, collate(next(batches(train, args.seed))))
         set_seed(args.seed)
@@ -135,7 +134,7 @@ def main(args: argparse.Namespace):
     print(f"On {len(val)} images not seen in training: AP {results['AP']:.3f}, AP50 {results['AP50']:.3f}")
     print(f"overlays           {overlays}/*.png")
     print(f"COCO predictions   {args.out / 'predictions.json'}")
-    print(f"model, processor   {folder}; its pipeline finds {len(segments)} instances on image {val[0].image_id}")
+    print(f"model, processor   {folder}; its pipeline finds {len(segments)} instances on image {val.images[0].id}")
 
 
 if __name__ == "__main__":

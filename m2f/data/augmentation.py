@@ -1,56 +1,77 @@
-"""Random changes to training images and their masks. Each takes its random generator, so that a seed decides all."""
+"""Random changes to samples. Each is called with a sample and a random generator, so that a seed decides all.
+
+An augmentation never pads: a crop of a small image is small, and the collator pads batches at the right and at the
+bottom, where `pixel_mask` tells the model. The original's mappers pad with gray 128 that the model cannot tell from
+image (departure).
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
-from PIL import Image
 
-from m2f.data.coco_instances import InstanceSample
+from m2f.data.sample_geometry import mirror
+from m2f.data.segment_map import Sample
 
-_FLIPS = {"horizontal": (Image.Transpose.FLIP_LEFT_RIGHT, 2), "vertical": (Image.Transpose.FLIP_TOP_BOTTOM, 1)}
-
-
-def random_crop(sample: InstanceSample, size: tuple[int, int], generator: np.random.Generator) -> InstanceSample:
-    """A window of at most `size` (height, width) at a uniform place; an axis that is shorter stays whole.
-
-    Instances without a pixel in the window are left out.
-    """
-    extent = sample.masks.shape[-2:]
-    height, width = (min(pair) for pair in zip(size, extent, strict=True))
-    top, left = (int(generator.integers(full - part + 1)) for full, part in zip(extent, (height, width), strict=True))
-    masks = sample.masks[:, top : top + height, left : left + width]
-    visible = masks.any((1, 2))
-    return sample._replace(
-        image=sample.image.crop((left, top, left + width, top + height)),
-        masks=np.ascontiguousarray(masks[visible]),
-        class_ids=sample.class_ids[visible],
-    )
+_AXES = ("horizontal", "vertical")
 
 
-def random_flip(
-    sample: InstanceSample, axis: str, generator: np.random.Generator, probability: float = 0.5
-) -> InstanceSample:
+class Augmentation(Protocol):
+    """Anything that turns a sample into another; it must take all chance from the generator, and be picklable."""
+
+    def __call__(self, sample: Sample, generator: np.random.Generator) -> Sample: ...
+
+
+@dataclass(frozen=True)
+class Compose:
+    """Augmentations one after the other."""
+
+    steps: tuple[Augmentation, ...]
+
+    def __call__(self, sample: Sample, generator: np.random.Generator) -> Sample:
+        for step in self.steps:
+            sample = step(sample, generator)
+        return sample
+
+
+@dataclass(frozen=True)
+class RandomFlip:
     """Mirrored along `axis`, "horizontal" (left and right change places) or "vertical", with `probability`.
 
     Raises:
-        ValueError: another axis.
+        ValueError: another axis, or a probability outside [0, 1].
     """
-    if axis not in _FLIPS:
-        raise ValueError(f"axis must be one of {', '.join(_FLIPS)}, got {axis!r}")
-    method, array_axis = _FLIPS[axis]
-    if generator.random() >= probability:
-        return sample
-    return sample._replace(
-        image=sample.image.transpose(method), masks=np.ascontiguousarray(np.flip(sample.masks, array_axis))
-    )
+
+    axis: str = "horizontal"
+    probability: float = 0.5
+
+    def __post_init__(self):
+        if self.axis not in _AXES:
+            raise ValueError(f"axis must be one of {', '.join(_AXES)}, got {self.axis!r}")
+        _check_probability(self.probability)
+
+    def __call__(self, sample: Sample, generator: np.random.Generator) -> Sample:
+        return mirror(sample, self.axis) if generator.random() < self.probability else sample
 
 
-def random_transpose(
-    sample: InstanceSample, generator: np.random.Generator, probability: float = 0.5
-) -> InstanceSample:
+@dataclass(frozen=True)
+class RandomTranspose:
     """Rows and columns exchanged with `probability`. With both flips this gives all eight orientations, for images
-    that have no upright one, such as those of a microscope."""
-    if generator.random() >= probability:
-        return sample
-    return sample._replace(
-        image=sample.image.transpose(Image.Transpose.TRANSPOSE),
-        masks=np.ascontiguousarray(sample.masks.transpose(0, 2, 1)),
-    )
+    that have no upright one, such as those of a microscope.
+
+    Raises:
+        ValueError: a probability outside [0, 1].
+    """
+
+    probability: float = 0.5
+
+    def __post_init__(self):
+        _check_probability(self.probability)
+
+    def __call__(self, sample: Sample, generator: np.random.Generator) -> Sample:
+        return mirror(sample, "transpose") if generator.random() < self.probability else sample
+
+
+def _check_probability(probability: float):
+    if not 0 <= probability <= 1:
+        raise ValueError(f"probability must be in [0, 1], got {probability}")

@@ -1,166 +1,127 @@
 """COCO instance annotations: one json file and a folder of images (https://cocodataset.org/#format-data)."""
 
-import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
-from PIL import Image
+from m2f.data.coco_json import (
+    ANYTHING,
+    CATEGORY_RULES,
+    FLAG,
+    ID,
+    IMAGE_RULES,
+    INTEGER,
+    PackedLists,
+    by_id,
+    coco_image_folder,
+    coco_images,
+    read_sections,
+)
+from m2f.data.coco_masks import CocoObject, segments_of_objects
+from m2f.data.dataset_paths import split_of_name
+from m2f.data.image_reading import ImageFile
+from m2f.data.segment_map import Sample
 
-_REQUIRED_KEYS = {
-    "images": ("id", "file_name", "height", "width"),
-    "categories": ("id", "name"),
-    "annotations": ("id", "image_id", "category_id", "segmentation"),
+_RULES = {
+    "images": IMAGE_RULES,
+    "categories": CATEGORY_RULES,
+    "annotations": {"id": ID, "image_id": ID, "category_id": INTEGER, "segmentation": ANYTHING, "iscrowd": FLAG},
 }
-_MIN_POLYGON_NUMBERS = 6  # x and y of three points
-
-
-class InstanceSample(NamedTuple):
-    """One image with its N instances."""
-
-    image: Image.Image  # RGB, W x H
-    masks: np.ndarray  # (N, H, W) uint8 of 0 and 1; instances may overlap
-    class_ids: np.ndarray  # (N,) int64 in [0, K), positions in `CocoInstances.category_ids`
-    image_id: int
 
 
 class CocoInstances:
-    """A map-style dataset of `InstanceSample`; images and masks are decoded when an item is asked for.
+    """A `SegmentationDataset` of COCO instances: polygons, compressed and uncompressed RLE.
 
-    Classes are numbered from 0 in ascending order of the category ids, which may have gaps. Crowd regions
-    (`iscrowd` 1) cover groups of objects and are left out, as in the original's training.
+    Classes are numbered from 0 in ascending order of the category ids, which may have gaps.
 
     Args:
         annotation_file: json with "images", "categories" and "annotations".
-        image_folder: folder that the images' `file_name` are relative to; the json's folder by default.
+        image_folder: folder that the images' `file_name` are relative to; searched for near the json by default.
+        ignore_unknown: crowd regions (`iscrowd` 1), which cover groups of objects, are `IGNORED` where no object lies.
+            Departure: the original drops them, so that their pixels count as background, as with False.
+        drop_groups: leaves out the categories that only group others, as Roboflow's export has one with id 0: those
+            without a supercategory (or "none") that are the supercategory of another.
+        split: found in the file's name by default, else the name itself.
+
+    Attributes beside those of `SegmentationDataset`:
+        category_ids: the json's id of each class.
+        images: the json's entry of each image, of which `id` names it in predictions.
 
     Raises:
         FileNotFoundError: no annotation file, or (for an item) no image.
-        ValueError: not such a json: a key is missing, an id appears twice, or an annotation names an unknown image or
-            category; for an item: a segmentation that cannot be decoded, or an image of another size than the json
-            says. The message names the file and the annotation id.
+        ValueError: not such a json: a key is missing or has a wrong value, an id appears twice, or an annotation names
+            an unknown image or category, or an image lies outside the folder; for an item: a segmentation or an image
+            that cannot be decoded, or an image of another size than the json says. The message names the file and the
+            annotation's id.
     """
 
-    def __init__(self, annotation_file: str | Path, image_folder: str | Path | None = None):
+    task = "instance"
+    thing_label_ids = None
+
+    def __init__(
+        self,
+        annotation_file: str | Path,
+        image_folder: str | Path | None = None,
+        ignore_unknown: bool = True,
+        drop_groups: bool = False,
+        split: str | None = None,
+    ):
         self.annotation_file = Path(annotation_file)
-        self.image_folder = self.annotation_file.parent if image_folder is None else Path(image_folder)
-        content = _read_json(self.annotation_file)
-        categories = self._by_id(content["categories"], "category")
-        self.category_ids = sorted(categories)
+        self.ignore_unknown = ignore_unknown
+        self.format = "roboflow-coco" if drop_groups else "coco-instance"
+        self.split = split or split_of_name(self.annotation_file.stem) or self.annotation_file.stem
+        content = read_sections(self.annotation_file, _RULES, "COCO instance")
+        categories = by_id(content["categories"], f"{self.annotation_file}: 'categories'")
+        groups = _grouping(content["categories"]) if drop_groups else set()
+        self.category_ids = sorted(set(categories) - groups)
         self.id2label = {i: categories[category]["name"] for i, category in enumerate(self.category_ids)}
-        self.images = list(self._by_id(content["images"], "image").values())
-        self._annotations = self._annotations_by_image(content["annotations"])
+        self.images = coco_images(content, self.annotation_file)
+        self.image_folder = coco_image_folder(self.images, self.annotation_file, image_folder)
+        self._objects = PackedLists(self._objects_by_image(content["annotations"], groups))
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> InstanceSample:
+    def __getitem__(self, index: int) -> Sample:
         entry = self.images[index]
-        annotations = self._annotations[entry["id"]]
-        masks = np.zeros((len(annotations), entry["height"], entry["width"]), np.uint8)
-        for mask, annotation in zip(masks, annotations, strict=True):
-            mask[:] = self._decode(annotation, entry["height"], entry["width"])
-        classes = [self.category_ids.index(annotation["category_id"]) for annotation in annotations]
-        return InstanceSample(self._open_image(entry), masks, np.array(classes, np.int64), entry["id"])
+        size = (entry.height, entry.width)
+        image = ImageFile(self.image_path(index), f"{self.image_path(index)} (image {entry.id})")
+        image.check_size(size, str(self.annotation_file))
+        objects = [CocoObject(*values) for values in self._objects[index]]
+        segments = segments_of_objects(objects, size, self.ignore_unknown, str(self.annotation_file))
+        return image.sample(segments, entry.file_name)
 
-    def _by_id(self, entries: list[dict], kind: str) -> dict[int, dict]:
-        by_id = {entry["id"]: entry for entry in entries}
-        if len(by_id) < len(entries):
-            ids = [entry["id"] for entry in entries]
-            twice = sorted({i for i in ids if ids.count(i) > 1})
-            raise ValueError(f"{self.annotation_file}: {kind} ids appear more than once: {twice[:10]}")
-        return by_id
+    def name_of(self, index: int) -> str:
+        return self.images[index].file_name
 
-    def _annotations_by_image(self, annotations: list[dict]) -> dict[int, list[dict]]:
-        grouped = {image["id"]: [] for image in self.images}
-        known_categories = set(self.category_ids)
-        for annotation in annotations:
-            if annotation["image_id"] not in grouped:
-                self._refuse(annotation, f"image_id {annotation['image_id']} is not among the images")
-            if annotation["category_id"] not in known_categories:
-                known = f"the categories {self.category_ids}"
-                self._refuse(annotation, f"category_id {annotation['category_id']} is not among {known}")
-            if not annotation.get("iscrowd", 0):
-                grouped[annotation["image_id"]].append(annotation)
-        return grouped
+    def image_path(self, index: int) -> Path:
+        return self.image_folder / self.images[index].file_name
 
-    def _open_image(self, entry: dict) -> Image.Image:
-        path = self.image_folder / entry["file_name"]
-        if not path.is_file():
-            raise FileNotFoundError(f"no such image: {path} (image {entry['id']} of {self.annotation_file})")
-        try:
-            with Image.open(path) as file:
-                image = file.convert("RGB")
-        except OSError as error:
-            raise ValueError(f"cannot decode {path} as an image: {error}") from error
-        if image.size != (entry["width"], entry["height"]):
-            raise ValueError(
-                f"{path} is {image.height} x {image.width} (height x width), but {self.annotation_file} says "
-                f"{entry['height']} x {entry['width']} for image {entry['id']}; its masks would not fit"
-            )
-        return image
+    def _objects_by_image(self, annotations: list[dict], groups: set[int]) -> Iterable[list[CocoObject]]:
+        grouped: dict[int | str, list[CocoObject]] = {image.id: [] for image in self.images}
+        class_of = {category: i for i, category in enumerate(self.category_ids)}
+        for entry in annotations:
+            image_id, category = entry["image_id"], entry["category_id"]
+            if image_id not in grouped:
+                self._refuse(entry, f"image_id {image_id} is not among the {len(grouped)} images")
+            if category in groups:
+                remedy = 'open the json with format="coco-instance" to have it as a class'
+                self._refuse(entry, f"category_id {category} groups other categories and is dropped; {remedy}")
+            if category not in class_of:
+                self._refuse(entry, f"category_id {category} is not among the categories {self.category_ids[:100]}")
+            crowd = bool(entry.get("iscrowd"))
+            grouped[image_id].append(CocoObject(entry["id"], class_of[category], entry["segmentation"], crowd))
+        return grouped.values()
 
-    def _decode(self, annotation: dict, height: int, width: int) -> np.ndarray:
-        try:
-            return decode_segmentation(annotation["segmentation"], height, width)
-        except ValueError as error:
-            self._refuse(annotation, str(error), error)
-
-    def _refuse(self, annotation: dict, reason: str, cause: Exception | None = None):
-        raise ValueError(f"{self.annotation_file}, annotation {annotation['id']}: {reason}") from cause
+    def _refuse(self, annotation: dict, reason: str):
+        raise ValueError(f"{self.annotation_file}, annotation {annotation['id']}: {reason}")
 
 
-def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """(H, W) uint8 mask of 0 and 1 from COCO's "segmentation" entry in any of its three forms.
-
-    Args:
-        segmentation: a list of polygons [x0, y0, x1, y1, ...], in pixels; or {"size": [H, W], "counts": ...} with the
-            counts compressed (str) or not (list of run lengths).
-
-    Raises:
-        ValueError: none of these; a polygon with fewer than three points; runs that do not fill height x width.
-    """
-    from pycocotools import mask as coco_mask
-
-    if isinstance(segmentation, dict):
-        rle = _checked_rle(segmentation, height, width)
-        if isinstance(rle["counts"], list):
-            rle = coco_mask.frPyObjects(rle, height, width)
-        return coco_mask.decode(rle)
-    if not isinstance(segmentation, list) or not segmentation:
-        raise ValueError(f"segmentation is neither a list of polygons nor an RLE: {str(segmentation)[:80]!r}")
-    for polygon in segmentation:
-        if not isinstance(polygon, list) or len(polygon) < _MIN_POLYGON_NUMBERS or len(polygon) % 2:
-            raise ValueError(
-                f"a polygon needs x and y of at least 3 points, a flat list of an even count: {str(polygon)[:80]!r}"
-            )
-    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width)))
-
-
-def _checked_rle(rle: dict, height: int, width: int) -> dict:
-    size, counts = rle.get("size"), rle.get("counts")
-    if not isinstance(size, list) or [height, width] != size:
-        raise ValueError(f"the RLE's size is {size}, but the image is {[height, width]} (height, width)")
-    if isinstance(counts, list):
-        if min(counts, default=0) < 0 or sum(counts) != height * width:
-            raise ValueError(f"the RLE's runs sum to {sum(counts)}; {height} x {width} = {height * width} is needed")
-    elif not isinstance(counts, str):
-        raise ValueError(f"the RLE's counts are of type {type(counts).__name__}; a string or a list is needed")
-    return rle
-
-
-def _read_json(path: Path) -> dict[str, list]:
-    with open(path, encoding="utf-8") as file:
-        try:
-            content = json.load(file)
-        except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
-            raise ValueError(f"{path} is not a json file: {error}") from error
-    for section, keys in _REQUIRED_KEYS.items():
-        if not isinstance(content, dict) or not isinstance(content.get(section), list):
-            raise ValueError(f"{path} has no list {section!r}; a COCO instance json has {', '.join(_REQUIRED_KEYS)}")
-        for position, entry in enumerate(content[section]):
-            missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
-            if missing:
-                name = entry.get("id", f"number {position}") if isinstance(entry, dict) else f"number {position}"
-                raise ValueError(f"{path}: entry {name} of {section!r} has no {', '.join(map(repr, missing))}")
-    return content
+def _grouping(categories: list[dict]) -> set[int]:
+    """Ids of the categories that are another's supercategory and have none themselves. Decided by the categories
+    alone, so that all splits have the same classes."""
+    return {
+        entry["id"]
+        for entry in categories
+        if entry.get("supercategory") in (None, "", "none")
+        and any(other.get("supercategory") == entry["name"] and other["id"] != entry["id"] for other in categories)
+    }

@@ -51,14 +51,15 @@ class SegmentMap:
         return layers
 
     def with_ids(self, ids: np.ndarray) -> "SegmentMap":
-        """The same segments after a crop, resize or flip of `ids`; those without a pixel are dropped, and layers too."""
-        visible = np.unique(ids[ids >= 0])
+        """The same segments after a crop, resize or flip of `ids`; those without a pixel are dropped, layers too."""
+        # -2 and -1 are counted at 0 and 1. np.unique, which sorts, takes 5 times as long.
+        visible = np.flatnonzero(np.bincount(ids.ravel() - IGNORED)[-IGNORED:])
         numbers = np.full(len(self.class_ids) + 2, NOTHING, np.int32)  # the last two entries are those of -2 and -1
         numbers[visible] = np.arange(len(visible), dtype=np.int32)
         numbers[IGNORED] = IGNORED
         used = (ids != NOTHING).any((1, 2))
         used[0] |= not used.any()
-        return SegmentMap(np.ascontiguousarray(numbers[ids[used]]), self.class_ids[visible])
+        return SegmentMap(numbers.take(ids[used]), self.class_ids[visible])
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,17 +88,42 @@ def pack_masks(
         size: (H, W).
         ignored: (H, W) bool, True where labels are unknown; such pixels belong to no segment.
     """
-    height, width = size
-    layers = [np.full((height, width), NOTHING, np.int32)]
-    for number, mask in enumerate(masks):
-        inside = np.asarray(mask) != 0
-        free = next((layer for layer in layers if not (inside & (layer != NOTHING)).any()), None)
-        if free is None:
-            free = np.full((height, width), NOTHING, np.int32)
-            layers.append(free)
-        free[inside] = number
-    ids = np.stack(layers)
+    segments = pack_strips(((mask, 0) for mask in masks), class_ids, size)
     if ignored is not None:
-        ids[:, ignored] = NOTHING
-        ids[0, ignored] = IGNORED
-    return SegmentMap(ids, np.fromiter(class_ids, np.int64))
+        segments.ids[:, ignored] = NOTHING
+        segments.ids[0, ignored] = IGNORED
+    return segments
+
+
+def pack_strips(
+    strips: Iterable[tuple[np.ndarray, int]], class_ids: Iterable[int], size: tuple[int, int]
+) -> SegmentMap:
+    """The same from the columns that a segment lies in.
+
+    Args:
+        strips: per segment (H, w), nonzero inside, and the first of the w columns.
+        class_ids: its class.
+        size: (H, W).
+    """
+    layers = [np.full(size, NOTHING, np.int32)]
+    for number, (strip, left) in enumerate(strips):
+        rows, columns = _bounding_box(strip)
+        inside = strip[rows, columns] != 0
+        box = rows, slice(left + columns.start, left + columns.stop)
+        free = next((layer for layer in layers if not (inside & (layer[box] != NOTHING)).any()), None)
+        if free is None:
+            free = np.full(size, NOTHING, np.int32)
+            layers.append(free)
+        free[box][inside] = number
+    return SegmentMap(np.stack(layers), np.fromiter(class_ids, np.int64))
+
+
+def _bounding_box(mask: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns around all that is nonzero. Objects are small: comparing whole layers instead takes 7 times as
+    long for the nuclei of BBBC038."""
+    rows = np.flatnonzero(mask.any(1))
+    if not rows.size:
+        return slice(0, 0), slice(0, 0)
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    columns = np.flatnonzero(mask[top:bottom].any(0))
+    return slice(top, bottom), slice(int(columns[0]), int(columns[-1]) + 1)

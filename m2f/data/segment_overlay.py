@@ -6,9 +6,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from m2f.data.segment_map import IGNORED
+
 # Turning the hue by the golden ratio keeps any number of successive colours apart.
 _GOLDEN_RATIO = 0.6180339887498949
 _TITLE_HEIGHT = 16
+_HATCH_PERIOD = 6  # pixels
+_HATCH_GREY = 128
 
 
 def distinct_colours(count: int) -> np.ndarray:
@@ -68,6 +72,43 @@ def draw_segments(
     for colour, info in zip(colours, segments_info, strict=True):
         colour[:] = stuff_colours.get(info["label_id"], colour)
     return draw_masks(image, masks, colours)
+
+
+def draw_segment_map(image: Image.Image, ids: np.ndarray, colours: np.ndarray, opacity: float = 0.45) -> Image.Image:
+    """The image with compact labels over it, the first layer on top; needs no mask per segment.
+
+    Segments are filled with `opacity` in [0, 1] and outlined in full colour; ignored pixels are hatched in grey.
+
+    Args:
+        image: W x H, of any mode.
+        ids: (G, H, W) as in `SegmentMap`.
+        colours: (N, 3) uint8, of each segment.
+
+    Raises:
+        ValueError: the layers are not of the image's size.
+    """
+    if ids.ndim != 3 or ids.shape[1:] != (image.height, image.width):
+        raise ValueError(f"layers are {ids.shape}; (G, {image.height}, {image.width}), the image's size, is needed")
+    pixels = np.array(image.convert("RGB"), dtype=np.float32)
+    for layer in ids[::-1]:
+        inside = layer >= 0
+        pixels[inside] = (1 - opacity) * pixels[inside] + opacity * colours[layer[inside]]
+        rim = inside & _id_changes(layer)
+        pixels[rim] = colours[layer[rim]]
+    stripes = np.add.outer(*map(np.arange, ids.shape[1:])) % _HATCH_PERIOD < _HATCH_PERIOD // 2
+    pixels[(ids == IGNORED).any(0) & stripes] = _HATCH_GREY
+    return Image.fromarray(np.rint(pixels).astype(np.uint8))
+
+
+def _id_changes(layer: np.ndarray) -> np.ndarray:
+    """(H, W) bool: the pixels with a neighbour above, below, left or right of another id."""
+    changes = np.zeros(layer.shape, bool)
+    below, right = layer[1:] != layer[:-1], layer[:, 1:] != layer[:, :-1]
+    changes[1:] |= below
+    changes[:-1] |= below
+    changes[:, 1:] |= right
+    changes[:, :-1] |= right
+    return changes
 
 
 def outline(mask: np.ndarray) -> np.ndarray:

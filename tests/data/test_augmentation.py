@@ -1,73 +1,112 @@
-"""Images and masks must be changed alike: the images here hold their masks' values."""
+import pickle
 
 import numpy as np
 import pytest
-from PIL import Image
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from labelled_samples import assert_consistent, make_sample, single_segments
 
-from m2f.data.augmentation import random_crop, random_flip, random_transpose
-from m2f.data.coco_instances import InstanceSample
+from m2f.data.augmentation import Compose, RandomFlip, RandomTranspose
+from m2f.data.color_jitter import SsdColorTransform
+from m2f.data.random_resize_crop import (
+    FixedSizeCrop,
+    LargeScaleJitter,
+    RandomCrop,
+    RandomCropWithCategoryConstraint,
+    ResizeAndCrop,
+    ResizeShortestEdge,
+)
+from m2f.data.sample_geometry import mirror
+
+AUGMENTATIONS = (
+    RandomFlip("horizontal"),
+    RandomFlip("vertical"),
+    RandomTranspose(),
+    SsdColorTransform(),
+    LargeScaleJitter((30, 40)),
+    ResizeShortestEdge((5, 17, 40), 50),
+    RandomCrop((9, 12)),
+    FixedSizeCrop((20, 8)),
+    RandomCropWithCategoryConstraint((9, 12)),
+    ResizeAndCrop(LargeScaleJitter((30, 40)), FixedSizeCrop((30, 40))),
+    ResizeAndCrop(ResizeShortestEdge((10, 30), 80), RandomCrop((12, 7))),
+)
 
 
-def make_sample(height: int = 6, width: int = 9) -> InstanceSample:
-    """One mask per pixel value: pixel i of the image is i, and mask k covers the pixels with value % 5 == k."""
-    values = np.arange(height * width, dtype=np.uint8).reshape(height, width)
-    masks = np.stack([values % 5 == k for k in range(5)]).astype(np.uint8)
-    return InstanceSample(Image.fromarray(values).convert("RGB"), masks, np.arange(5), 3)
+@given(
+    chain=st.lists(st.sampled_from(AUGMENTATIONS), max_size=5),
+    size=st.tuples(st.integers(1, 50), st.integers(1, 50)),
+    seed=st.integers(0, 999),
+)
+@settings(max_examples=200, deadline=None)
+def test_any_chain_treats_labels_as_if_each_segment_went_alone(chain, size, seed):
+    """The reference expands the labels: each segment alone goes through the same chain with the same seed. What comes
+    out of the whole sample has the same classes over the same pixels."""
+    before, augmentation = make_sample(*size, seed=seed), Compose(tuple(chain))
+    after = augmentation(before, np.random.default_rng(seed))
+    assert_consistent(after)
+    found = dict(zip(after.segments.class_ids.tolist(), after.segments.masks(), strict=True))
+    for class_id, single in single_segments(before).items():
+        alone = augmentation(single, np.random.default_rng(seed))
+        expected = alone.segments.ids[0] == 0
+        np.testing.assert_array_equal(found.pop(class_id, np.zeros(expected.shape)), expected)
+        np.testing.assert_array_equal(np.asarray(alone.image), np.asarray(after.image))
+        np.testing.assert_array_equal(alone.segments.ignored(), after.segments.ignored())
+    assert not found
 
 
-def assert_masks_follow_image(sample: InstanceSample):
-    values = np.asarray(sample.image)[:, :, 0]
-    np.testing.assert_array_equal(sample.masks, values[None] % 5 == sample.class_ids[:, None, None])
-
-
-@pytest.mark.parametrize(("size", "expected"), [((4, 3), (4, 3)), ((6, 9), (6, 9)), ((20, 2), (6, 2))])
-def test_crop_has_the_size_and_moves_masks_with_pixels(size, expected):
-    sample = random_crop(make_sample(), size, np.random.default_rng(0))
-    assert sample.masks.shape[-2:] == expected == (sample.image.height, sample.image.width)
-    assert_masks_follow_image(sample)
-
-
-def test_crop_leaves_out_instances_without_a_pixel():
-    # A window of 1 x 2 pixels holds two successive values, so two of the five masks.
-    sample = random_crop(make_sample(), (1, 2), np.random.default_rng(0))
-    assert len(sample.masks) == len(sample.class_ids) == 2
-    assert_masks_follow_image(sample)
-
-
-def test_crop_reaches_every_place():
-    generator = np.random.default_rng(0)
-    corners = {np.asarray(random_crop(make_sample(), (4, 7), generator).image)[0, 0, 0] for _ in range(200)}
-    # 3 x 3 places; the upper left pixel of each has the value 9 * row + column.
-    assert corners == {9 * row + column for row in range(3) for column in range(3)}
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=repr)
+def test_same_seed_same_sample_and_the_input_stays(augmentation):
+    before = make_sample(24, 37)
+    pixels, ids = np.asarray(before.image).copy(), before.segments.ids.copy()
+    copy = pickle.loads(pickle.dumps(augmentation))  # as a worker gets it
+    for seed in range(5):
+        once, again = augmentation(before, np.random.default_rng(seed)), copy(before, np.random.default_rng(seed))
+        np.testing.assert_array_equal(np.asarray(once.image), np.asarray(again.image))
+        np.testing.assert_array_equal(once.segments.ids, again.segments.ids)
+        assert once.name == before.name
+    np.testing.assert_array_equal(np.asarray(before.image), pixels)
+    np.testing.assert_array_equal(before.segments.ids, ids)
 
 
 @pytest.mark.parametrize(
-    ("change", "expected"),
+    ("augmentation", "axis"),
     [
-        (lambda sample, rng: random_flip(sample, "horizontal", rng, 1.0), lambda values: values[:, ::-1]),
-        (lambda sample, rng: random_flip(sample, "vertical", rng, 1.0), lambda values: values[::-1]),
-        (lambda sample, rng: random_transpose(sample, rng, 1.0), lambda values: values.T),
+        (RandomFlip("horizontal", 1.0), "horizontal"),
+        (RandomFlip("vertical", 1.0), "vertical"),
+        (RandomTranspose(1.0), "transpose"),
     ],
 )
-def test_flips_and_transposition(change, expected):
-    """The expected pixels are NumPy's own views of the image."""
+def test_flips_and_transposition_are_those_mirrors(augmentation, axis):
+    """tests/data/test_sample_geometry.py compares the mirrors with NumPy."""
     before = make_sample()
-    after = change(before, np.random.default_rng(0))
-    np.testing.assert_array_equal(np.asarray(after.image)[:, :, 0], expected(np.asarray(before.image)[:, :, 0]))
-    assert_masks_follow_image(after)
-    assert after.masks.flags["C_CONTIGUOUS"]
+    after, expected = augmentation(before, np.random.default_rng(0)), mirror(before, axis)
+    np.testing.assert_array_equal(np.asarray(after.image), np.asarray(expected.image))
+    np.testing.assert_array_equal(after.segments.ids, expected.segments.ids)
 
 
-def test_probability_decides_and_the_seed_repeats_it():
-    def flipped(seed):
-        generator = np.random.default_rng(seed)
-        before = make_sample()
-        return [random_flip(before, "vertical", generator) is not before for _ in range(100)]
-
-    assert 30 < sum(flipped(1)) < 70  # 4 standard deviations of 100 fair coins are 20
-    assert flipped(1) == flipped(1) != flipped(2)
+@pytest.mark.parametrize("make", [lambda p: RandomFlip("vertical", p), RandomTranspose])
+def test_probability_decides(make):
+    before, generator = make_sample(), np.random.default_rng(0)
+    changed = sum(make(0.2)(before, generator) is not before for _ in range(400))
+    assert 48 < changed < 112  # 80 +- 4 standard deviations of 8
+    assert make(0.0)(before, generator) is before and make(1.0)(before, generator) is not before
 
 
-def test_unknown_axis_is_refused():
+def test_compose_goes_in_order():
+    """A crop before a transposition has the crop's size turned round, after it the size itself."""
+    sample, generator = make_sample(), np.random.default_rng(0)
+    crop, turn = RandomCrop((4, 9)), RandomTranspose(1.0)
+    assert Compose((crop, turn))(sample, generator).segments.size == (9, 4)
+    assert Compose((turn, crop))(sample, generator).segments.size == (4, 9)
+    assert Compose(())(sample, generator) is sample
+
+
+def test_settings_out_of_range_are_refused():
     with pytest.raises(ValueError, match="axis must be one of horizontal, vertical, got 'depth'"):
-        random_flip(make_sample(), "depth", np.random.default_rng(0))
+        RandomFlip("depth")
+    for make in (lambda p: RandomFlip(probability=p), RandomTranspose):
+        with pytest.raises(ValueError, match=r"probability must be in \[0, 1\], got 1.5"):
+            make(1.5)
+        with pytest.raises(ValueError, match="got -0.1"):
+            make(-0.1)

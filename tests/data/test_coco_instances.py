@@ -1,5 +1,6 @@
 """The COCO instance reader, on a json made here and on the bundled images."""
 
+import io
 import json
 from pathlib import Path
 
@@ -9,28 +10,25 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from m2f.data.coco_instances import CocoInstances, decode_segmentation
+from m2f.data.coco_instances import CocoInstances
+from m2f.data.segment_map import IGNORED
 
 NUCLEI = Path(__file__).parents[2] / "examples" / "nuclei"
-
-# Drawn by hand, 4 rows of 5: column-major runs of 6 off, 2 on, 1 off, 2 on, 9 off.
 SQUARE = np.array([[0, 0, 0, 0, 0], [0, 0, 1, 0, 0], [0, 1, 1, 0, 0], [0, 1, 0, 0, 0]], np.uint8)
-SQUARE_RUNS = [6, 2, 1, 2, 9]
 
 
 @pytest.fixture
 def content():
-    """Two images (one without annotations), categories 7 and 3, all three forms of a segmentation, one crowd."""
-    compressed = coco_mask.encode(np.asfortranarray(SQUARE))
+    """Two images (one without annotations), categories 7 and 3, two instances that overlap, one crowd."""
+    packed = coco_mask.encode(np.asfortranarray(SQUARE))["counts"].decode()
     segmentations = [
-        {"size": [4, 5], "counts": compressed["counts"].decode()},
-        {"size": [4, 5], "counts": SQUARE_RUNS},
+        {"size": [4, 5], "counts": packed},
         [[1, 1, 4, 1, 4, 3, 1, 3]],
         {"size": [4, 5], "counts": [0, 20]},
     ]
     annotations = [
-        {"id": 10 + i, "image_id": 1, "category_id": category, "segmentation": segmentation, "iscrowd": int(i == 3)}
-        for i, (segmentation, category) in enumerate(zip(segmentations, (7, 3, 7, 7), strict=True))
+        {"id": 10 + i, "image_id": 1, "category_id": category, "segmentation": segmentation, "iscrowd": int(i == 2)}
+        for i, (segmentation, category) in enumerate(zip(segmentations, (7, 3, 7), strict=True))
     ]
     images = [
         {"id": 1, "file_name": "a.png", "height": 4, "width": 5},
@@ -54,69 +52,82 @@ def write(tmp_path):
     return write_json
 
 
-def test_all_forms_of_segmentation_become_masks_and_crowds_are_left_out(content, write):
+def test_a_sample_has_image_instances_and_ignored_crowd(content, write):
     sample = CocoInstances(write(content))[0]
     rectangle = np.zeros((4, 5), np.uint8)
     rectangle[1:3, 1:4] = 1
-    np.testing.assert_array_equal(sample.masks, np.stack([SQUARE, SQUARE, rectangle]))
-    assert sample.masks.dtype == np.uint8
+    np.testing.assert_array_equal(sample.segments.masks(), np.stack([SQUARE, rectangle]))
     # Categories 3 and 7 are classes 0 and 1, in the order of their ids.
-    np.testing.assert_array_equal(sample.class_ids, [1, 0, 1])
-    assert (sample.image.mode, sample.image.size, sample.image_id) == ("RGB", (5, 4), 1)
+    np.testing.assert_array_equal(sample.segments.class_ids, [1, 0])
+    # The crowd covers the image; what belongs to an instance is known.
+    np.testing.assert_array_equal(sample.segments.ignored(), ~(SQUARE | rectangle).astype(bool))
+    assert (sample.image.mode, sample.image.size, sample.name) == ("RGB", (5, 4), "a.png")
 
 
-def test_classes_are_numbered_by_category_id(content, write):
+def test_crowds_may_be_background(content, write):
+    segments = CocoInstances(write(content), ignore_unknown=False)[0].segments
+    assert IGNORED not in segments.ids and len(segments.class_ids) == 2
+
+
+def test_what_is_told_without_decoding(content, write, tmp_path):
     dataset = CocoInstances(write(content))
     assert (dataset.category_ids, dataset.id2label) == ([3, 7], {0: "three", 1: "seven"})
-
-
-def test_image_without_annotations_has_no_masks_of_its_size(content, write):
-    dataset = CocoInstances(write(content))
+    assert (dataset.task, dataset.format, dataset.thing_label_ids) == ("instance", "coco-instance", None)
+    assert [image.id for image in dataset.images] == [1, 2]
+    assert (dataset.name_of(1), dataset.image_path(1)) == ("b.png", tmp_path / "b.png")
     assert len(dataset) == 2
-    assert dataset[1].masks.shape == (0, 3, 2)
-    assert dataset[1].class_ids.dtype == np.int64
 
 
-def test_images_may_lie_in_another_folder(content, write, tmp_path):
+def test_the_split_is_given_or_found_in_the_name(content, write, tmp_path):
     path = write(content)
-    (tmp_path / "images").mkdir()
+    assert CocoInstances(path).split == "instances"
+    assert CocoInstances(path, split="x").split == "x"
+    assert CocoInstances(path.rename(tmp_path / "instances_val2017.json")).split == "val"
+
+
+def test_image_without_annotations_has_no_segments(content, write):
+    segments = CocoInstances(write(content))[1].segments
+    assert segments.masks().shape == (0, 3, 2)
+    assert segments.class_ids.dtype == np.int64
+
+
+@pytest.mark.parametrize("folder", ["", "images", "x/images"])
+def test_images_are_found_near_the_json(content, write, tmp_path, folder):
+    path = write(content)
+    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
     for name in ("a.png", "b.png"):
-        (tmp_path / name).rename(tmp_path / "images" / name)
-    assert CocoInstances(path, tmp_path / "images")[1].image_id == 2
-    with pytest.raises(FileNotFoundError, match=r"b\.png \(image 2 of .*instances\.json\)"):
+        (tmp_path / name).rename(tmp_path / folder / name)
+    for dataset in (CocoInstances(path), CocoInstances(path, tmp_path / folder)):
+        assert dataset[1].name == "b.png"
+        assert dataset.image_path(0) == tmp_path / folder / "a.png"
+
+
+def test_missing_images_are_named(content, write, tmp_path):
+    path = write(content)
+    (tmp_path / "b.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no such file: .*b\.png \(image 2\)"):
         CocoInstances(path)[1]
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"instances\.json: no folder .* such as a\.png, b\.png; give image_f"):
+        CocoInstances(path)
 
 
 def test_same_masks_as_pycocotools_on_the_bundled_images():
-    """pycocotools' own reader gives the expected masks."""
+    """pycocotools' own reader gives the expected masks, and the json the areas."""
     dataset = CocoInstances(NUCLEI / "val.json", NUCLEI / "val")
     truth = COCO(str(NUCLEI / "val.json"))
-    for index in (0, len(dataset) - 1):
-        sample = dataset[index]
-        annotations = truth.loadAnns(truth.getAnnIds(sample.image_id))
+    for index, sample in enumerate(dataset):
+        annotations = truth.loadAnns(truth.getAnnIds(dataset.images[index].id))
         expected = np.stack([truth.annToMask(annotation) for annotation in annotations])
-        np.testing.assert_array_equal(sample.masks, expected)
-        assert sample.masks.sum((1, 2)).tolist() == [annotation["area"] for annotation in annotations]
+        np.testing.assert_array_equal(sample.segments.masks(), expected)
+        np.testing.assert_array_equal(sample.segments.areas(), [annotation["area"] for annotation in annotations])
+        assert not sample.segments.class_ids.any() and not sample.segments.ignored().any()
 
 
-@pytest.mark.parametrize(
-    ("segmentation", "message"),
-    [
-        ({"size": [5, 4], "counts": [20]}, r"size is \[5, 4\], but the image is \[4, 5\]"),
-        ({"size": [4, 5], "counts": [6, 2]}, "runs sum to 8; 4 x 5 = 20"),
-        ({"size": [4, 5], "counts": [-1, 21]}, "runs sum to 20"),
-        ({"size": [4, 5], "counts": "zzzz"}, "Invalid RLE"),
-        ({"size": [4, 5]}, "NoneType"),
-        ([[0, 0, 1, 1]], "at least 3 points"),
-        ([[0, 0, 1, 1, 2, 0, 1]], "even count"),
-        ([], "neither"),
-        ("text", "neither"),
-    ],
-)
-def test_bad_segmentation_names_file_and_annotation(content, write, segmentation, message):
-    content["annotations"][1]["segmentation"] = segmentation
+def test_bad_segmentation_names_file_and_annotation(content, write):
+    content["annotations"][1]["segmentation"] = [[0, 0, 1, 1]]
     dataset = CocoInstances(write(content))
-    with pytest.raises(ValueError, match=rf"instances\.json, annotation 11: .*{message}"):
+    with pytest.raises(ValueError, match=r"instances\.json, annotation 11: a polygon needs x and y of at least 3 p"):
         dataset[0]
 
 
@@ -129,38 +140,86 @@ def test_annotation_of_an_unknown_image_or_category_is_refused(content, write, k
 
 @pytest.mark.parametrize("section", ["images", "annotations", "categories"])
 def test_missing_sections_and_keys_are_named(content, write, section):
-    first_key = {"images": "file_name", "annotations": "segmentation", "categories": "name"}[section]
-    del content[section][1][first_key]
-    with pytest.raises(ValueError, match=rf"entry \d+ of '{section}' has no '{first_key}'"):
+    key = {"images": "file_name", "annotations": "segmentation", "categories": "name"}[section]
+    del content[section][1][key]
+    with pytest.raises(ValueError, match=rf"instances\.json: '{section}', id \d+ has no '{key}'"):
         CocoInstances(write(content))
     del content[section]
     with pytest.raises(ValueError, match=f"no list '{section}'"):
         CocoInstances(write(content))
 
 
-def test_ids_that_appear_twice_are_refused(content, write):
-    content["images"][1]["id"] = 1
-    with pytest.raises(ValueError, match=r"image ids appear more than once: \[1\]"):
+@pytest.mark.parametrize("section", ["images", "categories"])
+def test_ids_that_appear_twice_are_refused(content, write, section):
+    content[section][1]["id"] = content[section][0]["id"]
+    with pytest.raises(ValueError, match=rf"instances\.json: '{section}': id \d appears more than once"):
         CocoInstances(write(content))
 
 
-def test_a_file_that_is_no_json_is_named(tmp_path):
-    (tmp_path / "x.json").write_bytes(b"\xff\xfe{")
-    with pytest.raises(ValueError, match=r"x\.json is not a json file"):
-        CocoInstances(tmp_path / "x.json")
+def test_images_outside_the_folder_are_refused(content, write):
+    content["images"][1]["file_name"] = "../b.png"
+    with pytest.raises(ValueError, match=r"instances\.json, image 2 names the file '\.\./b\.png', which is outside"):
+        CocoInstances(write(content))
 
 
 def test_image_of_another_size_or_undecodable_is_refused(content, write, tmp_path):
     dataset = CocoInstances(write(content))
-    Image.new("RGB", (3, 2)).save(tmp_path / "b.png")
-    with pytest.raises(ValueError, match=r"b\.png is 2 x 3 .* says 3 x 2 for image 2"):
+    Image.new("RGB", (4, 2)).save(tmp_path / "b.png")
+    with pytest.raises(ValueError, match=r"b\.png \(image 2\) is 2 x 4 .*instances\.json says 3 x 2"):
         dataset[1]
     (tmp_path / "b.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"cannot decode .*b\.png"):
+    with pytest.raises(ValueError, match=r"cannot decode .*b\.png \(image 2\)"):
         dataset[1]
 
 
-def test_polygons_of_one_object_are_joined():
-    joined = decode_segmentation([[0, 0, 1, 0, 1, 1, 0, 1], [3, 3, 5, 3, 5, 4, 3, 4]], 4, 5)
-    assert joined.sum() == 3
-    assert joined[0, 0] == joined[3, 3] == joined[3, 4] == 1
+def test_a_huge_size_in_the_json_costs_no_memory(content, write):
+    """Masks of a wrong size would need a terabyte; the image is looked at first."""
+    content["images"][0].update(height=1_000_000, width=1_000_000)
+    with pytest.raises(ValueError, match=r"a\.png \(image 1\) is 4 x 5 .* says 1000000 x 1000000"):
+        CocoInstances(write(content))[0]
+
+
+def test_labels_drawn_on_the_stored_pixels_are_turned_with_a_sideways_image(content, write, tmp_path):
+    """The json has the stored size, 4 x 5; EXIF orientation 6 turns by 90 degrees clockwise, as np.rot90(_, -1)."""
+    path = write(content)
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    Image.fromarray(SQUARE * 255).save(file, "png", exif=exif)
+    (tmp_path / "a.png").write_bytes(file.getvalue())
+    sample = CocoInstances(path)[0]
+    np.testing.assert_array_equal(sample.segments.masks()[0], np.rot90(SQUARE, -1))
+    np.testing.assert_array_equal(np.asarray(sample.image)[..., 0] > 0, np.rot90(SQUARE, -1) > 0)
+
+
+@pytest.fixture
+def roboflow(content):
+    """As Roboflow exports: category 0 is the project, and the supercategory of all others."""
+    parent = {"id": 0, "name": "project", "supercategory": "none"}
+    content["categories"] = [parent, *({**entry, "supercategory": "project"} for entry in content["categories"])]
+    return content
+
+
+def test_a_category_that_only_groups_is_dropped(roboflow, write):
+    dataset = CocoInstances(write(roboflow), drop_groups=True)
+    assert (dataset.category_ids, dataset.id2label) == ([3, 7], {0: "three", 1: "seven"})
+    assert dataset.format == "roboflow-coco"
+    np.testing.assert_array_equal(dataset[0].segments.class_ids, [1, 0])
+    assert CocoInstances(write(roboflow)).category_ids == [0, 3, 7]
+
+
+def test_a_class_of_the_projects_name_is_kept(roboflow, write):
+    """Roboflow's export of one class that is called as the project: both have the same name."""
+    roboflow["categories"][1]["name"] = "project"
+    assert CocoInstances(write(roboflow), drop_groups=True).category_ids == [3, 7]
+
+
+def test_categories_without_groups_are_all_kept(content, write):
+    for entry in content["categories"]:
+        entry["supercategory"] = "none"
+    assert CocoInstances(write(content), drop_groups=True).category_ids == [3, 7]
+
+
+def test_an_annotation_of_a_dropped_category_is_refused(roboflow, write):
+    roboflow["annotations"][1]["category_id"] = 0
+    with pytest.raises(ValueError, match='annotation 11: category_id 0 groups .* format="coco-instance"'):
+        CocoInstances(write(roboflow), drop_groups=True)

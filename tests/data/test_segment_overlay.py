@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from m2f.data.segment_overlay import distinct_colours, draw_masks, draw_segments, outline, side_by_side
+from m2f.data.segment_overlay import (
+    distinct_colours,
+    draw_masks,
+    draw_segment_map,
+    draw_segments,
+    outline,
+    side_by_side,
+)
 
 GREY = Image.new("L", (7, 6), 100)
 
@@ -75,3 +82,28 @@ def test_panels_stand_in_a_row_under_their_titles():
     assert sheet.getpixel((3, 16)) == (100, 100, 100)
     assert sheet.getpixel((8, 20)) == (0, 0, 255)
     assert np.asarray(sheet)[:16].min() < 128  # letters
+
+
+def test_compact_labels_are_filled_outlined_and_the_first_layer_lies_on_top():
+    ids = np.full((2, 6, 7), -1, np.int32)
+    ids[0][square(1, 1)], ids[1][square(0, 2)], ids[:, :, 0] = 0, 1, -2
+    colours = np.array([[255, 0, 0], [0, 255, 0]], np.uint8)
+    drawn = np.asarray(draw_segment_map(GREY, ids, colours, 0.5))
+    # As draw_masks does it, but for the ignored column.
+    expected = np.asarray(draw_masks(GREY, np.stack([square(1, 1), square(0, 2)]), colours, 0.5))
+    np.testing.assert_array_equal(drawn[:, 1:], expected[:, 1:])
+    # Stripes of 3 pixels on, 3 off.
+    np.testing.assert_array_equal(drawn[:, 0, 0], [128, 128, 128, 100, 100, 100])
+
+
+def test_touching_segments_of_one_layer_are_both_outlined():
+    ids = np.zeros((1, 6, 7), np.int32)
+    ids[:, :, 4:] = 1
+    drawn = np.asarray(draw_segment_map(GREY, ids, np.array([[200, 0, 0], [0, 200, 0]], np.uint8), 0.5))
+    np.testing.assert_array_equal(drawn[2, [3, 4]], [[200, 0, 0], [0, 200, 0]])
+    np.testing.assert_array_equal(drawn[2, [2, 5]], [[150, 50, 50], [50, 150, 50]])
+
+
+def test_layers_of_another_size_are_refused():
+    with pytest.raises(ValueError, match=r"layers are \(1, 7, 6\); \(G, 6, 7\)"):
+        draw_segment_map(GREY, np.zeros((1, 7, 6), np.int32), distinct_colours(1))

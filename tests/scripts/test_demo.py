@@ -23,7 +23,7 @@ from demo import BATCH_SIZE, batches, parse_args, train_model  # noqa: E402
 from demo_model import build_model, build_processor  # noqa: E402
 
 from m2f.data.coco_instances import CocoInstances  # noqa: E402
-from m2f.data.collation import InstanceCollator  # noqa: E402
+from m2f.data.collation import Collator  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_bundled_splits_share_no_image():
 
 def test_the_seed_decides_the_weights(small_data):
     train = CocoInstances(small_data / "train.json", small_data / "train")
-    collate = InstanceCollator(build_processor(train))
+    collate = Collator(build_processor(train))
 
     def weights(seed: int) -> list[torch.Tensor]:
         set_seed(seed)
@@ -124,9 +124,9 @@ def test_the_seed_decides_the_weights(small_data):
 def test_batches_go_through_all_images_in_changing_order_and_orientation():
     val = CocoInstances(NUCLEI / "val.json", NUCLEI / "val")
     samples = list(itertools.chain.from_iterable(itertools.islice(batches(val, 0), 16 // BATCH_SIZE)))
-    ids = [sample.image_id for sample in samples]
-    assert sorted(ids[:8]) == sorted(ids[8:]) == sorted(image["id"] for image in val.images)
-    assert ids[:8] != ids[8:]
+    names = [sample.name for sample in samples]
+    assert sorted(names[:8]) == sorted(names[8:]) == sorted(image.file_name for image in val.images)
+    assert names[:8] != names[8:]
     orientations = {sample.image.tobytes() for sample in samples}
     assert len(orientations) > 8
 
@@ -140,7 +140,7 @@ def test_too_few_images_for_a_batch_are_refused(small_data):
 
 def test_training_ends_when_its_time_is_over(small_data, capsys):
     train = CocoInstances(small_data / "train.json", small_data / "train")
-    collate = InstanceCollator(build_processor(train))
+    collate = Collator(build_processor(train))
     start = time.monotonic()
     train_model(build_model(train), map(collate, batches(train, 0)), seconds=2, steps=None)
     assert 2 <= time.monotonic() - start < 30  # the last step may be slow

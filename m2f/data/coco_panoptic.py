@@ -1,0 +1,194 @@
+"""COCO panoptic annotations: a json file, a folder of PNGs whose colours are segment ids, and a folder of images
+(https://cocodataset.org/#format-data, item 4)."""
+
+import reprlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from m2f.data.coco_json import (
+    CATEGORY_RULES,
+    FLAG,
+    ID,
+    IMAGE_RULES,
+    INTEGER,
+    LIST,
+    TEXT,
+    PackedLists,
+    by_id,
+    check_entries,
+    coco_image_folder,
+    coco_images,
+    read_sections,
+)
+from m2f.data.dataset_paths import find_folder, inside, split_of_name
+from m2f.data.image_reading import ImageFile
+from m2f.data.label_maps import read_channels, segments_of_ids
+from m2f.data.segment_map import IGNORED, NOTHING, Sample, SegmentMap
+
+_RULES = {
+    "images": IMAGE_RULES,
+    "categories": {**CATEGORY_RULES, "isthing": FLAG},
+    "annotations": {"image_id": ID, "file_name": TEXT, "segments_info": LIST},
+}
+SEGMENT_RULES = {"id": INTEGER, "category_id": INTEGER, "iscrowd": FLAG}
+VOID = 0  # the id of pixels without a segment
+_ID_LIMIT = 1 << 24
+
+
+class CocoPanoptic:
+    """A `SegmentationDataset` of COCO panoptic annotations.
+
+    Classes are numbered from 0 in ascending order of the category ids, which may have gaps; those with `isthing` 1
+    (which is assumed where the key is absent) are things. Segments keep the order of "segments_info".
+
+    Args:
+        annotation_file: json with "images", "categories" and "annotations" with "segments_info".
+        image_folder: folder that the images' `file_name` are relative to; searched for near the json by default.
+        segments_folder: folder that the annotations' `file_name` are relative to; by default the folder beside the
+            json that has its name without ".json", as COCO has it, and if there is none, searched for too.
+        ignore_unknown: pixels without a segment (id 0) and crowd segments are `IGNORED`, as the panoptic quality
+            ignores them. Departure: the original's mapper leaves crowd segments out and makes a mask of each other
+            segment, so that all these pixels count as background, as with False.
+        split: found in the file's name by default, else the name itself.
+
+    Attributes beside those of `SegmentationDataset`:
+        category_ids: the json's id of each class.
+        images: the json's entry of each image.
+
+    Raises:
+        FileNotFoundError: no annotation file, or (for an item) no image or PNG.
+        ValueError: not such a json: a key is missing or has a wrong value, an id appears twice or is not in
+            [1, 2^24), an annotation names an unknown image or category, a file lies outside its folder; for an item:
+            the image has no annotation, a file cannot be decoded, image, PNG and json differ in size, or PNG and json
+            in segment ids. The message names the file, and the segment's id.
+    """
+
+    task = "panoptic"
+    format = "coco-panoptic"
+
+    def __init__(
+        self,
+        annotation_file: str | Path,
+        image_folder: str | Path | None = None,
+        segments_folder: str | Path | None = None,
+        ignore_unknown: bool = True,
+        split: str | None = None,
+    ):
+        self.annotation_file = Path(annotation_file)
+        self.ignore_unknown = ignore_unknown
+        self.split = split or split_of_name(self.annotation_file.stem) or self.annotation_file.stem
+        content = read_sections(self.annotation_file, _RULES, "COCO panoptic")
+        categories = by_id(content["categories"], f"{self.annotation_file}: 'categories'")
+        self.category_ids = sorted(categories)
+        self.id2label = {i: categories[category]["name"] for i, category in enumerate(self.category_ids)}
+        self.thing_label_ids = [i for i, c in enumerate(self.category_ids) if categories[c].get("isthing", 1)]
+        self.images = coco_images(content, self.annotation_file)
+        # Where images are PNG too, they have the names of the annotations' files.
+        named = self.annotation_file.with_suffix("")
+        segments_folder = named if segments_folder is None and named.is_dir() else segments_folder
+        known = None if segments_folder is None else Path(segments_folder)
+        self.image_folder = coco_image_folder(self.images, self.annotation_file, image_folder, known)
+        self.segments_folder = known or self._find_segments(content["annotations"])
+        self._annotations = PackedLists(self._annotations_by_image(content["annotations"]))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Sample:
+        entry = self.images[index]
+        image = ImageFile(self.image_path(index), f"{self.image_path(index)} (image {entry.id})")
+        image.check_size((entry.height, entry.width), str(self.annotation_file))
+        annotation = self._annotations[index]
+        if not annotation:
+            raise ValueError(f"{self.annotation_file}: image {entry.id} ({entry.file_name}) has no annotation")
+        file_name, *segments_info = annotation
+        path = self.segments_folder / file_name
+        ids = read_segment_ids(path, str(path))
+        if ids.shape != (entry.height, entry.width):
+            raise ValueError(
+                f"{path} is {ids.shape[0]} x {ids.shape[1]} (height x width), but {self.annotation_file} says "
+                f"{entry.height} x {entry.width} for image {entry.id}"
+            )
+        segments = panoptic_segments(ids, *segments_info, self.ignore_unknown, str(path))
+        return image.sample(segments, entry.file_name)
+
+    def name_of(self, index: int) -> str:
+        return self.images[index].file_name
+
+    def image_path(self, index: int) -> Path:
+        return self.image_folder / self.images[index].file_name
+
+    def _find_segments(self, annotations: list[dict]) -> Path:
+        names = [entry["file_name"] for entry in annotations]
+        return find_folder(names, self.annotation_file, "segments_folder", self.image_folder)
+
+    def _annotations_by_image(self, annotations: list[dict]) -> Iterable[list]:
+        """For each image [file name, segment ids, class ids, ids of crowd segments], or [] without annotation."""
+        found: dict[int | str, list] = {image.id: [] for image in self.images}
+        class_of = {category: i for i, category in enumerate(self.category_ids)}
+        for entry in annotations:
+            image_id = entry["image_id"]
+            where = f"{self.annotation_file}, annotation of image {image_id}"
+            if image_id not in found or found[image_id]:
+                problem = "a second one" if image_id in found else f"not among the {len(found)} images"
+                raise ValueError(f"{where}: {problem}")
+            inside(self.segments_folder, entry["file_name"], where)
+            found[image_id] = [entry["file_name"], *split_segments(entry["segments_info"], class_of, where)]
+        return found.values()
+
+
+def split_segments(
+    segments_info: list[dict], class_of: dict[int, int], where: str
+) -> tuple[list[int], list[int], list[int]]:
+    """Ids and classes of the segments, and the ids of crowd segments, of one image.
+
+    Args:
+        segments_info: dicts with "id", "category_id" and possibly "iscrowd".
+        class_of: category id -> class.
+
+    Raises:
+        ValueError: a key is missing or has a wrong value, an id appears twice or is not in [1, 2^24), or a category is
+            unknown.
+    """
+    check_entries(segments_info, SEGMENT_RULES, f"{where}: 'segments_info'")
+    for number, entry in by_id(segments_info, f"{where}: 'segments_info'").items():
+        if not VOID < number < _ID_LIMIT:
+            raise ValueError(f"{where}: segment id {number} is no colour; 1 to {_ID_LIMIT - 1} is needed")
+        if entry["category_id"] not in class_of:
+            known = f"not among the categories {reprlib.repr(sorted(class_of))}"
+            raise ValueError(f"{where}: segment {number} has category_id {entry['category_id']}, {known}")
+    single = [entry for entry in segments_info if not entry.get("iscrowd")]
+    return (
+        [entry["id"] for entry in single],
+        [class_of[entry["category_id"]] for entry in single],
+        [entry["id"] for entry in segments_info if entry.get("iscrowd")],
+    )
+
+
+def read_segment_ids(source: Path | bytes, name: str) -> np.ndarray:
+    """(H, W) int32 ids of a PNG whose colours are ids, R + 256 G + 65536 B.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it cannot be decoded.
+    """
+    return read_channels(source, name).astype(np.int32) @ np.array([1, 1 << 8, 1 << 16], np.int32)
+
+
+def panoptic_segments(
+    ids: np.ndarray,
+    segment_ids: list[int],
+    class_ids: list[int],
+    crowd_ids: list[int],
+    ignore_unknown: bool,
+    name: str,
+) -> SegmentMap:
+    """Compact labels from the ids of a PNG, which messages call `name`, and what `split_segments` returns.
+
+    Raises:
+        ValueError: the PNG has other ids than those given.
+    """
+    unknown = IGNORED if ignore_unknown else NOTHING
+    return segments_of_ids(ids, segment_ids, class_ids, dict.fromkeys((VOID, *crowd_ids), unknown), name)

@@ -1,0 +1,243 @@
+"""One way to open a dataset of any format: finds out which it is, and which splits it has."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from m2f.data.cityscapes import IMAGES, LABELS_FOLDER, Cityscapes
+from m2f.data.class_names import find_class_names
+from m2f.data.coco_instances import CocoInstances
+from m2f.data.coco_layout import ROBOFLOW_FILE, coco_files, coco_format, coco_split
+from m2f.data.coco_panoptic import CocoPanoptic
+from m2f.data.dataset_paths import choose_split, subfolders
+from m2f.data.dataset_rows import DatasetRows
+from m2f.data.row_sources import is_hub_name, is_rows, load_rows, row_splits, rows_folder
+from m2f.data.segmentation_dataset import SegmentationDataset
+from m2f.data.semantic_folder import SemanticFolder, semantic_splits
+from m2f.data.yolo_segmentation import YoloSegmentation, read_yolo_yaml, yolo_splits
+
+# Format -> what is looked for.
+FORMATS = {
+    "coco-instance": 'a json of COCO instances (annotations with "segmentation"), in the folder or in annotations/',
+    "coco-panoptic": 'a json of COCO panoptic (annotations with "segments_info"), in the folder or in annotations/',
+    "roboflow-coco": f"train/{ROBOFLOW_FILE} and the like",
+    "semantic-folder": "images/SPLIT and annotations/SPLIT (or masks, labels) with PNG or TIFF label maps, or "
+    "SPLIT/images and SPLIT/annotations",
+    "cityscapes": f"{IMAGES}/SPLIT and {LABELS_FOLDER}/SPLIT",
+    "yolo-segmentation": "a yaml with names and train, val or test",
+    "datasets": "parquet files, a folder written by save_to_disk, or a name on the Hub",
+}
+_YAML_SUFFIXES = (".yaml", ".yml")
+_SHOWN = 12
+# Format -> split -> where it is: the annotation files, a pair of folders, or None where its name tells.
+_Places = dict[str, dict[str, Any]]
+
+
+def open_dataset(
+    path: Any,
+    split: str = "train",
+    format: str = "auto",
+    image_folder: str | Path | None = None,
+    **options: Any,
+) -> SegmentationDataset:
+    """The reader of one split of a dataset.
+
+    Args:
+        path: a folder; an annotation file (json, yaml, parquet), which needs no `split` where it has one; a dataset's
+            name on the Hub; or a `datasets.Dataset` or `DatasetDict`.
+        split: one of `list_splits(path)`, or a name that means the same ("val" for "valid").
+        format: one of `FORMATS`, needed where a folder can be read in several; "auto" finds it.
+        image_folder: where the images are, if not where they are looked for; for YOLO, the dataset's folder.
+        **options: what else the reader takes, such as `task` of `Cityscapes` or `reduce_labels` of `SemanticFolder`.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: unknown or ambiguous; the message says what was looked for and what was found. Also what the
+            reader raises.
+        TypeError: an option that the reader does not have.
+    """
+    kind, places = _only_format(path, format)
+    named = isinstance(path, Mapping) or (not is_rows(path) and not os.path.isfile(path))
+    name = next(iter(places)) if len(places) == 1 and not named else choose_split(split, list(places), _name(path))
+    return _OPENERS[kind](path, name, places, image_folder, options)
+
+
+def detect_format(path: Any) -> str:
+    """The format of a dataset, one of `FORMATS`.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: unknown, or there are several.
+    """
+    return _only_format(path, "auto")[0]
+
+
+def list_splits(path: Any, format: str = "auto") -> list[str]:
+    """The splits of a dataset, as it calls them.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: unknown or ambiguous.
+    """
+    return list(_only_format(path, format)[1])
+
+
+def _only_format(path: Any, format: str) -> tuple[str, dict[str, Any]]:
+    """The format, and the splits with their places."""
+    if format not in ("auto", *FORMATS):
+        raise ValueError(f"format must be auto or one of {', '.join(FORMATS)}, got {format!r}")
+    found = _find(path)
+    # Roboflow's json is one of COCO, and may be read as such to keep the category that groups others.
+    if format == "coco-instance" and "roboflow-coco" in found:
+        found = {format: found["roboflow-coco"]}
+    if format != "auto":
+        found = {format: found[format]} if format in found else {}
+    if len(found) == 1:
+        return next(iter(found.items()))
+    if found:
+        several = "; ".join(f"{kind} ({', '.join(splits)})" for kind, splits in found.items())
+        raise ValueError(f"{path} can be read in several formats: {several}; give format, or the path of one file")
+    looked_for = "\n".join(f"- {kind}: {text}" for kind, text in FORMATS.items() if format in ("auto", kind))
+    raise ValueError(f"{path} is no dataset of a known format. Looked for\n{looked_for}\nFound {_content(path)}")
+
+
+def _find(path: Any) -> _Places:
+    """All formats that a path can be read in."""
+    if not is_rows(path) and not isinstance(path, str | os.PathLike):
+        raise ValueError(f"a dataset is a path, a datasets.Dataset or a DatasetDict, got {type(path).__name__}")
+    if is_rows(path) or is_hub_name(str(path)):
+        return {"datasets": dict.fromkeys(row_splits(path))}
+    path = Path(path)
+    if os.path.isfile(path):
+        return _find_in_file(path)
+    if not os.path.isdir(path):
+        raise FileNotFoundError(f"no such file or folder: {path}")
+    found: _Places = {
+        **coco_files(path),
+        "semantic-folder": semantic_splits(path),
+        "cityscapes": _cityscapes_splits(path),
+        "yolo-segmentation": _yolo_files(path),
+        "datasets": dict.fromkeys(row_splits(path)),
+    }
+    return {kind: found[kind] for kind in FORMATS if found.get(kind)}
+
+
+def _find_in_file(path: Path) -> _Places:
+    suffix = path.suffix.lower()
+    if suffix == ".json":
+        kind = coco_format(path)
+        return {kind: {coco_split(path): [path]}} if kind else {}
+    if suffix in _YAML_SUFFIXES:
+        return {"yolo-segmentation": dict.fromkeys(yolo_splits(read_yolo_yaml(path)), [path])}
+    return {"datasets": dict.fromkeys(row_splits(path))} if suffix == ".parquet" else {}
+
+
+def _cityscapes_splits(root: Path) -> dict[str, None]:
+    if not (root / IMAGES).is_dir() or not (root / LABELS_FOLDER).is_dir():
+        return {}
+    return dict.fromkeys(path.name for path in subfolders(root / IMAGES))
+
+
+def _yolo_files(root: Path) -> dict[str, list[Path]]:
+    """Split -> yaml files that have it. Files that are no YOLO data are left out, as other programs have yaml too."""
+    found: dict[str, list[Path]] = {}
+    for path in _yaml_files(root):
+        try:
+            splits = yolo_splits(read_yolo_yaml(path))
+        except ValueError:
+            continue
+        for split in splits:
+            found.setdefault(split, []).append(path)
+    return found
+
+
+def _yaml_problems(root: Path) -> list[str]:
+    """Why the yaml files of a folder are no YOLO data."""
+    problems = []
+    for path in _yaml_files(root):
+        try:
+            read_yolo_yaml(path)
+        except ValueError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _yaml_files(root: Path) -> list[Path]:
+    files = (path for path in root.iterdir() if path.suffix.lower() in _YAML_SUFFIXES and path.is_file())
+    return sorted(path for path in files if not path.name.startswith("."))
+
+
+def _only(files: list[Path], split: str) -> Path:
+    if len(files) > 1:
+        raise ValueError(f"there are several files for {split!r}: {', '.join(map(str, files))}; give the path of one")
+    return files[0]
+
+
+def _name(path: Any) -> str:
+    return "the dataset" if is_rows(path) else str(path)
+
+
+def _content(path: Any) -> str:
+    """What is there instead."""
+    if not os.path.isdir(path):
+        return f"the file {path}"
+    names = sorted(entry.name + "/" * entry.is_dir() for entry in os.scandir(path))
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    problems = "".join(f"\n{text}" for text in _yaml_problems(Path(path)))
+    return (", ".join(names[:_SHOWN]) or "nothing") + more + problems
+
+
+def _open_coco_instance(path: Any, split: str, places: dict, image_folder: Any, options: dict) -> SegmentationDataset:
+    return CocoInstances(_only(places[split], split), image_folder, split=split, **options)
+
+
+def _open_roboflow(path: Any, split: str, places: dict, image_folder: Any, options: dict) -> SegmentationDataset:
+    file = _only(places[split], split)
+    return CocoInstances(file, image_folder or file.parent, drop_groups=True, split=split, **options)
+
+
+def _open_coco_panoptic(path: Any, split: str, places: dict, image_folder: Any, options: dict) -> SegmentationDataset:
+    return CocoPanoptic(_only(places[split], split), image_folder, split=split, **options)
+
+
+def _open_semantic(path: Any, split: str, places: dict, image_folder: Any, options: dict) -> SegmentationDataset:
+    images, labels = places[split]
+    if "id2label" not in options:
+        names, from_one = find_class_names(Path(path))
+        options = {"id2label": names, "reduce_labels": from_one, **options}
+    return SemanticFolder(
+        image_folder or images, labels, split=split, class_folders=[pair[1] for pair in places.values()], **options
+    )
+
+
+def _open_cityscapes(path: Any, split: str, places: dict, image_folder: Any, options: dict) -> SegmentationDataset:
+    if image_folder is not None:
+        raise ValueError(f"cityscapes has its images in {IMAGES}; image_folder must be None, got {image_folder}")
+    return Cityscapes(path, split, **options)
+
+
+def _open_yolo(path: Any, split: str, places: dict, image_folder: Any, options: dict) -> SegmentationDataset:
+    return YoloSegmentation(_only(places[split], split), split, root=image_folder, **options)
+
+
+def _open_rows(path: Any, split: str, places: dict, image_folder: Any, options: dict) -> SegmentationDataset:
+    if image_folder is not None:
+        raise ValueError(f"rows have their images in them; image_folder must be None, got {image_folder}")
+    rows = load_rows(path, split)
+    local = not is_rows(path) and not is_hub_name(str(path))
+    folder = rows_folder(Path(path)) if local else None
+    if folder is not None and "id2label" not in options:
+        options = {"id2label": find_class_names(folder)[0], **options}
+    return DatasetRows(rows, split, folder=folder, origin=_name(path), **options)
+
+
+_OPENERS: dict[str, Callable[..., SegmentationDataset]] = {
+    "coco-instance": _open_coco_instance,
+    "coco-panoptic": _open_coco_panoptic,
+    "roboflow-coco": _open_roboflow,
+    "semantic-folder": _open_semantic,
+    "cityscapes": _open_cityscapes,
+    "yolo-segmentation": _open_yolo,
+    "datasets": _open_rows,
+}

@@ -1,0 +1,145 @@
+"""Images on disk or in memory as upright RGB samples. Every error names the image."""
+
+import io
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from m2f.data.segment_map import Sample, SegmentMap
+from m2f.image_processing.image_input import to_rgb
+
+# What images are stored as. Pillow knows more formats, among them EPS, for which it runs Ghostscript on the file.
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF")
+SUFFIXES = frozenset(f".{suffix}" for suffix in "jpg jpeg png tif tiff bmp webp gif ppm pgm pnm jp2 avif mpo".split())
+# Pillow raises any of these for a damaged file, as found by reading its plugins and by feeding it such files. A
+# decompression bomb, an image of more than 2 * Image.MAX_IMAGE_PIXELS, is among them: that limit stays the caller's.
+_DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    ArithmeticError,
+    AttributeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+_EXIF_ORIENTATION = 0x0112
+# EXIF orientation -> what brings the stored pixels upright, for a PIL image and for an array (..., H, W).
+_TURNS: dict[int, tuple[Image.Transpose, Callable[[np.ndarray], np.ndarray]]] = {
+    2: (Image.Transpose.FLIP_LEFT_RIGHT, lambda a: a[..., ::-1]),
+    3: (Image.Transpose.ROTATE_180, lambda a: a[..., ::-1, ::-1]),
+    4: (Image.Transpose.FLIP_TOP_BOTTOM, lambda a: a[..., ::-1, :]),
+    5: (Image.Transpose.TRANSPOSE, lambda a: a.swapaxes(-1, -2)),
+    6: (Image.Transpose.ROTATE_270, lambda a: a.swapaxes(-1, -2)[..., ::-1]),
+    7: (Image.Transpose.TRANSVERSE, lambda a: a.swapaxes(-1, -2)[..., ::-1, ::-1]),
+    8: (Image.Transpose.ROTATE_90, lambda a: a.swapaxes(-1, -2)[..., ::-1, :]),
+}
+_SIDEWAYS = (5, 6, 7, 8)
+
+
+class ImageFile:
+    """An image that is opened; its pixels are decoded when the sample is asked for.
+
+    Args:
+        source: path or content of the file.
+        name: what messages call it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that is no image of a known format, or one that is too large for Pillow's limit.
+    """
+
+    def __init__(self, source: Path | bytes, name: str):
+        self.name = name
+        self._image = open_image(file_content(source, name), name)
+        self._orientation = decoded(lambda: _orientation(self._image), name)
+        self.stored_size = (self._image.height, self._image.width)
+        self.size = self.stored_size[::-1] if self._orientation in _SIDEWAYS else self.stored_size
+
+    def check_size(self, size: tuple[int, int], described_by: str):
+        """Whether labels of `size` (H, W) can belong to the image: before they are made, as a wrong size may be huge.
+
+        Raises:
+            ValueError: the image has another size, upright as well as stored.
+        """
+        if size not in (self.size, self.stored_size):
+            raise ValueError(
+                f"{self.name} is {self.size[0]} x {self.size[1]} (height x width), but {described_by} says "
+                f"{size[0]} x {size[1]}; labels would not fit"
+            )
+
+    def sample(self, segments: SegmentMap, name: str) -> Sample:
+        """The upright image with its labels.
+
+        Their size decides what the labels were drawn on: the upright image if it has that size, as most tools show it
+        upright; otherwise the pixels as they are stored, and the labels are turned with the image.
+
+        Raises:
+            ValueError: the pixels cannot be decoded, or the labels have another size.
+        """
+        self.check_size(segments.size, "its label map")
+        if segments.size != self.size:
+            _, turn = _TURNS[self._orientation]
+            ids = np.ascontiguousarray(turn(segments.ids))
+            segments = SegmentMap(ids, segments.class_ids)
+        return Sample(decoded(self._upright_rgb, self.name), segments, name)
+
+    def _upright_rgb(self) -> Image.Image:
+        self._image.load()
+        turned = self._orientation in _TURNS
+        rgb = to_rgb(self._image.transpose(_TURNS[self._orientation][0]) if turned else self._image)
+        if isinstance(rgb, Image.Image):
+            return rgb
+        # 16-bit images, which to_rgb brings to 0..255, and images of floats, whose range nothing tells.
+        if rgb.min() < 0 or rgb.max() > 255:
+            raise ValueError(f"values reach from {rgb.min()} to {rgb.max()}; 0 to 255 is needed")
+        return Image.fromarray(np.rint(rgb).astype(np.uint8))
+
+
+def file_content(source: Path | bytes, name: str) -> bytes:
+    """The bytes of a file, or those given.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it cannot be read.
+    """
+    if isinstance(source, bytes):
+        return source
+    if not os.path.isfile(source):  # unlike Path.is_file, False for a name that no system takes
+        raise FileNotFoundError(f"no such file: {name}")
+    try:
+        return source.read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot read {name}: {error}") from error
+
+
+def open_image(content: bytes, name: str, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    """A PIL image whose pixels are not decoded yet.
+
+    Raises:
+        ValueError: no image of one of the formats, or larger than Pillow's limit.
+    """
+    return decoded(lambda: Image.open(io.BytesIO(content), formats=formats), name)
+
+
+def decoded(read: Callable, name: str):
+    """What `read` returns; whatever it raises for a damaged image is a ValueError with the image's name."""
+    try:
+        return read()
+    except _DECODE_ERRORS as error:
+        raise ValueError(f"cannot decode {name} as an image: {error or type(error).__name__}") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 (upright) to 8; 1 where it is absent or none of these."""
+    # Pillow itself turns TIFF files when it decodes them.
+    orientation = 1 if image.format == "TIFF" else image.getexif().get(_EXIF_ORIENTATION, 1)
+    return orientation if isinstance(orientation, int) and orientation in _TURNS else 1

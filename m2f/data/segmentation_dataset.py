@@ -1,0 +1,39 @@
+"""What every reader of a dataset has in common."""
+
+from pathlib import Path
+from typing import Protocol
+
+from m2f.data.segment_map import Sample
+
+
+class SegmentationDataset(Protocol):
+    """A map-style dataset of `Sample`. The index is read at construction, an image and its labels with each item.
+
+    An item raises ValueError, or FileNotFoundError where a file is missing; the message names the file and the
+    annotation's id. Segments without a pixel are kept, so that they can be reported; the collator drops them.
+
+    Attributes:
+        id2label: name of each class in [0, K).
+        thing_label_ids: the classes whose objects are counted; None where all are, [] where none is.
+        task: "panoptic", "instance" or "semantic", what the labels are made for.
+        format: one of `m2f.data.dataset_formats.FORMATS`.
+        split: the dataset's own name for this part of it, such as "train" or "valid".
+    """
+
+    id2label: dict[int, str]
+    thing_label_ids: list[int] | None
+    task: str
+    format: str
+    split: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+    def name_of(self, index: int) -> str:
+        """What the item's `Sample` has as its name; nothing is read for it."""
+        ...
+
+    def image_path(self, index: int) -> Path | None:
+        """The image's file, existing or not; None where it is not in a file of its own."""
+        ...

@@ -1,0 +1,173 @@
+"""`m2f check` on the bundled images and on broken copies of them."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fake_reader import LEFT, FakeReader, good, sample
+from PIL import Image
+
+from m2f.cli import main
+from m2f.commands.check import report_lines
+from m2f.data.dataset_check import check_readers
+from m2f.data.image_inspection import Finding
+
+NUCLEI = Path(__file__).parents[2] / "examples" / "nuclei"
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def broken(tmp_path) -> Path:
+    """A copy of the bundled data of which two images, one label and one json are damaged."""
+    folder = shutil.copytree(NUCLEI, tmp_path / "nuclei")
+    images = sorted((folder / "train").iterdir())
+    images[0].unlink()
+    images[1].write_bytes(images[1].read_bytes()[:1000])
+    shutil.copy(images[2], folder / "val" / "copy.png")
+    content = json.loads((folder / "train.json").read_text())
+    content["annotations"][-1]["segmentation"]["counts"] = "zzzz"
+    (folder / "train.json").write_text(json.dumps(content))
+    val = json.loads((folder / "val.json").read_text())
+    val["images"][0]["file_name"] = "copy.png"
+    (folder / "val.json").write_text(json.dumps(val))
+    return folder
+
+
+def test_bundled_data(capsys):
+    assert main(["check", str(NUCLEI)]) == 0
+    out = capsys.readouterr().out
+    # examples/nuclei/README.md has these numbers.
+    assert "40 images read" in out and "segments  762;" in out and "segments  201;" in out
+    assert out.endswith("contact sheet: m2f_check.png\nerrors: 0, warnings: 0, notes: 0; training may start\n")
+    with Image.open("m2f_check.png") as sheet:
+        assert sheet.format == "PNG" and sheet.width > 1000
+
+
+def test_broken_data(broken, capsys):
+    names = sorted(path.name for path in (NUCLEI / "train").iterdir())
+    assert main(["check", str(broken), "--sheet", "sheet.png", "--json", "report.json"]) == 1
+    captured = capsys.readouterr()
+    last = json.loads((broken / "train.json").read_text())["annotations"][-1]["id"]
+    for line in ("ERROR image files that do not exist: 1", "ERROR image files that cannot be decoded: 1"):
+        assert line in captured.out
+    for name in (*names[:3], "copy.png", f"annotation {last}"):
+        assert name in captured.out
+    assert captured.out.endswith("errors: 3, warnings: 1, notes: 0; training must not start\n")
+    report = json.loads(Path("report.json").read_text())
+    kinds = ["missing image", "broken image", "bad labels", "shared image"]
+    assert [finding["kind"] for finding in report["findings"]] == kinds
+    assert report["splits"]["train"]["readable"] == 29
+    assert Path("sheet.png").is_file()
+
+
+def test_json_without_keys_is_a_finding(broken, capsys):
+    (broken / "train.json").write_text('{"images": []}')
+    assert main(["check", str(broken), "--split", "train", "--split", "val"]) == 1
+    out = capsys.readouterr().out
+    assert "ERROR datasets or splits that cannot be opened: 1\n  train: " in out
+    assert "val: coco-instance" in out  # the other split was read
+
+
+def test_one_split(capsys):
+    assert main(["check", str(NUCLEI), "--split", "val", "--sheet-images", "0"]) == 0
+    out = capsys.readouterr().out
+    assert "8 images read" in out and "train" not in out.replace("training", "")
+    assert not list(Path().glob("*.png"))
+
+
+def test_missing_folder(capsys):
+    assert main(["check", "nowhere"]) == 2
+    assert capsys.readouterr() == ("", "m2f check: error: no such file or folder: nowhere\n")
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--sheet", "no/folder.png"], "cannot write no/folder.png: there is no folder no"),
+        (["--sheet", "sheet.txt"], "sheet.txt has no ending of an image file; give it .png"),
+        (["--json", "no/report.json"], "cannot write no/report.json: there is no folder no"),
+    ],
+)
+def test_files_that_cannot_be_written_are_refused_before_reading(option, message, capsys, monkeypatch):
+    monkeypatch.setattr("m2f.commands.check.check_dataset", lambda *args, **options: pytest.fail("was read"))
+    assert main(["check", str(NUCLEI), *option]) == 2
+    assert capsys.readouterr() == ("", f"m2f check: error: {message}\n")
+
+
+@pytest.mark.parametrize("value", ["-1", "x", "1.5"])
+def test_counts_are_whole_numbers(value, capsys):
+    with pytest.raises(SystemExit):
+        main(["check", "data", "--max-lines", value])
+    assert f"{value!r} is not a whole number from 0 on" in capsys.readouterr().err
+
+
+def test_options_go_to_the_reader(monkeypatch, capsys):
+    given = []
+    monkeypatch.setattr("m2f.commands.check.check_dataset", lambda *args, **_: given.append(args) or many_findings())
+    options = ["--option", "ignore_index=0", "--option", "task=panoptic", "--option", 'id2label={"1": "a=b"}']
+    main(["check", "data", "--format", "f", "--image-folder", "images", "--sheet-images", "0", *options])
+    expected = {"ignore_index": 0, "task": "panoptic", "id2label": {"1": "a=b"}}
+    assert given == [("data", None, "f", "images", expected)]
+    with pytest.raises(SystemExit):
+        main(["check", "data", "--option", "ignore_index"])
+    assert "'ignore_index' is not of the form NAME=VALUE" in capsys.readouterr().err
+
+
+def many_findings():
+    tiny = [sample(f"{i:02d}", [{0: LEFT, 1: (0, 5)}], [0, 1], seed=i) for i in range(12)]
+    names = {i: f"class{i}" for i in range(50)}
+    return check_readers({"train": FakeReader([good("good"), *tiny], names)}, workers=1)
+
+
+def test_long_lists_are_cut_and_counted():
+    lines = report_lines(many_findings(), "data", 3)
+    start = lines.index("NOTE tiny segments: 12")
+    assert lines[start + 1 : start + 5] == [
+        "  train: 00, segment 1: 'class1' has 1 pixel, at x 5, y 0",
+        "  train: 01, segment 1: 'class1' has 1 pixel, at x 5, y 0",
+        "  train: 02, segment 1: 'class1' has 1 pixel, at x 5, y 0",
+        "  ... and 9 more; --all shows them",
+    ]
+    assert "WARNING classes without a segment in the training split: 48" in lines
+    # Classes without a segment are listed once, as findings.
+    table = lines.index("", lines.index("train: fake, instance")) + 1
+    assert [line.split() for line in lines[table : table + 4]] == [
+        ["class", "train", "segments", "(images)"],
+        ["0", "class0", "13", "(13)"],
+        ["1", "class1", "13", "(13)"],
+        [],
+    ]
+    everything = report_lines(many_findings(), "data", None)
+    assert not [line for line in everything if "--all" in line]
+    assert len([line for line in everything if "has 1 pixel" in line]) == 12
+
+
+def test_rarest_classes_are_shown_where_there_are_many():
+    rare_first = [sample(f"{n}", [{0: LEFT}], [i], seed=n) for n, i in enumerate([*range(50), *range(9)])]
+    report = check_readers({"train": FakeReader(rare_first, {i: f"class{i}" for i in range(50)})}, workers=1)
+    lines = report_lines(report, "data", 10)
+    names = [line.split()[1] for line in lines if line.endswith("(1)") or line.endswith("(2)")]
+    assert names == [f"class{i}" for i in range(9, 49)]  # 41 are there once
+    assert "  ... and 10 classes with more segments; --all shows them" in lines
+    assert "class0" in "".join(report_lines(report, "data", None))
+
+
+def test_annotation_id_is_named_where_there_is_one():
+    finding = Finding("tiny segment", "train", "a.png", "'cat' has 1 pixel", 3, "x7", (5, 0, 6, 1))
+    report = replace(many_findings(), findings=[finding])
+    assert "  train: a.png, annotation x7: 'cat' has 1 pixel, at x 5, y 0" in report_lines(report, "data", 3)
+
+
+def test_strict_counts_warnings(monkeypatch, capsys):
+    report = check_readers({"train": FakeReader([good("a", 1), good("b", 1)])}, workers=1)
+    monkeypatch.setattr("m2f.commands.check.check_dataset", lambda *args, **options: report)
+    assert main(["check", "data"]) == 0
+    assert capsys.readouterr().out.endswith("errors: 0, warnings: 1, notes: 0; training may start\n")
+    assert main(["check", "data", "--strict"]) == 1
+    assert capsys.readouterr().out.endswith("errors: 0, warnings: 1, notes: 0; training must not start\n")

@@ -1,0 +1,311 @@
+"""Every format is found by its folder and opened by the same call; the small datasets are made here."""
+
+import json
+import pickle
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from m2f.data.dataset_formats import FORMATS, detect_format, list_splits, open_dataset
+
+NUCLEI = Path(__file__).parents[2] / "examples" / "nuclei"
+SIZE = (3, 4)
+COLOURS = np.zeros((*SIZE, 3), np.uint8)
+COLOURS[:2] = (5, 0, 0)  # segment 5; the last row is void
+
+
+def save(path: Path, pixels: np.ndarray | None = None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(COLOURS if pixels is None else pixels).save(path)
+
+
+def coco(annotations: list[dict], categories: list[dict] | None = None) -> str:
+    images = [{"id": 1, "file_name": "a.png", "height": SIZE[0], "width": SIZE[1]}]
+    categories = categories or [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]
+    return json.dumps({"images": images, "annotations": annotations, "categories": categories})
+
+
+# The same object in each format: class "dog", the first two rows.
+RLE = {"size": list(SIZE), "counts": [0, 2, 1, 2, 1, 2, 1, 2, 1]}
+INSTANCE = {"id": 1, "image_id": 1, "category_id": 7, "segmentation": RLE}
+PANOPTIC = {"image_id": 1, "file_name": "a.png", "segments_info": [{"id": 5, "category_id": 7, "iscrowd": 0}]}
+LABELS = np.repeat([[1], [1], [255]], 4, 1).astype(np.uint8)
+
+
+def make_coco_instance(root: Path):
+    for split in ("train", "val"):
+        (root / f"instances_{split}.json").write_text(coco([INSTANCE]))
+        save(root / split / "a.png")
+
+
+def make_coco_panoptic(root: Path):
+    (root / "annotations").mkdir()
+    for split in ("train", "val"):
+        (root / "annotations" / f"panoptic_{split}2017.json").write_text(coco([PANOPTIC]))
+        save(root / "annotations" / f"panoptic_{split}2017" / "a.png")
+        save(root / f"{split}2017" / "a.png")
+
+
+def make_roboflow(root: Path):
+    categories = [
+        {"id": i, "name": n, "supercategory": s} for i, n, s in ((0, "p", "none"), (3, "cat", "p"), (7, "dog", "p"))
+    ]
+    for split in ("train", "valid"):
+        save(root / split / "a.png")
+        (root / split / "_annotations.coco.json").write_text(coco([INSTANCE], categories))
+
+
+def make_semantic_folder(root: Path):
+    for split in ("train", "val"):
+        save(root / "images" / split / "a.png")
+        save(root / "annotations" / split / "a.png", LABELS)
+    (root / "id2label.json").write_text(json.dumps({"0": "cat", "1": "dog"}))
+
+
+def make_cityscapes(root: Path):
+    for split in ("train", "val"):
+        save(root / "leftImg8bit" / split / "ulm" / "a_leftImg8bit.png")
+        ids = np.where(LABELS == 1, 24001, 0).astype(np.uint16)  # a person, and unlabeled
+        save(root / "gtFine" / split / "ulm" / "a_gtFine_instanceIds.png", ids)
+
+
+def make_yolo(root: Path):
+    for split in ("train", "val"):
+        save(root / "images" / split / "a.png")
+        (root / "labels" / split).mkdir(parents=True)
+        (root / "labels" / split / "a.txt").write_text(f"1 0 0 1 0 1 {2 / 3} 0 {2 / 3}")
+    (root / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [cat, dog]\n")
+
+
+def make_rows(root: Path):
+    entry = {"image": Image.fromarray(COLOURS), "objects": [{"category": 1, "segmentation": RLE}]}
+    datasets.Dataset.from_list([entry]).to_parquet(root / "train-00000-of-00001.parquet")
+    datasets.Dataset.from_list([entry]).to_parquet(root / "val-00000-of-00001.parquet")
+
+
+MAKERS = {
+    "coco-instance": make_coco_instance,
+    "coco-panoptic": make_coco_panoptic,
+    "roboflow-coco": make_roboflow,
+    "semantic-folder": make_semantic_folder,
+    "cityscapes": make_cityscapes,
+    "yolo-segmentation": make_yolo,
+    "datasets": make_rows,
+}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+def assert_one_object(dataset, class_id: int):
+    assert len(dataset) == 1
+    segments = dataset[0].segments
+    np.testing.assert_array_equal(segments.masks(), [LABELS == 1])
+    np.testing.assert_array_equal(segments.class_ids, [class_id])
+
+
+def test_each_format_has_a_maker():
+    assert MAKERS.keys() == FORMATS.keys()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_folder_is_opened(tmp_path, kind):
+    MAKERS[kind](tmp_path)
+    assert detect_format(tmp_path) == kind
+    splits = list_splits(str(tmp_path))
+    assert splits == (["train", "valid"] if kind == "roboflow-coco" else ["train", "val"])
+    for split in ("train", "val", "validation"):
+        dataset = open_dataset(tmp_path, split)
+        assert_one_object(dataset, 11 if kind == "cityscapes" else 1)
+        assert (dataset.format, dataset.split) == (kind, splits[split != "train"])
+    if kind != "cityscapes":
+        if kind != "datasets":  # which has no names in it
+            assert list(dataset.id2label.values()) == ["cat", "dog"]
+    # Workers of a data loader may get a copy.
+    assert_one_object(pickle.loads(pickle.dumps(dataset)), 11 if kind == "cityscapes" else 1)
+    with pytest.raises(ValueError, match=rf"{tmp_path} has no split 'test'; it has 'train', 'val"):
+        open_dataset(tmp_path, "test")
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "split"),
+    [
+        ("coco-instance", "instances_val.json", "val"),
+        ("coco-panoptic", "annotations/panoptic_val2017.json", "val"),
+        ("roboflow-coco", "valid/_annotations.coco.json", "valid"),
+        ("datasets", "val-00000-of-00001.parquet", "val"),
+    ],
+)
+def test_a_file_needs_no_split(tmp_path, kind, file, split):
+    MAKERS[kind](tmp_path)
+    assert (detect_format(tmp_path / file), list_splits(tmp_path / file)) == (kind, [split])
+    dataset = open_dataset(tmp_path / file)
+    assert_one_object(dataset, 1)
+    assert dataset.split == split
+
+
+def test_a_yaml_has_splits(tmp_path):
+    make_yolo(tmp_path)
+    assert list_splits(tmp_path / "data.yaml") == ["train", "val"]
+    assert open_dataset(tmp_path / "data.yaml", "val").split == "val"
+    with pytest.raises(ValueError, match="has no split 'test'"):
+        open_dataset(tmp_path / "data.yaml", "test")
+
+
+def test_the_bundled_images():
+    assert (detect_format(NUCLEI), list_splits(NUCLEI)) == ("coco-instance", ["train", "val"])
+    dataset = open_dataset(NUCLEI, "val")
+    assert (len(dataset), dataset.image_folder) == (8, NUCLEI / "val")
+
+
+def test_datasets_in_memory():
+    rows = datasets.Dataset.from_list([{"image": Image.fromarray(COLOURS), "label": Image.fromarray(LABELS)}])
+    both = datasets.DatasetDict(train=rows, valid=rows)
+    assert detect_format(rows) == detect_format(both) == "datasets"
+    assert (list_splits(rows), list_splits(both)) == (["train"], ["train", "valid"])
+    assert_one_object(open_dataset(rows, "anything"), 1)
+    assert open_dataset(both, "val").split == "valid"
+    with pytest.raises(ValueError, match="the dataset has no split 'test'"):
+        open_dataset(both, "test")
+    with pytest.raises(ValueError, match="a dataset is a path, .* got IterableDataset"):
+        open_dataset(rows.to_iterable_dataset())
+
+
+def test_a_folder_with_two_formats_needs_a_word(tmp_path):
+    make_coco_instance(tmp_path)
+    make_coco_panoptic(tmp_path)
+    message = r"several formats: coco-instance \(train, val\); coco-panoptic \(train, val\); give format, or the path"
+    for ask in (detect_format, list_splits, open_dataset):
+        with pytest.raises(ValueError, match=message):
+            ask(tmp_path)
+    assert list_splits(tmp_path, "coco-panoptic") == ["train", "val"]
+    dataset = open_dataset(tmp_path, format="coco-panoptic", image_folder=tmp_path / "train2017")
+    assert dataset.task == "panoptic"
+    with pytest.raises(ValueError, match="no dataset of a known format. Looked for\n- cityscapes: leftImg8bit/SPLIT"):
+        open_dataset(tmp_path, format="cityscapes")
+
+
+def test_an_unknown_folder_is_refused_with_what_is_there(tmp_path):
+    (tmp_path / "stuff").mkdir()
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "other.json").write_text('{"a": 1}')
+    (tmp_path / "broken.yaml").write_text("names: [a]")
+    with pytest.raises(ValueError) as error:
+        open_dataset(tmp_path)
+    message = str(error.value)
+    assert all(f"- {kind}: {text}" in message for kind, text in FORMATS.items())
+    assert "Found broken.yaml, notes.txt, other.json, stuff/" in message
+    assert "broken.yaml is no yaml of a YOLO dataset" in message
+    with pytest.raises(ValueError, match="Found the file .*notes.txt"):
+        open_dataset(tmp_path / "notes.txt")
+    with pytest.raises(ValueError, match="Found the file .*other.json"):
+        open_dataset(tmp_path / "other.json")
+    with pytest.raises(FileNotFoundError, match="no such file or folder: .*absent"):
+        open_dataset(tmp_path / "absent")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="Found nothing"):
+        open_dataset(tmp_path / "empty")
+    with pytest.raises(ValueError, match="format must be auto or one of coco-instance, .*, got 'coco'"):
+        open_dataset(tmp_path, format="coco")
+
+
+def test_two_files_for_a_split_need_a_word(tmp_path):
+    make_coco_instance(tmp_path)
+    (tmp_path / "stuff_train.json").write_text(coco([INSTANCE]))
+    assert list_splits(tmp_path) == ["train", "val"]
+    assert open_dataset(tmp_path, "val").split == "val"
+    with pytest.raises(ValueError, match="several files for 'train': .*instances_train.json, .*stuff_train.json"):
+        open_dataset(tmp_path)
+
+
+def test_files_of_coco_that_are_not_instances_are_left_out(tmp_path):
+    make_coco_instance(tmp_path)
+    for name in ("person_keypoints_train.json", "captions_train.json", "image_info_train.json"):
+        (tmp_path / name).write_text(coco([INSTANCE]))
+    (tmp_path / "captions.json").write_text('{"annotations": [{"caption": "a cat"}]}')
+    assert list_splits(tmp_path) == ["train", "val"]
+    assert len(open_dataset(tmp_path)) == 1
+
+
+def test_the_format_of_a_json_is_found_far_into_it(tmp_path):
+    """The key lies across the border of two blocks of 1 MB; a description that speaks of segmentation is none."""
+    (tmp_path / "x.json").write_text(coco([INSTANCE]))
+    save(tmp_path / "a.png")
+    text = '{"info": "segmentation", "pad": "%s", ' + coco([PANOPTIC])[1:]
+    place = text.index('"segments_info"')
+    for shift in (-20, -8, -1, 0, 5):
+        (tmp_path / "x.json").write_text(text % (" " * ((1 << 20) - place + shift)))
+        assert detect_format(tmp_path / "x.json") == "coco-panoptic"
+
+
+def test_a_json_without_annotations_is_of_instances(tmp_path):
+    (tmp_path / "test.json").write_text(coco([]))
+    save(tmp_path / "a.png")
+    dataset = open_dataset(tmp_path / "test.json")
+    assert (dataset.format, dataset.split, len(dataset[0].segments.class_ids)) == ("coco-instance", "test", 0)
+
+
+def test_roboflow_can_be_read_as_coco(tmp_path):
+    make_roboflow(tmp_path)
+    assert list(open_dataset(tmp_path, format="coco-instance").id2label.values()) == ["p", "cat", "dog"]
+    file = tmp_path / "train" / "_annotations.coco.json"
+    assert len(open_dataset(file, format="coco-instance").id2label) == 3
+
+
+def test_options_reach_the_reader(tmp_path):
+    make_cityscapes(tmp_path)
+    assert open_dataset(tmp_path, task="semantic").task == "semantic"
+    with pytest.raises(TypeError, match="reduce_labels"):
+        open_dataset(tmp_path, reduce_labels=True)
+    with pytest.raises(ValueError, match="image_folder must be None, got x"):
+        open_dataset(tmp_path, image_folder="x")
+
+
+def test_image_folders_can_be_given(tmp_path):
+    for kind in ("coco-instance", "coco-panoptic", "roboflow-coco", "semantic-folder"):
+        root = tmp_path / kind
+        root.mkdir()
+        MAKERS[kind](root)
+        save(tmp_path / "elsewhere" / "a.png", 255 - COLOURS)
+        dataset = open_dataset(root, image_folder=tmp_path / "elsewhere")
+        assert dataset.image_path(0) == tmp_path / "elsewhere" / "a.png"
+        assert_one_object(dataset, 1)
+    make_yolo(tmp_path)
+    (tmp_path / "yaml").mkdir()
+    yaml = (tmp_path / "data.yaml").rename(tmp_path / "yaml" / "data.yaml")
+    assert_one_object(open_dataset(yaml, image_folder=tmp_path), 1)
+    rows = datasets.Dataset.from_list([{"image": Image.fromarray(COLOURS), "label": Image.fromarray(LABELS)}])
+    with pytest.raises(ValueError, match="rows have their images in them"):
+        open_dataset(rows, image_folder=tmp_path)
+
+
+def test_names_and_counting_of_ade20k(tmp_path):
+    """Its table stands for labels from 1 on, and 0 is unlabelled."""
+    make_semantic_folder(tmp_path)
+    (tmp_path / "id2label.json").unlink()
+    (tmp_path / "objectInfo150.txt").write_text("Idx\tRatio\tTrain\tVal\tStuff\tName\n1\t0\t0\t0\t0\tdog\n")
+    dataset = open_dataset(tmp_path)
+    assert_one_object(dataset, 0)
+    assert dataset.id2label == {0: "dog"}
+    assert open_dataset(tmp_path, id2label=["none", "dog"])[0].segments.class_ids.tolist() == [1]
+
+
+def test_without_names_all_splits_have_the_same_classes(tmp_path):
+    make_semantic_folder(tmp_path)
+    (tmp_path / "id2label.json").unlink()
+    save(tmp_path / "annotations" / "val" / "a.png", LABELS * 0 + 6)
+    assert len(open_dataset(tmp_path, "train").id2label) == len(open_dataset(tmp_path, "val").id2label) == 7
+
+
+def test_names_beside_parquet_files(tmp_path):
+    make_rows(tmp_path)
+    (tmp_path / "id2label.json").write_text(json.dumps({"0": "cat", "1": "dog"}))
+    for path in (tmp_path, tmp_path / "train-00000-of-00001.parquet"):
+        assert open_dataset(path).id2label == {0: "cat", 1: "dog"}
+    datasets.load_dataset("parquet", data_files=str(path), split="train").save_to_disk(tmp_path / "disk")
+    assert len(open_dataset(tmp_path / "disk").id2label) == 2

@@ -1,0 +1,144 @@
+"""Images of all kinds become upright RGB, and labels are turned along with them."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from m2f.data.image_reading import ImageFile
+from m2f.data.segment_map import SegmentMap
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+
+
+def encoded(image: Image.Image, suffix: str = "png", **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, suffix, **options)
+    return file.getvalue()
+
+
+def labels_of(rgb: np.ndarray) -> SegmentMap:
+    """Labels that hold the red channel."""
+    return SegmentMap(rgb[None, :, :, 0].astype(np.int32), np.zeros(256, np.int64))
+
+
+def oriented(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(Image.fromarray(PIXELS), exif=exif)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_image_is_brought_upright(orientation):
+    """Pillow's exif_transpose gives the expected pixels."""
+    content = oriented(orientation)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))))
+    file = ImageFile(content, "x")
+    assert file.size == expected.shape[:2] and file.stored_size == (4, 6)
+    sample = file.sample(labels_of(expected), "name")
+    np.testing.assert_array_equal(np.asarray(sample.image), expected)
+    # Labels of the upright size were drawn on the upright image, and stay.
+    np.testing.assert_array_equal(sample.segments.ids[0], expected[..., 0])
+    assert sample.name == "name"
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_labels_of_the_stored_size_are_turned_with_the_pixels(orientation):
+    """Labels and image hold the same numbers before, and must afterwards."""
+    sample = ImageFile(oriented(orientation), "x").sample(labels_of(PIXELS), "name")
+    assert sample.segments.size == (6, 4)
+    np.testing.assert_array_equal(sample.segments.ids[0], np.asarray(sample.image)[..., 0])
+    assert sample.segments.ids.flags["C_CONTIGUOUS"]
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 6000])
+def test_unknown_orientation_is_upright(orientation):
+    sample = ImageFile(oriented(orientation), "x").sample(labels_of(PIXELS), "name")
+    np.testing.assert_array_equal(np.asarray(sample.image), PIXELS)
+
+
+def test_tiff_is_turned_once():
+    """Pillow itself turns TIFF files when it decodes them."""
+    content = encoded(Image.fromarray(PIXELS), "tiff", tiffinfo={0x0112: 6})
+    file = ImageFile(content, "x")
+    assert file.size == (6, 4)
+    sample = file.sample(labels_of(np.rot90(PIXELS, -1)), "name")
+    np.testing.assert_array_equal(np.asarray(sample.image), np.rot90(PIXELS, -1))
+
+
+GREY = PIXELS[..., 0]
+ALPHA = np.dstack([PIXELS, GREY])
+
+
+@pytest.mark.parametrize(
+    ("image", "suffix", "expected"),
+    [
+        (Image.fromarray(GREY), "png", np.dstack([GREY] * 3)),
+        (Image.fromarray(ALPHA), "png", PIXELS),
+        (Image.fromarray(GREY > 99), "png", np.dstack([(GREY > 99) * 255] * 3)),
+        # 16 bits are divided by 257, so that 65535 is 255, and rounded: 1000 / 257 = 3.9.
+        (Image.fromarray(np.array([[0, 1000, 65535]], np.uint16)), "png", [[[0] * 3, [4] * 3, [255] * 3]]),
+        (Image.fromarray(np.array([[0, 1000, 65535]], np.uint16)), "tiff", [[[0] * 3, [4] * 3, [255] * 3]]),
+        (Image.fromarray(np.array([[0, 99.6, 255]], np.float32)), "tiff", [[[0] * 3, [100] * 3, [255] * 3]]),
+    ],
+)
+def test_modes_become_rgb(image, suffix, expected):
+    sample = ImageFile(encoded(image, suffix), "x").sample(labels_of(np.array(expected)), "name")
+    assert sample.image.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(sample.image), expected)
+
+
+def test_palette_and_cmyk_become_rgb():
+    """Both hold few colours here, which Pillow keeps; JPEG changes them by a few steps."""
+    flat = np.full((8, 8, 3), (200, 60, 20), np.uint8)
+    palette = Image.fromarray(flat).convert("P", palette=Image.Palette.ADAPTIVE, colors=4)
+    sample = ImageFile(encoded(palette), "x").sample(labels_of(flat), "name")
+    np.testing.assert_array_equal(np.asarray(sample.image), flat)
+    cmyk = ImageFile(encoded(Image.fromarray(flat).convert("CMYK"), "jpeg"), "x").sample(labels_of(flat), "name")
+    assert cmyk.image.mode == "RGB"
+    assert np.abs(np.asarray(cmyk.image).astype(int) - flat).max() <= 4
+
+
+def test_floats_outside_0_to_255_are_refused():
+    content = encoded(Image.fromarray(np.array([[0, 300]], np.float32)), "tiff")
+    with pytest.raises(ValueError, match=r"cannot decode x\.tif .*from 0\.0 to 300\.0; 0 to 255"):
+        ImageFile(content, "x.tif").sample(labels_of(np.zeros((1, 2, 3))), "name")
+
+
+def test_other_sizes_are_refused_before_decoding():
+    file = ImageFile(oriented(6), "x.png")
+    file.check_size((6, 4), "y.json")
+    file.check_size((4, 6), "y.json")
+    with pytest.raises(ValueError, match=r"x\.png is 6 x 4 \(height x width\), but y\.json says 3 x 4"):
+        file.check_size((3, 4), "y.json")
+    with pytest.raises(ValueError, match=r"x\.png is 6 x 4"):
+        file.sample(labels_of(np.zeros((3, 4, 3))), "name")
+
+
+def test_a_path_is_read(tmp_path):
+    (tmp_path / "x.png").write_bytes(oriented(1))
+    sample = ImageFile(tmp_path / "x.png", "x").sample(labels_of(PIXELS), "name")
+    np.testing.assert_array_equal(np.asarray(sample.image), PIXELS)
+
+
+def test_missing_unreadable_and_foreign_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no such file: .*absent\.png"):
+        ImageFile(tmp_path / "absent.png", str(tmp_path / "absent.png"))
+    with pytest.raises(FileNotFoundError, match="no such file: long"):
+        ImageFile(tmp_path / ("x" * 5000), "long")
+    with pytest.raises(ValueError, match=r"cannot decode text\.png as an image"):
+        ImageFile(b"no image", "text.png")
+    # Pillow would run Ghostscript on it.
+    with pytest.raises(ValueError, match=r"cannot decode x\.eps"):
+        ImageFile(encoded(Image.fromarray(PIXELS), "eps"), "x.eps")
+    whole = encoded(Image.fromarray(PIXELS))
+    with pytest.raises(ValueError, match=r"cannot decode cut\.png"):
+        ImageFile(whole[:60], "cut.png").sample(labels_of(PIXELS), "name")
+
+
+def test_decompression_bombs_are_refused_by_name(monkeypatch):
+    content = encoded(Image.new("L", (50, 50)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # an error above twice as many
+    with pytest.raises(ValueError, match=r"cannot decode bomb\.png .*decompression bomb"):
+        ImageFile(content, "bomb.png")
