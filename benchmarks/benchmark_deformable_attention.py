@@ -1,89 +1,169 @@
-"""Deformable attention: our op and the form that transformers has, in turn in one run.
+"""Deformable attention: our op, the form that transformers has, and other libraries where installed, in one run.
 
     python benchmarks/benchmark_deformable_attention.py --out benchmarks/results/deformable_attention_cpu.json
+    python benchmarks/benchmark_deformable_attention.py --device cuda \\
+        --out benchmarks/results/deformable_attention_cuda.json
 
 Shapes are those of the pixel decoder's encoder (8 heads of 32 channels, 3 levels, 4 points, a query per cell). Each
-repetition runs the one and then the other, so that whatever else the machine does meets both; ratios are of pairs.
+repetition runs one form after the other, so that whatever else the machine does meets all; ratios are of neighbours.
+Memory is the peak above what the inputs hold: what PyTorch's allocator hands out on a GPU, the resident set of a
+process of its own on a CPU. `error` is the output's largest difference from plain PyTorch in float64 on the same
+numbers, relative to the largest number. The file is written after every row.
 """
 
 import argparse
+import gc
 import json
 import platform
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import transformers
-from transformers.models.mask2former.modeling_mask2former import multi_scale_deformable_attention
+from deformable_attention_forms import OURS, installed_forms, make_inputs, run, versions
+from deformable_attention_memory import measure_memory
 
-from m2f.modeling_m2f.kernels.ms_deform_attn import ms_deform_attn
-from m2f.modeling_m2f.pixel_decoder import reference_points
+from m2f.modeling_m2f.kernels.kernel_report import kernel_report
+from m2f.modeling_m2f.kernels.ms_deform_attn_reference import ms_deform_attn_reference
 
 SIZES = [(640, 640), (800, 1344), (1024, 1024)]
-HEADS, HEAD_DIM, POINTS = 8, 32, 4
+PASSES = ("forward", "forward+backward")
+CALLS_AT_ONCE = {"cpu": 1, "cuda": 10}  # between two looks at the clock: a GPU is given work while it works
+# What other libraries say to a type, size or machine that they do not cover, a full memory included.
+REFUSALS = (RuntimeError, ValueError, NotImplementedError, ImportError)
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtypes", nargs="+", help="default: float32; on a GPU float16 and bfloat16 too")
+    parser.add_argument("--sizes", nargs="+", type=_size, default=SIZES, metavar="HEIGHTxWIDTH")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, help="json file for the rows")
-    return parser.parse_args()
-
-
-def make_inputs(size: tuple[int, int], batch: int) -> tuple:
-    shapes = [(size[0] // stride, size[1] // stride) for stride in (32, 16, 8)]
-    cells = sum(height * width for height, width in shapes)
-    tensors = (
-        torch.randn(batch, cells, HEADS, HEAD_DIM),
-        2 * torch.randn(batch, cells, HEADS, len(shapes), POINTS, 2),
-        torch.randn(batch, cells, HEADS, len(shapes) * POINTS),
+    parser.add_argument(
+        "--no-memory", action="store_true", help="leave memory out (on a CPU it takes a process a row)"
     )
-    value, offsets, logits = (x.requires_grad_() for x in tensors)
-    return value, shapes, reference_points(shapes, value.device), offsets, logits
+    parser.add_argument("--out", type=Path, help="json file for the rows")
+    args = parser.parse_args()
+    args.dtypes = args.dtypes or (["float32"] if args.device == "cpu" else ["float32", "float16", "bfloat16"])
+    return args
 
 
-def as_transformers(value, shapes, reference, offsets, logits):
-    """What its attention layer does between the linear layers."""
-    normalizer = torch.tensor([[width, height] for height, width in shapes], dtype=value.dtype)
-    locations = reference[:, :, None, :, None, :] + offsets / normalizer[None, None, None, :, None, :]
-    weights = logits.softmax(-1).unflatten(-1, (len(shapes), POINTS))
-    return multi_scale_deformable_attention(value, shapes, locations, weights)
+def _size(text: str) -> tuple[int, int]:
+    height, width = text.split("x")
+    return int(height), int(width)
 
 
-def seconds(function, inputs, backward: bool) -> float:
+def seconds(form: Callable, inputs: tuple, backward: bool) -> float:
+    device = inputs[0].device.type
+    _wait_for(device)
     start = time.perf_counter()
-    if backward:
-        out = function(*inputs)
-        torch.autograd.grad(out, (inputs[0], inputs[3], inputs[4]), torch.ones_like(out))
-    else:
-        with torch.no_grad():
-            function(*inputs)
-    return time.perf_counter() - start
+    for _ in range(CALLS_AT_ONCE[device]):
+        run(form, inputs, backward)
+    _wait_for(device)
+    return (time.perf_counter() - start) / CALLS_AT_ONCE[device]
+
+
+def _wait_for(device: str):
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def spread(values: list[float]) -> dict[str, float]:
     return {"min": min(values), "median": statistics.median(values), "max": max(values)}
 
 
-def measure(size: tuple[int, int], batch: int, backward: bool, repetitions: int) -> dict:
-    torch.manual_seed(0)
-    inputs = make_inputs(size, batch)
-    torch.testing.assert_close(ms_deform_attn(*inputs), as_transformers(*inputs), atol=1e-3, rtol=1e-3)
-    ours, theirs = [], []
-    for _ in range(repetitions):
-        ours.append(seconds(ms_deform_attn, inputs, backward))
-        theirs.append(seconds(as_transformers, inputs, backward))
+def try_forms(forms: dict[str, Callable], inputs: tuple, backward: bool) -> tuple[dict, dict]:
+    """The first run of each: (name -> error of the output, name -> what it said where it does not run)."""
+    value, shapes, *others = (x.detach() if isinstance(x, torch.Tensor) else x for x in inputs)
+    exact = ms_deform_attn_reference(value.double(), shapes, *(x.double() for x in others))
+    errors, refusals = {}, {}
+    for name, form in forms.items():
+        try:
+            out = run(form, inputs, False)
+            if backward:
+                run(form, inputs, True)
+            errors[name] = ((out.double() - exact).abs().max() / exact.abs().max()).item()
+        except REFUSALS as refusal:
+            if name == OURS:
+                raise
+            refusals[name] = f"{type(refusal).__name__}: {refusal}"
+    return errors, refusals
+
+
+def gpu_memory(form: Callable, inputs: tuple, backward: bool) -> int:
+    gc.collect()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run(form, inputs, backward)
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def memory_of(name: str, form: Callable, inputs: tuple, size: tuple, backward: bool, threads: int) -> int | None:
+    value = inputs[0]
+    if value.device.type == "cuda":
+        return gpu_memory(form, inputs, backward)
+    found = measure_memory(name, size, value.shape[0], str(value.dtype).removeprefix("torch."), threads)
+    return found and found[PASSES[backward]]
+
+
+def measure(args: argparse.Namespace, size: tuple[int, int], batch: int, dtype: str, backward: bool) -> dict:
+    """A row of the results."""
+    inputs = make_inputs(size, batch, getattr(torch, dtype), args.device)
+    errors, refusals = try_forms(installed_forms(), inputs, backward)
+    forms = {name: form for name, form in installed_forms().items() if name in errors}
+    times = {name: [] for name in forms}
+    for _ in range(args.repetitions):
+        for name, form in forms.items():
+            times[name].append(seconds(form, inputs, backward))
+    found = {name: {"seconds": spread(times[name]), "error": errors[name]} for name in forms}
+    for name, form in forms.items():
+        if name != OURS:
+            found[name]["ratio"] = spread([b / a for a, b in zip(times[OURS], times[name], strict=True)])
+        if not args.no_memory:
+            found[name]["peak_bytes"] = memory_of(name, form, inputs, size, backward, args.threads)
     return {
         "size": size,
         "batch": batch,
-        "pass": "forward+backward" if backward else "forward",
-        "ours_seconds": spread(ours),
-        "transformers_seconds": spread(theirs),
-        "ratio": spread([b / a for a, b in zip(ours, theirs, strict=True)]),
+        "dtype": dtype,
+        "pass": PASSES[backward],
+        "forms": found,
+        "refused": refusals,
     }
+
+
+def print_row(row: dict):
+    print(f"{row['size'][0]}x{row['size'][1]} batch {row['batch']} {row['dtype']} {row['pass']}", flush=True)
+    for name, found in row["forms"].items():
+        ratio = found.get("ratio")
+        ratios = f"{ratio['min']:6.2f} / {ratio['median']:6.2f} / {ratio['max']:6.2f}" if ratio else " " * 24
+        peak = f"{found['peak_bytes'] / 2**20:8.1f} MiB" if found.get("peak_bytes") is not None else ""
+        print(
+            f"  {name:22s} {found['seconds']['median'] * 1e3:9.3f} ms  x {ratios}  {peak}  error {found['error']:.1e}",
+            flush=True,
+        )
+    for name, words in row["refused"].items():
+        print(f"  {name:22s} {words.splitlines()[0][:90]}", flush=True)
+
+
+def machine(args: argparse.Namespace) -> dict:
+    found = {
+        "processor": processor(),
+        "threads": args.threads,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        **versions(installed_forms()),
+        "ours": {name: found for name, found in kernel_report() if name.startswith(args.device)},
+    }
+    if args.device == "cuda":
+        found |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    return found
 
 
 def processor() -> str:
@@ -95,31 +175,16 @@ def processor() -> str:
 
 def main(args: argparse.Namespace):
     torch.set_num_threads(args.threads)
-    machine = {
-        "processor": processor(),
-        "threads": args.threads,
-        "dtype": "float32",
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-    }
-    rows = []
-    for size in SIZES:
+    results = {"machine": machine(args), "rows": []}
+    for size in args.sizes:
         for batch in args.batches:
-            for backward in (False, True):
-                row = measure(size, batch, backward, args.repetitions)
-                rows.append(row)
-                ratio = row["ratio"]
-                print(
-                    f"{size[0]}x{size[1]} batch {batch} {row['pass']:16s} "
-                    f"{row['ours_seconds']['median'] * 1e3:7.1f} ms, "
-                    f"transformers {row['transformers_seconds']['median'] * 1e3:8.1f} ms, ratio "
-                    f"{ratio['min']:.1f} / {ratio['median']:.1f} / {ratio['max']:.1f}",
-                    flush=True,
-                )
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+            for dtype in args.dtypes:
+                for backward in (False, True):
+                    results["rows"].append(measure(args, size, batch, dtype, backward))
+                    print_row(results["rows"][-1])
+                    if args.out:
+                        args.out.parent.mkdir(parents=True, exist_ok=True)
+                        args.out.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":
