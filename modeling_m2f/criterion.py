@@ -1,39 +1,20 @@
 """The training objective: matched queries learn a class and a mask, the others "no object".
 
-Cheng et al. 2022, sections 3.3 and 4.1.
+Cheng et al. 2022, sections 3.3 and 4.1. No mask of an unmatched query is made, and none at all is kept.
 """
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.nn.functional import cross_entropy
 from transformers import initialization as init
 
-from m2f.modeling_m2f.matcher import HungarianMatcher
-from m2f.modeling_m2f.point_sampling import sample_at_points, uncertain_points
+from m2f.modeling_m2f.loss_normalizer import Normalizer, of_accumulated_steps, of_this_step
+from m2f.modeling_m2f.mask_losses import PointChoice, matched_mask_losses
+from m2f.modeling_m2f.mask_targets import MaskTargets
+from m2f.modeling_m2f.matcher import HungarianMatcher, Matches, assign
+from m2f.modeling_m2f.point_sampling import sample_cells, uniform_points
 
-
-def mask_loss(logits: Tensor, targets: Tensor, num_masks: Tensor) -> Tensor:
-    """Sum over masks of the mean cross-entropy over points, / num_masks; logits and targets (N, R)."""
-    return binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1).sum() / num_masks
-
-
-def dice_loss(logits: Tensor, targets: Tensor, num_masks: Tensor) -> Tensor:
-    """Sum over masks of 1 - (2 p.t + 1) / (sum p + sum t + 1), / num_masks; logits and targets (N, R)."""
-    probabilities = logits.sigmoid()
-    overlap = 2 * (probabilities * targets).sum(-1)
-    return (1 - (overlap + 1) / (probabilities.sum(-1) + targets.sum(-1) + 1)).sum() / num_masks
-
-
-def count_masks(classes: list[Tensor], device: torch.device) -> Tensor:
-    """Targets per process: their mean over all processes, at least 1. One reduction per step.
-
-    transformers divides by the number of processes twice, and once per prediction.
-    """
-    count = torch.tensor(float(sum(len(c) for c in classes)), device=device)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(count)
-        count = count / torch.distributed.get_world_size()
-    return count.clamp(min=1)
+TERMS = ("loss_ce", "loss_mask", "loss_dice")
 
 
 class Criterion(nn.Module):
@@ -43,7 +24,7 @@ class Criterion(nn.Module):
         matcher: decides which query answers for which target.
         num_classes: K.
         no_object_weight: weight of class K, "no object", in the classification loss.
-        num_points, oversample_ratio, importance_ratio: see `uncertain_points`.
+        points: how many points a matched mask is compared at, and which.
         loss_weights: weight of each of "loss_ce", "loss_mask", "loss_dice" in the total.
     """
 
@@ -52,17 +33,13 @@ class Criterion(nn.Module):
         matcher: HungarianMatcher,
         num_classes: int,
         no_object_weight: float,
-        num_points: int,
-        oversample_ratio: float,
-        importance_ratio: float,
+        points: PointChoice,
         loss_weights: dict[str, float],
     ):
         super().__init__()
         self.matcher = matcher
         self.no_object_weight = no_object_weight
-        self.num_points = num_points
-        self.oversample_ratio = oversample_ratio
-        self.importance_ratio = importance_ratio
+        self.points = points
         self.loss_weights = loss_weights
         self.register_buffer("empty_weight", torch.ones(num_classes + 1))
         self.init_original_weights()
@@ -74,63 +51,107 @@ class Criterion(nn.Module):
 
     @torch.compiler.disable
     def forward(
-        self, predictions: list[tuple[Tensor, Tensor]], classes: list[Tensor], masks: list[Tensor]
+        self,
+        class_logits: Tensor,
+        mask_embeddings: Tensor,
+        mask_features: Tensor,
+        targets: list[MaskTargets],
+        num_items_in_batch: Tensor | int | None = None,
+        num_images_in_batch: Tensor | int | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Compare.
 
         Args:
-            predictions: (class logits (B, Q, K+1), mask logits (B, Q, h, w)) of each prediction, the last one last.
-            classes: per image (N,) int64 in [0, K).
-            masks: per image (N, H, W), bool, uint8 or floating, in [0, 1], covering what the logits cover.
+            class_logits: (L, B, Q, K+1) of L predictions, the last one last.
+            mask_embeddings: (L, B, Q, C). mask_features: (B, C, h, w). A mask is their product.
+            targets: per image.
+            num_items_in_batch, num_images_in_batch: targets and images in the whole optimizer step, on all processes;
+                by default this batch on all processes is the step. See `loss_normalizer`.
 
         Returns:
-            The weighted sum, and each term unweighted: "loss_ce", "loss_mask", "loss_dice" of the last prediction,
-            with the suffix "_i" those of earlier prediction i. Without any target the mask terms are 0 and stay
-            attached to the graph, so that every parameter gets a gradient on every process.
+            The weighted sum, and each term unweighted and without gradient: "loss_ce", "loss_mask", "loss_dice" of the
+            last prediction, with the suffix "_i" those of earlier prediction i.
         """
-        num_masks = count_masks(classes, predictions[-1][0].device)
-        suffixes = [f"_{i}" for i in range(len(predictions) - 1)] + [""]
-        terms = {}
-        for suffix, (class_logits, mask_logits) in zip(suffixes[::-1], predictions[::-1], strict=True):
-            # In float32, whatever the model's type; autocast leaves what follows in it.
-            losses = self._losses(class_logits.float(), mask_logits.float(), classes, masks, num_masks)
-            terms.update({name + suffix: loss for name, loss in losses.items()})
-        total = sum(self.loss_weights[_base_name(name)] * loss for name, loss in terms.items())
-        return total, terms
+        # In float32, whatever the model's type.
+        with torch.autocast(class_logits.device.type, enabled=False):
+            class_logits = class_logits.float()
+            matches = self._match(class_logits, mask_embeddings, mask_features, targets)
+            class_losses, class_weight = self._class_losses(class_logits, targets, matches)
+            normalizer = self._normalizer(
+                targets, class_logits.shape[2], class_weight, num_items_in_batch, num_images_in_batch
+            )
+            class_losses = class_losses / normalizer.class_weight
+            mask_weights = class_losses.new_tensor([self.loss_weights[name] for name in TERMS[1:]])
+            mask_total, mask_sums = matched_mask_losses(
+                mask_embeddings, mask_features, targets, matches, self.points, mask_weights / normalizer.num_masks
+            )
+            total = self.loss_weights["loss_ce"] * class_losses.sum() + mask_total
+        return total, _named(torch.cat([class_losses.detach()[None], mask_sums / normalizer.num_masks]))
 
-    def _losses(
-        self, class_logits: Tensor, mask_logits: Tensor, classes: list[Tensor], masks: list[Tensor], num_masks: Tensor
-    ) -> dict[str, Tensor]:
-        matches = self.matcher.match(class_logits, mask_logits, classes, masks)
-        matched_logits = torch.cat(
-            [logits[queries] for logits, (queries, _) in zip(mask_logits, matches, strict=True)]
+    @torch.no_grad()
+    def _match(
+        self, class_logits: Tensor, embeddings: Tensor, features: Tensor, targets: list[MaskTargets]
+    ) -> list[Matches]:
+        """Per prediction and image, from mask logits at the matcher's points alone."""
+        costs = [[] for _ in class_logits]
+        for image, image_targets in enumerate(targets):
+            # (h * w, C): the features are sampled, not the masks, in which sampling is linear.
+            cells = features[image].float().flatten(1).T.contiguous()
+            for prediction, image_costs in enumerate(costs):
+                logits = class_logits[prediction, image]
+                if not len(image_targets):
+                    image_costs.append(logits.new_zeros(len(logits), 0))
+                    continue
+                points = uniform_points(1, self.matcher.num_points, cells.device)[0]
+                sampled = sample_cells(cells, points, features.shape[-2:])
+                image_costs.append(
+                    self.matcher.cost(
+                        logits,
+                        embeddings[prediction, image].float() @ sampled.T,
+                        image_targets.classes,
+                        image_targets.at_shared_points(points),
+                        image_targets.weights(points),
+                    )
+                )
+        return assign(costs)
+
+    def _class_losses(
+        self, class_logits: Tensor, targets: list[MaskTargets], matches: list[Matches]
+    ) -> tuple[Tensor, Tensor]:
+        """Weighted cross-entropy summed over all queries of the batch, and the summed weights, (L,) each."""
+        wanted = torch.full(class_logits.shape[:3], class_logits.shape[-1] - 1, device=class_logits.device)
+        for prediction, images in zip(wanted, matches, strict=True):
+            for row, image_targets, (queries, chosen) in zip(prediction, targets, images, strict=True):
+                row[queries] = image_targets.classes[chosen]
+        weight = self.empty_weight.float()
+        losses = cross_entropy(class_logits.flatten(0, 2), wanted.flatten(), weight, reduction="none")
+        return losses.view(len(wanted), -1).sum(1), weight[wanted].sum((1, 2))
+
+    def _normalizer(
+        self,
+        targets: list[MaskTargets],
+        num_queries: int,
+        class_weight: Tensor,
+        num_items_in_batch: Tensor | int | None,
+        num_images_in_batch: Tensor | int | None,
+    ) -> Normalizer:
+        num_masks = sum(len(image) for image in targets)
+        if num_items_in_batch is None:
+            # Processes need not evaluate equally many batches.
+            return of_this_step(num_masks, class_weight, reduce=self.training)
+        return of_accumulated_steps(
+            num_masks,
+            len(targets),
+            num_items_in_batch,
+            num_images_in_batch,
+            num_queries,
+            self.no_object_weight,
+            class_weight.device,
         )
-        matched_masks = [image[targets] for image, (_, targets) in zip(masks, matches, strict=True)]
-        logits, targets = self._at_points(matched_logits, matched_masks)
-        return {
-            "loss_ce": self._class_loss(class_logits, classes, matches),
-            "loss_mask": mask_loss(logits, targets, num_masks),
-            "loss_dice": dice_loss(logits, targets, num_masks),
-        }
-
-    def _class_loss(self, class_logits: Tensor, classes: list[Tensor], matches: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """Cross-entropy over all queries, averaged with the classes' weights."""
-        no_object = class_logits.shape[-1] - 1
-        wanted = torch.full(class_logits.shape[:2], no_object, device=class_logits.device)
-        for row, image_classes, (queries, targets) in zip(wanted, classes, matches, strict=True):
-            row[queries] = image_classes[targets]
-        return cross_entropy(class_logits.transpose(1, 2), wanted, self.empty_weight.float())
-
-    def _at_points(self, logits: Tensor, masks: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Matched logits (N, h, w) and their masks, image by image, both at (N, num_points) points."""
-        points = uncertain_points(logits, self.num_points, self.oversample_ratio, self.importance_ratio)
-        counts = [len(image) for image in masks]
-        targets = [
-            sample_at_points(image[:, None], image_points).squeeze(1)
-            for image, image_points in zip(masks, points.split(counts), strict=True)
-        ]
-        return sample_at_points(logits[:, None], points).squeeze(1), torch.cat(targets)
 
 
-def _base_name(term: str) -> str:
-    return "_".join(term.split("_")[:2])
+def _named(terms: Tensor) -> dict[str, Tensor]:
+    """(3, L) -> the names that `Criterion.forward` returns, the last prediction first."""
+    last = terms.shape[1] - 1
+    suffixes = {last: "", **{i: f"_{i}" for i in range(last)}}
+    return {name + suffix: term[i] for i, suffix in suffixes.items() for name, term in zip(TERMS, terms, strict=True)}

@@ -4,24 +4,32 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from m2f.modeling_m2f.point_sampling import sample_at_points
+# Per image (query indices, target indices), min(Q, N) of each, int64 on the logits' device.
+Matches = list[tuple[Tensor, Tensor]]
 
 
-def pairwise_mask_cost(logits: Tensor, targets: Tensor) -> Tensor:
+def pairwise_mask_cost(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """Sigmoid cross-entropy of every query with every target, averaged over the points.
 
     Args:
         logits: (Q, R). targets: (N, R) in [0, 1].
+        weights: (R,), of each point in the average; all 1 by default. Without any weight the cost is 0.
 
     Returns:
         (Q, N): mean_r softplus(logit) - target * logit, which is -t log p - (1 - t) log(1 - p).
     """
-    return (softplus(logits).sum(-1, keepdim=True) - logits @ targets.T) / logits.shape[-1]
+    if weights is None:
+        return (softplus(logits).sum(-1, keepdim=True) - logits @ targets.T) / logits.shape[-1]
+    sums = softplus(logits) @ weights[:, None] - logits @ (weights * targets).T
+    return sums / weights.sum().clamp(min=1)
 
 
-def pairwise_dice_cost(logits: Tensor, targets: Tensor) -> Tensor:
-    """1 - (2 p.t + 1) / (sum p + sum t + 1) of every query (Q, R) with every target (N, R): (Q, N) in [0, 1)."""
+def pairwise_dice_cost(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """1 - (2 p.t + 1) / (sum p + sum t + 1) of every query (Q, R) with every target (N, R): (Q, N) in [0, 1); with
+    weights (R,), in [0, 1], of each point in every sum."""
     probabilities = logits.sigmoid()
+    if weights is not None:
+        probabilities, targets = probabilities * weights, targets * weights
     overlap = 2 * probabilities @ targets.T
     return 1 - (overlap + 1) / (probabilities.sum(-1)[:, None] + targets.sum(-1)[None] + 1)
 
@@ -43,50 +51,66 @@ class HungarianMatcher:
         self.num_points = num_points
 
     @torch.no_grad()
-    def cost(self, class_logits: Tensor, mask_logits: Tensor, classes: Tensor, masks: Tensor) -> Tensor:
-        """(Q, N) float32 cost of one image.
-
-        class_logits (Q, K+1), mask_logits (Q, h, w), classes (N,), masks (N, H, W).
-        """
-        points = torch.rand(1, self.num_points, 2, device=mask_logits.device)
-        logits = sample_at_points(mask_logits[None], points)[0]
-        targets = sample_at_points(masks[None], points)[0]
-        # Half-precision products would tie and overflow; the caller's autocast must not reach them.
-        with torch.autocast(mask_logits.device.type, enabled=False):
-            return (
-                self.class_weight * -class_logits.float().softmax(-1)[:, classes]
-                + self.mask_weight * pairwise_mask_cost(logits, targets)
-                + self.dice_weight * pairwise_dice_cost(logits, targets)
-            )
-
-    @torch.no_grad()
-    def match(
-        self, class_logits: Tensor, mask_logits: Tensor, classes: list[Tensor], masks: list[Tensor]
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Match one prediction of a batch.
+    def cost(
+        self,
+        class_logits: Tensor,
+        point_logits: Tensor,
+        classes: Tensor,
+        point_targets: Tensor,
+        point_weights: Tensor | None = None,
+    ) -> Tensor:
+        """Cost of every pair of one prediction and one image.
 
         Args:
-            class_logits: (B, Q, K+1). mask_logits: (B, Q, h, w).
-            classes: per image (N,) int64. masks: per image (N, H, W), H and W in the same ratio to h and w.
+            class_logits: (Q, K+1). point_logits: (Q, R), the masks' logits at the points.
+            classes: (N,). point_targets: (N, R) float32, the targets at the points.
+            point_weights: (R,) float32, 0 or 1; all 1 by default.
 
         Returns:
-            Per image (query indices, target indices), min(Q, N) of each, int64 on the logits' device.
-
-        Raises:
-            ValueError: a cost is not finite; the image's index in the batch is named.
+            (Q, N) float32.
         """
-        images = zip(class_logits, mask_logits, classes, masks, strict=True)
-        return [_assign(self.cost(*image), index) for index, image in enumerate(images)]
+        # Half-precision products would tie and overflow; the caller's autocast must not reach them.
+        with torch.autocast(class_logits.device.type, enabled=False):
+            point_logits = point_logits.float()
+            return (
+                self.class_weight * -class_logits.float().softmax(-1)[:, classes]
+                + self.mask_weight * pairwise_mask_cost(point_logits, point_targets, point_weights)
+                + self.dice_weight * pairwise_dice_cost(point_logits, point_targets, point_weights)
+            )
 
 
-def _assign(cost: Tensor, image: int) -> tuple[Tensor, Tensor]:
+@torch.no_grad()
+def assign(costs: list[list[Tensor]]) -> list[Matches]:
+    """The cheapest assignments, with one copy from the device and one back for all of them.
+
+    Args:
+        costs: per prediction and image (Q, N).
+
+    Returns:
+        Per prediction and image (query indices, target indices).
+
+    Raises:
+        ValueError: a cost is not finite; the prediction and the image's index in the batch are named.
+    """
     from scipy.optimize import linear_sum_assignment  # here, because inference needs no SciPy
 
-    matrix = cost.cpu()
-    if not matrix.isfinite().all():
+    flat = [cost for prediction in costs for cost in prediction]
+    device = flat[0].device
+    on_host = torch.cat([cost.flatten() for cost in flat]).cpu().split([cost.numel() for cost in flat])
+    pairs = []
+    for i, (cost, values) in enumerate(zip(flat, on_host, strict=True)):
+        _check_finite(values, *divmod(i, len(costs[0])), len(costs))
+        pairs.append(torch.stack([torch.from_numpy(x) for x in linear_sum_assignment(values.view_as(cost).numpy())]))
+    on_device = torch.cat(pairs, 1).to(device).split([pair.shape[1] for pair in pairs], dim=1)
+    matches = [(queries, targets) for queries, targets in on_device]
+    return [matches[i : i + len(costs[0])] for i in range(0, len(matches), len(costs[0]))]
+
+
+def _check_finite(cost: Tensor, prediction: int, image: int, num_predictions: int):
+    if not cost.isfinite().all():
         raise ValueError(
-            f"The matching cost of image {image} in the batch is not finite: its predictions are NaN or infinite. "
-            "Lower the learning rate, clip gradients (the paper: full-model norm 0.01) or look for bad pixels."
+            f"The matching cost of image {image} in the batch is not finite in prediction {prediction} of "
+            f"0..{num_predictions - 1} (0 is that of the learned queries): its class or mask logits are NaN or "
+            "infinite. Lower the learning rate, clip gradients (the paper: full-model norm 0.01) or look for bad "
+            "pixels."
         )
-    queries, targets = linear_sum_assignment(matrix.numpy())
-    return torch.as_tensor(queries, device=cost.device), torch.as_tensor(targets, device=cost.device)

@@ -18,6 +18,8 @@ from m2f.configuration.configuration_m2f import M2FConfig
 from m2f.modeling_m2f.backbone import build_backbone, check_strides, init_swin_as_original, load_pretrained_backbone
 from m2f.modeling_m2f.checkpoint_report import CONSTANTS, FORMER_CONSTANTS, HEADS, check_report
 from m2f.modeling_m2f.criterion import Criterion
+from m2f.modeling_m2f.mask_losses import PointChoice
+from m2f.modeling_m2f.mask_targets import MaskTargets
 from m2f.modeling_m2f.matcher import HungarianMatcher
 from m2f.modeling_m2f.outputs import M2FForUniversalSegmentationOutput, M2FModelOutput, PixelLevelOutput
 from m2f.modeling_m2f.pixel_decoder import NUM_LEVELS, PixelDecoder
@@ -250,12 +252,11 @@ class M2FModel(M2FPreTrainedModel):
         check_shapes(pixel_values, pixel_mask, self._num_channels)
         check_values(pixel_values, pixel_mask)
         valid_sizes = image_sizes(pixel_values, pixel_mask)
-        given, pixel_values = pixel_values, pad_to_multiple(pixel_values)
         valid = None
-        # Without a pixel_mask nothing is masked, not even what was padded here: the original's behaviour.
-        if config.mask_padding and (has_padding(pixel_mask) or (pixel_mask is not None and pixel_values is not given)):
-            valid = ValidRegion(valid_sizes, tuple(pixel_values.shape[-2:]))
+        if masks_padding(config, pixel_values, pixel_mask):
+            valid = ValidRegion(valid_sizes, tuple(round_up(length) for length in pixel_values.shape[-2:]))
 
+        pixel_values = pad_to_multiple(pixel_values)
         pixels = self.pixel_level_module(pixel_values, valid)
         decoded = self.transformer_module(
             pixels.multi_scale_features,
@@ -270,7 +271,7 @@ class M2FModel(M2FPreTrainedModel):
             embeddings = embeddings[-1:]
         output = M2FModelOutput(
             encoder_last_hidden_state=pixels.feature_maps[-1],
-            pixel_decoder_last_hidden_state=pixels.mask_features,
+            pixel_decoder_last_hidden_state=decoded.mask_features,
             transformer_decoder_last_hidden_state=decoded.last_hidden_state,
             encoder_hidden_states=pixels.feature_maps if output_hidden_states else None,
             pixel_decoder_hidden_states=pixels.multi_scale_features if output_hidden_states else None,
@@ -289,8 +290,8 @@ class M2FModel(M2FPreTrainedModel):
 class M2FForUniversalSegmentation(M2FPreTrainedModel):
     """The network with its classifier and its criterion: panoptic, instance and semantic segmentation."""
 
-    # The loss is divided by its own count of masks, not by Trainer's count of items.
-    accepts_loss_kwargs = False
+    # Trainer counts what the labels hold in all batches of an optimizer step, see `Criterion.forward`.
+    accepts_loss_kwargs = True
 
     def __init__(self, config: M2FConfig):
         super().__init__(config)
@@ -303,9 +304,7 @@ class M2FForUniversalSegmentation(M2FPreTrainedModel):
             matcher,
             num_classes=config.num_labels,
             no_object_weight=config.no_object_weight,
-            num_points=config.train_num_points,
-            oversample_ratio=config.oversample_ratio,
-            importance_ratio=config.importance_sample_ratio,
+            points=PointChoice(config.train_num_points, config.oversample_ratio, config.importance_sample_ratio),
             loss_weights={
                 "loss_ce": config.class_weight,
                 "loss_mask": config.mask_weight,
@@ -324,53 +323,77 @@ class M2FForUniversalSegmentation(M2FPreTrainedModel):
         output_auxiliary_logits: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        num_images_in_batch: Tensor | int | None = None,
+        **counted: Tensor,
     ) -> M2FForUniversalSegmentationOutput | tuple:
         """Run the network, and with labels the criterion.
 
         Args:
-            pixel_values, pixel_mask: as in `M2FModel.forward`.
-            mask_labels: per image (N, height, width), bool, uint8 or floating, of the size of `pixel_values` or of the
-                image's valid part; or one tensor (B, N, height, width).
+            pixel_values, pixel_mask: as in `M2FModel.forward`. With `M2FConfig.mask_padding` padding takes part
+                neither in matching nor in the mask losses; without, it is background, as in the original.
+            mask_labels: per image (N, height, width), bool, uint8 or floating, in [0, 1], a mask per segment; or per
+                image (G, height, width) int32, layers of segment indices, -1 for no segment, -2 for pixels that take
+                part neither in matching nor in the mask losses, -100 for a layer that only fills up. Of the size of
+                `pixel_values` or of the image's valid part; or one tensor with the batch first.
             class_labels: per image (N,) integers in [0, K); or one tensor (B, N), -100 for targets that only fill up.
             output_hidden_states, output_auxiliary_logits, output_attentions, return_dict: what to return, see
                 `M2FForUniversalSegmentationOutput`; by default as the configuration says.
+            num_items_in_batch, num_images_in_batch: targets and images in all batches of the optimizer step, on all
+                processes, where it has more than this batch: the loss is then this batch's share, to be summed over
+                the batches and multiplied by the number of processes that average their gradients
+                (`transformers.Trainer` does both). See `loss_normalizer`.
+            counted: `labels`, which is not read: Trainer counts its entries that are not -100 and gives their number
+                as `num_items_in_batch`. A batch with `labels` equal to `class_labels` makes accumulation exact there.
+                Not an argument of its own, because Trainer would then take every batch without it for unlabelled.
 
         Raises:
             ValueError: inputs or labels do not fit, before anything is computed; or a matching cost is not finite.
         """
+        if unknown := counted.keys() - {"labels"}:
+            raise TypeError(f"forward() got unexpected arguments {sorted(unknown)}.")
+        if num_images_in_batch is not None and num_items_in_batch is None:
+            raise ValueError("num_images_in_batch is given without num_items_in_batch; both are counts of one step.")
         targets = self._targets(pixel_values, pixel_mask, mask_labels, class_labels)
         output_auxiliary_logits = _default(output_auxiliary_logits, self.config.output_auxiliary_logits)
-        supervise_all = targets is not None and self.config.use_auxiliary_loss
         outputs = self.model(
             pixel_values,
             pixel_mask,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
-            output_auxiliary_logits=output_auxiliary_logits or supervise_all,
+            output_auxiliary_logits=output_auxiliary_logits,
             return_dict=True,
         )
-        masks = outputs.masks_queries_logits
-        states = outputs.transformer_decoder_intermediate_states[-len(masks) :]
-        predictions = [(self.class_predictor(x), mask) for x, mask in zip(states, masks, strict=True)]
+        every = output_auxiliary_logits or (targets is not None and self.config.use_auxiliary_loss)
+        first = 0 if every else -1
+        class_logits = self.class_predictor(torch.stack(outputs.transformer_decoder_intermediate_states[first:]))
 
         loss, loss_dict = None, None
         if targets is not None:
-            supervised = predictions if self.config.use_auxiliary_loss else predictions[-1:]
-            loss, loss_dict = self.criterion(supervised, *targets)
+            first = 0 if self.config.use_auxiliary_loss else -1
+            loss, loss_dict = self.criterion(
+                class_logits[first:],
+                torch.stack(outputs.mask_embeddings[first:]),
+                outputs.pixel_decoder_last_hidden_state,
+                targets,
+                num_items_in_batch,
+                num_images_in_batch,
+            )
+        masks = outputs.masks_queries_logits
         output = M2FForUniversalSegmentationOutput(
             loss=loss,
             loss_dict=loss_dict,
-            class_queries_logits=predictions[-1][0],
-            masks_queries_logits=predictions[-1][1],
-            auxiliary_logits=_auxiliary_logits(predictions) if output_auxiliary_logits else None,
+            class_queries_logits=class_logits[-1],
+            masks_queries_logits=masks[-1],
+            auxiliary_logits=_auxiliary_logits(class_logits, masks) if output_auxiliary_logits else None,
             **{name: outputs[name] for name in _SHARED_FIELDS if name in outputs},
         )
         return output if _default(return_dict, self.config.return_dict) else output.to_tuple()
 
     def _targets(
         self, pixel_values: Tensor, pixel_mask: Tensor | None, mask_labels, class_labels
-    ) -> tuple[list[Tensor], list[Tensor]] | None:
-        """(classes, masks) per image, or None without labels."""
+    ) -> list[MaskTargets] | None:
+        """Per image, or None without labels."""
         if mask_labels is None and class_labels is None:
             return None
         if mask_labels is None or class_labels is None:
@@ -378,17 +401,17 @@ class M2FForUniversalSegmentation(M2FPreTrainedModel):
             raise ValueError(f"{missing} is missing: mask_labels and class_labels are needed together.")
         check_shapes(pixel_values, pixel_mask, self._num_channels)
         given = tuple(pixel_values.shape[-2:])
-        masks, classes = prepare_targets(
+        return prepare_targets(
             mask_labels,
             class_labels,
             image_sizes=[tuple(size) for size in image_sizes(pixel_values, pixel_mask).tolist()],
             given_size=given,
             canvas=tuple(round_up(length) for length in given),
+            padding_counts=not masks_padding(self.config, pixel_values, pixel_mask),
             num_classes=self.config.num_labels,
             num_queries=self.config.num_queries,
             device=pixel_values.device,
         )
-        return classes, masks
 
 
 _SHARED_FIELDS = (
@@ -405,8 +428,19 @@ _SHARED_FIELDS = (
 )
 
 
-def _auxiliary_logits(predictions: list[tuple[Tensor, Tensor]]) -> list[dict[str, Tensor]]:
-    return [{"class_queries_logits": c, "masks_queries_logits": m} for c, m in predictions[:-1]]
+def masks_padding(config: M2FConfig, pixel_values: Tensor, pixel_mask: Tensor | None) -> bool:
+    """Whether there is padding to keep out of computations: what the mask names, and with a mask also what the model
+    adds itself. Without a mask nothing is masked: the original's behaviour."""
+    if not config.mask_padding or pixel_mask is None:
+        return False
+    size = pixel_values.shape[-2:]
+    return has_padding(pixel_mask) or any(round_up(length) != length for length in size)
+
+
+def _auxiliary_logits(class_logits: Tensor, masks: tuple[Tensor, ...]) -> list[dict[str, Tensor]]:
+    return [
+        {"class_queries_logits": c, "masks_queries_logits": m} for c, m in zip(class_logits[:-1], masks, strict=False)
+    ]
 
 
 def _default(argument: bool | None, configured: bool | None) -> bool:

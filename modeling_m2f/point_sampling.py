@@ -1,8 +1,19 @@
-"""Masks seen at points instead of pixels (Kirillov et al., PointRend, CVPR 2020; Cheng et al. 2022, section 3.3)."""
+"""Masks seen at points instead of pixels (Kirillov et al., PointRend, CVPR 2020; Cheng et al. 2022, section 3.3).
+
+A point is (x, y) in [0, 1] of the canvas, so that it means the same place in the pixels, the targets and the mask
+features, whatever their sizes.
+"""
+
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from torch.nn.functional import grid_sample
+from torch.nn.functional import embedding_bag, grid_sample
+
+
+def uniform_points(count: int, num_points: int, device: torch.device) -> Tensor:
+    """(count, num_points, 2) float32, uniform in [0, 1)."""
+    return torch.rand(count, num_points, 2, device=device)
 
 
 def sample_at_points(maps: Tensor, points: Tensor) -> Tensor:
@@ -10,7 +21,7 @@ def sample_at_points(maps: Tensor, points: Tensor) -> Tensor:
 
     Args:
         maps: (N, C, h, w), any dtype; sampled in float32, because half-precision coordinates miss pixels.
-        points: (N or 1, R, 2) float32, (x, y) in [0, 1] of the map's extent; 1 means the same points for all maps.
+        points: (N or 1, R, 2) float32; 1 means the same points for all maps.
 
     Returns:
         (N, C, R) float32.
@@ -19,23 +30,87 @@ def sample_at_points(maps: Tensor, points: Tensor) -> Tensor:
     return grid_sample(maps.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False).squeeze(-1)
 
 
+def bilinear_corners(
+    points: Tensor, size: tuple[int, int], canvas: tuple[int, int] | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The four cells of a map around each point, and their weights, one corner after the other.
+
+    The weighted sum over the corners is what `sample_at_points` gives.
+
+    Args:
+        points: (..., 2) float32, in [0, 1].
+        size: (h, w) of the map, which fills the top left corner of the canvas.
+        canvas: (H, W) in cells; by default `size`.
+
+    Yields:
+        (...) int64 indices in [0, h * w) and (...) float32 weights, 0 for a cell beyond the borders.
+    """
+    canvas = canvas or size
+    columns = _neighbours(points[..., 0], size[1], canvas[1])
+    for row, row_share in _neighbours(points[..., 1], size[0], canvas[0]):
+        row = row * size[1]
+        for column, column_share in columns:
+            yield row + column, row_share * column_share
+
+
+def _neighbours(coordinates: Tensor, length: int, canvas_length: int) -> list[tuple[Tensor, Tensor]]:
+    """The cells before and after each coordinate along one axis, with their shares; a cell beyond the borders is
+    replaced by the nearest one, with share 0."""
+    positions = coordinates * canvas_length - 0.5
+    before = positions.floor()
+    share = positions - before
+    before = before.long()
+    after = before + 1
+    # Coordinates lie in [0, 1]: nothing is before -1, and only a map smaller than the canvas ends before a point.
+    share_before, share_after = (1 - share) * (before >= 0), share * (after < length)
+    if length < canvas_length:
+        share_before *= before < length
+    return [(before.clamp_(0, length - 1), share_before), (after.clamp_(max=length - 1), share_after)]
+
+
 @torch.no_grad()
-def uncertain_points(mask_logits: Tensor, num_points: int, oversample_ratio: float, importance_ratio: float) -> Tensor:
+def sample_cells(cells: Tensor, points: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear values of one map with many channels, 20 times faster on a CPU than `sample_at_points`, because a
+    cell's channels lie side by side.
+
+    Args:
+        cells: (h * w, C) float32. points: (R, 2). size: (h, w).
+
+    Returns:
+        (R, C) float32.
+    """
+    indices, weights = (torch.stack(parts, -1) for parts in zip(*bilinear_corners(points, size), strict=True))
+    return embedding_bag(indices, cells, per_sample_weights=weights, mode="sum")
+
+
+@torch.no_grad()
+def uncertain_points(
+    mask_logits: Tensor,
+    num_points: int,
+    oversample_ratio: float,
+    importance_ratio: float,
+    weigh: Callable[[Tensor], Tensor | None] = lambda points: None,
+) -> Tensor:
     """Points to train a mask at: most of them where the prediction is undecided, the rest uniform.
 
     `oversample_ratio * num_points` uniform points are drawn, the `importance_ratio * num_points` with logits nearest
-    to 0 are kept, and uniform ones fill up.
+    to 0 are kept, and uniform ones fill up. All are drawn over the whole canvas as in the original; points of weight 0
+    are kept only where there are no others (the original has no such points).
 
     Args:
         mask_logits: (N, h, w).
+        weigh: gives the weights (N, R) of points (N, R, 2), 0 or 1, or None where all are 1.
 
     Returns:
-        (N, num_points, 2) float32, (x, y) in [0, 1).
+        (N, num_points, 2) float32.
     """
-    count, device = mask_logits.shape[0], mask_logits.device
-    candidates = torch.rand(count, int(num_points * oversample_ratio), 2, device=device)
-    num_uncertain = int(importance_ratio * num_points)
+    num_candidates, num_uncertain = int(num_points * oversample_ratio), int(importance_ratio * num_points)
+    # In one draw, so that on a CPU a mask's points depend on the masks before it alone, not on how many follow.
+    drawn = uniform_points(len(mask_logits), num_candidates + num_points - num_uncertain, mask_logits.device)
+    candidates, others = drawn[:, :num_candidates], drawn[:, num_candidates:]
     distance = sample_at_points(mask_logits[:, None], candidates).squeeze(1).abs()
-    nearest = distance.topk(num_uncertain, dim=1, largest=False).indices
-    kept = candidates.gather(1, nearest[..., None].expand(-1, -1, 2))
-    return torch.cat([kept, torch.rand(count, num_points - num_uncertain, 2, device=device)], 1)
+    weights = weigh(candidates)
+    if weights is not None:
+        distance.masked_fill_(weights == 0, torch.inf)
+    nearest = distance.topk(num_uncertain, dim=1, largest=False, sorted=False).indices
+    return torch.cat([candidates.gather(1, nearest[..., None].expand(-1, -1, 2)), others], 1)

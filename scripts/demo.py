@@ -114,7 +114,7 @@ def main(args: argparse.Namespace):
     train, val = (CocoInstances(args.data / f"{split}.json", args.data / split) for split in ("train", "val"))
     processor, model = build_processor(train), build_model(train)
     print(f"Training on {len(train)} images of {args.data}, {model.num_parameters():,} parameters", flush=True)
-    collate = Collator(processor, form="masks")
+    collate = Collator(processor)
     if not args.steps:
         choose_threads(model, collate(next(batches(train, args.seed))))
         set_seed(args.seed)

@@ -76,7 +76,7 @@ class CocoInstances:
         self.id2label = {i: categories[category]["name"] for i, category in enumerate(self.category_ids)}
         self.images = coco_images(content, self.annotation_file)
         self.image_folder = coco_image_folder(self.images, self.annotation_file, image_folder)
-        self._objects = PackedLists(self._objects_by_image(content["annotations"], groups))
+        self._objects = PackedLists(self._objects_by_image(content["annotations"], groups), str(self.annotation_file))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -96,8 +96,9 @@ class CocoInstances:
     def image_path(self, index: int) -> Path:
         return self.image_folder / self.images[index].file_name
 
-    def _objects_by_image(self, annotations: list[dict], groups: set[int]) -> Iterable[list[CocoObject]]:
-        grouped: dict[int | str, list[CocoObject]] = {image.id: [] for image in self.images}
+    def _objects_by_image(self, annotations: list[dict], groups: set[int]) -> Iterable[list[tuple]]:
+        """The fields of each image's `CocoObject`s."""
+        grouped: dict[int | str, list[tuple]] = {image.id: [] for image in self.images}
         class_of = {category: i for i, category in enumerate(self.category_ids)}
         for entry in annotations:
             image_id, category = entry["image_id"], entry["category_id"]
@@ -109,7 +110,7 @@ class CocoInstances:
             if category not in class_of:
                 self._refuse(entry, f"category_id {category} is not among the categories {self.category_ids[:100]}")
             crowd = bool(entry.get("iscrowd"))
-            grouped[image_id].append(CocoObject(entry["id"], class_of[category], entry["segmentation"], crowd))
+            grouped[image_id].append((entry["id"], class_of[category], entry["segmentation"], crowd))
         return grouped.values()
 
     def _refuse(self, annotation: dict, reason: str):

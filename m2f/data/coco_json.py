@@ -1,6 +1,7 @@
 """The json files of COCO's formats: sections of entries with ids (https://cocodataset.org/#format-data)."""
 
 import json
+import marshal
 import os
 import reprlib
 from collections.abc import Callable, Iterable, Mapping
@@ -49,26 +50,30 @@ class PackedLists:
     """Lists of json values as one block of bytes, each decoded when it is asked for.
 
     Parsed polygons take several times the memory of their text, and in each worker process of a data loader once more,
-    because counting references writes to them.
+    because counting references writes to them. marshal packs 10 times as fast as json.
+
+    Args:
+        lists: of what json has, or tuples.
+        where: what messages call their source.
 
     Raises:
         ValueError: a list is nested too deeply.
     """
 
-    def __init__(self, lists: Iterable[list]):
+    def __init__(self, lists: Iterable[list], where: str):
         try:
-            texts = [json.dumps(values).encode() for values in lists]
-        except RecursionError as error:
-            raise ValueError("lists are nested too deeply") from error
-        self._ends = np.cumsum([0, *map(len, texts)])
-        self._text = b"".join(texts)
+            packed = [marshal.dumps(values) for values in lists]
+        except ValueError as error:
+            raise ValueError(f"{where} has lists that are nested too deeply: {error}") from error
+        self._ends = np.cumsum([0, *map(len, packed)])
+        self._bytes = b"".join(packed)
 
     def __len__(self) -> int:
         return len(self._ends) - 1
 
     def __getitem__(self, index: int) -> list:
         start, end = self._ends[range(len(self))[index] :][:2]
-        return json.loads(self._text[start:end])
+        return marshal.loads(self._bytes[start:end])
 
 
 def read_json(path: Path) -> Any:

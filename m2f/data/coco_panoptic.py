@@ -91,7 +91,7 @@ class CocoPanoptic:
         known = None if segments_folder is None else Path(segments_folder)
         self.image_folder = coco_image_folder(self.images, self.annotation_file, image_folder, known)
         self.segments_folder = known or self._find_segments(content["annotations"])
-        self._annotations = PackedLists(self._annotations_by_image(content["annotations"]))
+        self._annotations = PackedLists(self._annotations_by_image(content["annotations"]), str(self.annotation_file))
 
     def __len__(self) -> int:
         return len(self.images)

@@ -28,7 +28,7 @@ def test_packed_lists_come_back_exactly():
     rng = random.Random(0)
     lists = [[rng.random() * 10 ** rng.randrange(-5, 5) for _ in range(rng.randrange(9))] for _ in range(20)]
     lists.append([{"size": [3, 4], "counts": 'é\\"\ud800', "x": None}, [1, 2.5, True]])
-    packed = pickle.loads(pickle.dumps(PackedLists(lists)))  # as worker processes get it
+    packed = pickle.loads(pickle.dumps(PackedLists(lists, "x.json")))  # as worker processes get it
     assert len(packed) == 21
     assert [packed[i] for i in range(21)] == lists
     assert packed[-1] == lists[-1]
@@ -41,8 +41,8 @@ def test_lists_nested_too_deeply_are_refused():
     deep = []
     for _ in range(100_000):
         deep = [deep]
-    with pytest.raises(ValueError, match="nested too deeply"):
-        PackedLists([deep])
+    with pytest.raises(ValueError, match=r"x\.json has lists that are nested too deeply"):
+        PackedLists([deep], "x.json")
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe{", b'{"images": [', b"[" * 200_000, b"", b"1" * 5000])

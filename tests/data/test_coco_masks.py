@@ -140,6 +140,18 @@ def test_objects_keep_their_order_and_crowds_become_ignored():
     assert IGNORED not in without.ids
 
 
+def test_objects_without_a_pixel_are_kept_so_that_they_can_be_reported():
+    """Runs that are all off, and a polygon beside the image."""
+    for nothing in ({"size": [4, 5], "counts": [20]}, [[-3, 0, -1, 0, -1, 2]]):
+        strip, first = decode_strip(nothing, 4, 5)
+        assert (strip.shape, first) == ((4, 0), 0)
+        objects = [CocoObject(1, 6, nothing, False), CocoObject(2, 7, compressed(SQUARE), False)]
+        segments = segments_of_objects([*objects, CocoObject(3, 0, nothing, True)], (4, 5), True, "x.json")
+        np.testing.assert_array_equal(segments.masks(), [np.zeros((4, 5)), SQUARE])
+        np.testing.assert_array_equal(segments.class_ids, [6, 7])
+        assert not segments.ignored().any()
+
+
 @pytest.mark.parametrize("is_crowd", [False, True])
 def test_a_bad_object_is_named(is_crowd):
     objects = [CocoObject(17, 0, [[0, 0, 1, 1]], is_crowd)]

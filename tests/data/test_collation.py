@@ -18,8 +18,6 @@ from m2f.data.segment_map import Sample, SegmentMap
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 
 FORMS = ("maps", "masks")
-# Until the criterion takes maps; strict, so that the mark goes when it does.
-needs_lean_criterion = pytest.mark.xfail(strict=True, raises=ValueError, reason="the criterion takes masks only")
 
 
 def empty_sample(height: int, width: int) -> Sample:
@@ -128,7 +126,7 @@ def test_unknown_form_is_refused():
         Collator(M2FImageProcessor(), "rle")
 
 
-@pytest.mark.parametrize("form", [pytest.param("maps", marks=needs_lean_criterion), "masks"])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("empty", ["all", "one"])
 def test_images_without_segments_go_through_the_model(form, empty):
     """The loss is finite and reaches every parameter, as distributed training needs."""
@@ -142,7 +140,6 @@ def test_images_without_segments_go_through_the_model(form, empty):
     assert loss.isfinite() and all(parameter.grad is not None for parameter in model.parameters())
 
 
-@needs_lean_criterion
 def test_both_forms_train_alike():
     """The same points are drawn; nothing is ignored here, which the masks could not say."""
     samples = [make_sample(40, 32, count=4, seed=1), make_sample(30, 50, count=3, seed=2)]

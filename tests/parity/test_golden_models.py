@@ -84,15 +84,18 @@ def test_every_loss_term_has_the_mean_of_the_original(mini):
     """The points are random on both sides, so means over seeds are compared, within 4 standard errors."""
     golden, meta, model = mini
     pixels, expected = golden_pixels(golden, meta), meta["criterion"]
-    outputs = model(pixels, output_auxiliary_logits=True)
-    final = {key: outputs[key] for key in ("class_queries_logits", "masks_queries_logits")}
-    predictions = [(p["class_queries_logits"], p["masks_queries_logits"]) for p in [*outputs.auxiliary_logits, final]]
     masks = [rectangles(expected["target_rectangles_y0x0y1x1"], tuple(pixels.shape[-2:]))]
     classes = [torch.tensor(expected["target_labels"])]
-    runs = []
+    calls, runs = [], []
+    hook = model.criterion.register_forward_pre_hook(
+        lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
+    )
+    model(pixels, mask_labels=masks, class_labels=classes)
+    hook.remove()
+    (args, kwargs) = calls[0]
     for seed in range(expected["seeds"]):
         torch.manual_seed(seed)
-        runs.append(model.criterion(predictions, classes, masks)[1])
+        runs.append(model.criterion(*args, **kwargs)[1])
     assert set(runs[0]) == set(expected["unweighted"])
     for name, term in expected["unweighted"].items():
         values = torch.stack([run[name] for run in runs]).double()

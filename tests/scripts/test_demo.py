@@ -108,7 +108,7 @@ def test_bundled_splits_share_no_image():
 
 def test_the_seed_decides_the_weights(small_data):
     train = CocoInstances(small_data / "train.json", small_data / "train")
-    collate = Collator(build_processor(train), form="masks")
+    collate = Collator(build_processor(train))
 
     def weights(seed: int) -> list[torch.Tensor]:
         set_seed(seed)
@@ -140,7 +140,7 @@ def test_too_few_images_for_a_batch_are_refused(small_data):
 
 def test_training_ends_when_its_time_is_over(small_data, capsys):
     train = CocoInstances(small_data / "train.json", small_data / "train")
-    collate = Collator(build_processor(train), form="masks")
+    collate = Collator(build_processor(train))
     start = time.monotonic()
     train_model(build_model(train), map(collate, batches(train, 0)), seconds=2, steps=None)
     assert 2 <= time.monotonic() - start < 30  # the last step may be slow

@@ -1,0 +1,169 @@
+"""The mask losses of matched queries, computed together with their gradient, a few masks at a time.
+
+A mask is the product of a query's embedding and the mask features. The losses are sums over masks, so a mask can be
+made, compared at its points, turned into its part of the gradient and forgotten before the next one: what remains is
+one gradient of the size of the features, however many masks and predictions there are. Autograd alone would keep
+every mask until the backward pass.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from m2f.modeling_m2f.mask_targets import MaskTargets
+from m2f.modeling_m2f.matcher import Matches
+from m2f.modeling_m2f.point_sampling import sample_at_points, uncertain_points
+
+# Numbers in the largest tensor of a group of masks.
+GROUP_ELEMENTS = 2**21
+
+
+class PointChoice(NamedTuple):
+    """Arguments of `uncertain_points`."""
+
+    num_points: int
+    oversample_ratio: float
+    importance_ratio: float
+
+
+def mask_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy over the points of each mask: (N, R) -> (N,); weights (N, R) are those of the mean, and
+    without any weight it is 0."""
+    losses = binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    if weights is None:
+        return losses.mean(1)
+    return (weights * losses).sum(1) / weights.sum(1).clamp(min=1)
+
+
+def dice_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """1 - (2 p.t + 1) / (sum p + sum t + 1) of each mask: (N, R) -> (N,); weights (N, R) are those of every sum, and
+    without any weight it is 0."""
+    probabilities = logits.sigmoid()
+    if weights is not None:
+        probabilities, targets = weights * probabilities, weights * targets
+    overlap = 2 * (probabilities * targets).sum(-1)
+    return 1 - (overlap + 1) / (probabilities.sum(-1) + targets.sum(-1) + 1)
+
+
+class _Rows(NamedTuple):
+    """Matched pairs of one image: (n,) int64 each, all pairs of the first prediction before those of the second."""
+
+    prediction: Tensor
+    query: Tensor
+    target: Tensor
+
+
+def matched_mask_losses(
+    embeddings: Tensor,
+    features: Tensor,
+    targets: list[MaskTargets],
+    matches: list[Matches],
+    points: PointChoice,
+    coefficients: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Mask losses of every prediction of a batch.
+
+    Args:
+        embeddings: (L, B, Q, C), mask embeddings of L predictions.
+        features: (B, C, h, w), mask features.
+        targets: per image.
+        matches: per prediction and image; an image has equally many pairs in every prediction.
+        points: how many points a mask is compared at, and which.
+        coefficients: (2,), the factors of mask loss and dice loss in the total.
+
+    Returns:
+        The total, a scalar whose gradient reaches embeddings and features; and mask loss and dice loss of each
+        prediction, (2, L), summed over masks, without gradient. Where nothing is matched all are 0, and the total
+        stays attached to the graph, so that every parameter gets a gradient on every process.
+    """
+    learns = torch.is_grad_enabled() and (embeddings.requires_grad or features.requires_grad)
+    gradients = [x.new_zeros(x.shape, dtype=torch.float32) if learns else None for x in (embeddings, features)]
+    sums = torch.zeros(2, len(embeddings), device=embeddings.device)
+    with torch.no_grad():
+        for image, image_targets in enumerate(targets):
+            rows = _rows([prediction[image] for prediction in matches])
+            if not len(rows.target):
+                continue
+            gradient = (gradients[0][:, image], gradients[1][image].flatten(1)) if learns else None
+            losses = _image_losses(
+                embeddings[:, image].float(),
+                features[image].float(),
+                image_targets,
+                rows,
+                points,
+                coefficients,
+                gradient,
+            )
+            sums += losses.unflatten(1, (len(embeddings), -1)).sum(-1)
+        total = coefficients @ sums.sum(1)
+    return (_WithGradients.apply(total, embeddings, features, *gradients) if learns else total), sums
+
+
+def _rows(matches: Matches) -> _Rows:
+    counts = [len(queries) for queries, _ in matches]
+    prediction = torch.arange(len(matches), device=matches[0][0].device).repeat_interleave(counts[0])
+    return _Rows(prediction, *(torch.cat(indices) for indices in zip(*matches, strict=True)))
+
+
+def _image_losses(
+    embeddings: Tensor,
+    features: Tensor,
+    targets: MaskTargets,
+    rows: _Rows,
+    points: PointChoice,
+    coefficients: Tensor,
+    gradient: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """Losses (2, n) of the rows of one image, group by group; their gradient is added to `gradient`.
+
+    embeddings: (L, Q, C). features: (C, h, w). gradient: of the embeddings, (L, Q, C), and of the features, (C, hw).
+    """
+    flat = features.flatten(1)
+    size = max(1, GROUP_ELEMENTS // max(flat.shape[1], int(2 * points.num_points * points.oversample_ratio)))
+    losses = []
+    for start in range(0, len(rows.target), size):
+        group = _Rows(*(indices[start : start + size] for indices in rows))
+        chosen = embeddings[group.prediction, group.query]
+        masks = (chosen @ flat).unflatten(1, features.shape[1:])
+        group_losses, mask_gradient = _group_losses(
+            masks, targets, group.target, points, coefficients, gradient is not None
+        )
+        losses.append(group_losses)
+        if gradient is not None:
+            gradient[0][group.prediction, group.query] = mask_gradient @ flat.T
+            gradient[1].addmm_(chosen.T, mask_gradient)
+    return torch.cat(losses, 1)
+
+
+def _group_losses(
+    masks: Tensor, targets: MaskTargets, indices: Tensor, points: PointChoice, coefficients: Tensor, learns: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Losses (2, n) of mask logits (n, h, w) compared with the targets at `indices`, and the gradient of their total
+    with respect to the logits, (n, h * w)."""
+    where = uncertain_points(masks, *points, targets.weights)
+    wanted, weights = targets.at_own_points(indices, where), targets.weights(where)
+    with torch.set_grad_enabled(learns):
+        masks.requires_grad_(learns)
+        logits = sample_at_points(masks[:, None], where).squeeze(1)
+        losses = torch.stack([mask_loss(logits, wanted, weights), dice_loss(logits, wanted, weights)])
+        gradient = torch.autograd.grad((coefficients @ losses).sum(), masks)[0].flatten(1) if learns else None
+    return losses.detach(), gradient
+
+
+class _WithGradients(torch.autograd.Function):
+    """A number whose gradients were computed along with it."""
+
+    @staticmethod
+    def forward(ctx, value: Tensor, embeddings: Tensor, features: Tensor, *gradients: Tensor) -> Tensor:
+        ctx.dtypes = embeddings.dtype, features.dtype
+        ctx.save_for_backward(*gradients)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, factor: Tensor):
+        embedding_gradient, feature_gradient = (
+            (factor * gradient).to(dtype) for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        )
+        return None, embedding_gradient, feature_gradient, None, None
