@@ -147,7 +147,8 @@ def _check_segments(held: Tensor, i: int):
         segment = int(layers.argmax())
         raise ValueError(
             f"Image {i}: segment {segment} lies on layers {held[:, segment].nonzero().flatten().tolist()} of "
-            "the index maps (int32 mask_labels), but a segment lies on one layer. If these are masks of 0 and 1, give uint8."
+            "the index maps (int32 mask_labels), but a segment lies on one layer. If these are masks of 0 and 1, give "
+            "uint8."
         )
     if (layers == 0).any():
         raise ValueError(
