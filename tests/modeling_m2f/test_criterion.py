@@ -8,7 +8,6 @@ from small_models import random_targets, small_model
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import m2f.modeling_m2f.mask_losses as mask_losses_file
 from m2f.modeling_m2f.criterion import Criterion
 from m2f.modeling_m2f.mask_losses import PointChoice, dice_loss, mask_loss
 from m2f.modeling_m2f.matcher import HungarianMatcher, assign, pairwise_dice_cost, pairwise_mask_cost
@@ -77,7 +76,7 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_terms_and_gradients_are_those_of_the_plain_criterion(form, group_elements, monkeypatch):
     """With the same points, for every form of labels, one mask at a time and all at once."""
-    monkeypatch.setattr(mask_losses_file, "GROUP_ELEMENTS", group_elements)
+    monkeypatch.setattr("m2f.modeling_m2f.mask_losses.GROUP_ELEMENTS", group_elements)
     torch.manual_seed(0)
     predictions = random_predictions()
     ids, masks, classes = overlapping_maps()
