@@ -35,7 +35,7 @@ _stand_in("tests.exporters.test_export", ExportTesterMixin=type("ExportTesterMix
 _stand_in("tests.generation")
 _stand_in("tests.generation.test_utils", GenerationTesterMixin=type("GenerationTesterMixin", (), {}))
 
-from tests.test_modeling_common import ModelTesterMixin, floats_tensor  # noqa: E402
+from tests.test_modeling_common import ModelTesterMixin, floats_tensor, global_rng  # noqa: E402
 
 
 class M2FModelTester:
@@ -87,6 +87,9 @@ class M2FCommonTest(ModelTesterMixin, unittest.TestCase):
     with_labels = True
 
     def setUp(self):
+        # Drawn anew in each run, about one of 50 comparisons of eager with SDPA attention failed in float16: the Swin
+        # backbone's two attentions round differently, and a mask logit near 0 then changes sides of the threshold.
+        global_rng.seed(0)
         self.model_tester = M2FModelTester(self)
 
     def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
