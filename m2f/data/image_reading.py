@@ -27,22 +27,30 @@ _DECODE_ERRORS = (
     EOFError,
     ArithmeticError,
     AttributeError,
+    RuntimeError,
+    MemoryError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
 )
 _EXIF_ORIENTATION = 0x0112
-# EXIF orientation -> what brings the stored pixels upright, for a PIL image and for an array (..., H, W).
-_TURNS: dict[int, tuple[Image.Transpose, Callable[[np.ndarray], np.ndarray]]] = {
-    2: (Image.Transpose.FLIP_LEFT_RIGHT, lambda a: a[..., ::-1]),
-    3: (Image.Transpose.ROTATE_180, lambda a: a[..., ::-1, ::-1]),
-    4: (Image.Transpose.FLIP_TOP_BOTTOM, lambda a: a[..., ::-1, :]),
-    5: (Image.Transpose.TRANSPOSE, lambda a: a.swapaxes(-1, -2)),
-    6: (Image.Transpose.ROTATE_270, lambda a: a.swapaxes(-1, -2)[..., ::-1]),
-    7: (Image.Transpose.TRANSVERSE, lambda a: a.swapaxes(-1, -2)[..., ::-1, ::-1]),
-    8: (Image.Transpose.ROTATE_90, lambda a: a.swapaxes(-1, -2)[..., ::-1, :]),
+# EXIF orientation -> what brings the stored pixels upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
 }
-_SIDEWAYS = (5, 6, 7, 8)
+# The same for an array (..., H, W), for those that exchange height and width.
+_SIDEWAYS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    5: lambda a: a.swapaxes(-1, -2),
+    6: lambda a: a.swapaxes(-1, -2)[..., ::-1],
+    7: lambda a: a.swapaxes(-1, -2)[..., ::-1, ::-1],
+    8: lambda a: a.swapaxes(-1, -2)[..., ::-1, :],
+}
 
 
 class ImageFile:
@@ -87,15 +95,14 @@ class ImageFile:
         """
         self.check_size(segments.size, "its label map")
         if segments.size != self.size:
-            _, turn = _TURNS[self._orientation]
-            ids = np.ascontiguousarray(turn(segments.ids))
+            ids = np.ascontiguousarray(_SIDEWAYS[self._orientation](segments.ids))
             segments = SegmentMap(ids, segments.class_ids)
         return Sample(decoded(self._upright_rgb, self.name), segments, name)
 
     def _upright_rgb(self) -> Image.Image:
         self._image.load()
         turned = self._orientation in _TURNS
-        rgb = to_rgb(self._image.transpose(_TURNS[self._orientation][0]) if turned else self._image)
+        rgb = to_rgb(self._image.transpose(_TURNS[self._orientation]) if turned else self._image)
         if isinstance(rgb, Image.Image):
             return rgb
         # 16-bit images, which to_rgb brings to 0..255, and images of floats, whose range nothing tells.

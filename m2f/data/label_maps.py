@@ -10,7 +10,7 @@ import numpy as np
 from m2f.data.image_reading import decoded, file_content, open_image
 from m2f.data.segment_map import IGNORED, NOTHING, SegmentMap
 
-# The formats that keep numbers; JPEG and WebP change them.
+# The formats that keep numbers; JPEG and WebP change them. TIFF has no checksum, and damage to it may go unnoticed.
 _FORMATS = ("PNG", "TIFF")
 LABEL_SUFFIXES = (".png", ".tif", ".tiff")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"

@@ -122,6 +122,16 @@ def test_a_path_is_read(tmp_path):
     np.testing.assert_array_equal(np.asarray(sample.image), PIXELS)
 
 
+def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError("not yours")
+
+    (tmp_path / "x.png").touch()
+    monkeypatch.setattr(type(tmp_path), "read_bytes", refuse)
+    with pytest.raises(ValueError, match=r"cannot read x\.png: not yours"):
+        ImageFile(tmp_path / "x.png", "x.png")
+
+
 def test_missing_unreadable_and_foreign_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no such file: .*absent\.png"):
         ImageFile(tmp_path / "absent.png", str(tmp_path / "absent.png"))

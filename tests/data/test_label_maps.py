@@ -14,6 +14,8 @@ from m2f.data.label_maps import (
     read_label_map,
     segments_of_classes,
     segments_of_ids,
+    segments_of_values,
+    values_in,
 )
 from m2f.data.segment_map import IGNORED, NOTHING
 
@@ -144,6 +146,16 @@ def test_one_segment_for_each_class():
     for value in (IGNORED, NOTHING):
         segments = segments_of_classes(np.full((2, 2), value, np.int32))
         assert (segments.ids == value).all() and len(segments.class_ids) == 0
+
+
+def test_one_segment_for_each_value():
+    """Two values of one class are two segments, numbered by value."""
+    values = np.array([[700, 5, 5], [9, 0, 3]], np.int32)
+    segments = segments_of_values(values, {700: 4, 5: 4, 9: IGNORED, 0: NOTHING, 3: 1})
+    np.testing.assert_array_equal(segments.ids, [[[2, 1, 1], [IGNORED, NOTHING, 0]]])
+    np.testing.assert_array_equal(segments.class_ids, [1, 4, 4])
+    assert (segments.ids.dtype, segments.class_ids.dtype) == (np.int32, np.int64)
+    assert values_in(values) == [0, 3, 5, 9, 700]
 
 
 def test_segments_keep_the_order_of_their_ids():
