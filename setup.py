@@ -22,6 +22,7 @@ REQUIREMENTS = [
     "accelerate>=1.15",
     "datasets>=5.2",
     "evaluate>=0.4.6",
+    "faster-coco-eval>=1.8",
     "huggingface-hub>=1.31",
     "numpy>=2.2",
     "pillow>=12.3",

@@ -109,8 +109,8 @@ def test_wheel_requires_the_named_packages(wheel):
     metadata = zipfile.ZipFile(wheel).read(name).decode()
     required = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", metadata, re.MULTILINE)
     # The client's list of dependencies; pytest is in the extra "test", and torchvision is none.
-    expected = {"accelerate", "datasets", "evaluate", "huggingface-hub", "numpy", "pillow", "pycocotools"}
-    assert set(required) == expected | {"safetensors", "scipy", "torch", "transformers"}
+    expected = {"accelerate", "datasets", "evaluate", "faster-coco-eval", "huggingface-hub", "numpy", "pillow"}
+    assert set(required) == expected | {"pycocotools", "safetensors", "scipy", "torch", "transformers"}
     assert "Requires-Python: >=3.10" in metadata
     stated = re.search(r'^__version__ = "(.+)"$', (ROOT / "m2f" / "__init__.py").read_text(), re.MULTILINE)
     assert f"\nVersion: {stated[1]}\n" in metadata

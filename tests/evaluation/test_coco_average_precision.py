@@ -58,7 +58,7 @@ def test_intersection_over_union_of_0_625_is_a_hit_at_three_of_ten_thresholds(tr
     metric = CocoAveragePrecision(truth)
     metric.process(1, [strip(16)], [{"label_id": 1, "score": 0.9}])
     result = metric.evaluate()
-    assert result["AP"] == pytest.approx(0.3) and result["AR"] == pytest.approx(0.3)
+    assert result["AP"] == pytest.approx(0.3) and result["AR100"] == pytest.approx(0.3)
     assert (result["AP50"], result["AP75"]) == (pytest.approx(1), 0)
     assert result["APs"] == pytest.approx(0.3)  # the object has 100 pixels, below 32^2
     assert math.isnan(result["APm"]) and math.isnan(result["APl"])
@@ -100,7 +100,7 @@ def test_equals_the_summary_of_cocoeval():
         evaluation.accumulate()
         evaluation.summarize()
     names = dict(zip(("AP", "AP50", "AP75", "APs", "APm", "APl"), evaluation.stats[:6], strict=True))
-    names["AR"] = evaluation.stats[8]
+    names["AR100"] = evaluation.stats[8]
     assert 0.1 < names["AP"] < 0.9
     for name, expected in names.items():
         if expected == -1:
@@ -110,20 +110,18 @@ def test_equals_the_summary_of_cocoeval():
 
 
 def test_max_detections_keeps_the_best(truth):
-    metric = CocoAveragePrecision(truth, max_detections=1)
+    metric = CocoAveragePrecision(truth, max_detections=(1,))
     metric.process(1, [strip(10), strip(2)], [{"label_id": 1, "score": s} for s in (0.1, 0.2)])
     assert metric.evaluate()["AP"] == 0.0
-    with pytest.raises(ValueError, match="max_detections must be at least 1, got 0"):
-        CocoAveragePrecision(truth, max_detections=0)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((9, [], []), "image_id 9 is not in the annotation file"),
-        ((1, [strip(1)], []), "1 masks, but 0 entries"),
-        ((1, [strip(1)], [{"label_id": 2, "score": 1.0}]), "label_id 2 has no category"),
-        ((1, [encode(np.ones((3, 3)))], [{"label_id": 0, "score": 1.0}]), r"a mask is \[3, 3\], but the image \[10"),
+        ((9, [], []), "image_id 9 is not in .*truth.json, which has 2 images"),
+        ((1, [strip(1)], []), "image 1: 1 masks, 0 labels"),
+        ((1, [strip(1)], [{"label_id": 2, "score": 1.0}]), "image 1: label_id 2 is not among the 2 classes"),
+        ((1, [encode(np.ones((3, 3)))], [{"label_id": 0, "score": 1.0}]), r"is \(3, 3\), but the target \(10, 20\)"),
     ],
 )
 def test_predictions_that_do_not_fit_are_refused_and_not_kept(truth, arguments, message):
@@ -134,10 +132,21 @@ def test_predictions_that_do_not_fit_are_refused_and_not_kept(truth, arguments, 
 
 
 def test_an_image_counts_once(truth):
+    """As when a data loader fills its last batch."""
     metric = CocoAveragePrecision(truth)
-    metric.process(1, [], [])
-    with pytest.raises(ValueError, match="image_id 1 was processed before"):
-        metric.process(1, [], [])
+    for width in (10, 3):
+        metric.process(1, [strip(width)], [{"label_id": 1, "score": 1.0}])
+    assert len(metric.predictions) == 1 and metric.evaluate()["AP"] == pytest.approx(1.0)
+
+
+def test_images_that_nobody_processed_count_after_merging(truth):
+    """The object of image 1 is missed unless a process has the image; that another one lacks it changes nothing."""
+    first, second = CocoAveragePrecision(truth), CocoAveragePrecision(truth)
+    first.process(2, [], [])
+    assert first.evaluate()["AP"] == 0.0
+    second.process(1, [strip(10)], [{"label_id": 1, "score": 1.0}])
+    first.merge([second.state()])
+    assert first.evaluate()["AP"] == pytest.approx(1.0)
 
 
 def test_prints_nothing(truth, capsys):

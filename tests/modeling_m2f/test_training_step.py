@@ -7,9 +7,6 @@ import torch
 from small_models import random_targets, small_model
 from transformers import Trainer, TrainingArguments
 
-import m2f.modeling_m2f.criterion as criterion_file
-import m2f.modeling_m2f.point_sampling as point_sampling_file
-
 COUNTS = [3, 1, 0, 5]  # targets of the images
 SIZE = (64, 64)
 
@@ -20,12 +17,9 @@ def same_points(count: int, num_points: int, device: torch.device) -> torch.Tens
     return points.expand(count, -1, -1).to(device)
 
 
-def without_randomness(monkeypatch=None):
-    for file in (criterion_file, point_sampling_file):
-        if monkeypatch is None:
-            file.uniform_points = same_points
-        else:
-            monkeypatch.setattr(file, "uniform_points", same_points)
+def without_randomness(monkeypatch: pytest.MonkeyPatch):
+    for file in ("criterion", "point_sampling"):
+        monkeypatch.setattr(f"m2f.modeling_m2f.{file}.uniform_points", same_points)
 
 
 @pytest.fixture
@@ -149,7 +143,7 @@ def test_trainer_accumulates_to_the_step_of_the_full_batch(images, tmp_path, tra
 
 
 def _run_on_rank(rank: int, chosen: list[list[int]], images, folder: str, results):
-    without_randomness()
+    without_randomness(pytest.MonkeyPatch())
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=len(chosen)
