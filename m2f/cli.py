@@ -14,6 +14,7 @@ from collections.abc import Sequence
 # take seconds to import.
 COMMANDS = {
     "check": "read a dataset once, list what is wrong with it, and draw a contact sheet",
+    "train": "train a model on a dataset, evaluate it on the way, keep the best one, and go on after a stop",
     "env": "print versions, hardware and kernels, for a bug report",
 }
 

@@ -1,0 +1,159 @@
+"""Trains a model on a dataset, evaluates it on the way, and keeps the best one. Started again with the same arguments,
+it goes on from its last checkpoint.
+
+In several processes: `accelerate launch [...] -m m2f train [...]`."""
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import set_seed
+from transformers.utils import cached_file, logging
+
+from m2f.data.augmentation_presets import augmentation_preset
+from m2f.data.dataset_formats import list_splits, open_dataset
+from m2f.data.dataset_paths import split_of_name
+from m2f.image_processing.image_processing_m2f import M2FImageProcessor
+from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
+from m2f.training.label_check import check_labels, dataset_classes
+from m2f.training.option_sources import add_option_arguments, options_from_arguments
+from m2f.training.run_folder import TrainingDiverged, find_checkpoint
+from m2f.training.starting_point import starting_model
+from m2f.training.training_options import TrainingOptions
+from m2f.training.training_run import Outcome, TrainingRun
+from m2f.training.training_setup import NO_AUGMENTATION, make_accelerator
+
+EXIT_DIVERGED = 1
+NO_VALIDATION = "none"
+
+
+def add_arguments(parser: argparse.ArgumentParser):
+    add_option_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    return train(options_from_arguments(args))
+
+
+def train(options: TrainingOptions) -> int:
+    """A whole run. Gives the exit code: 0, 1 if training diverged, 128 + the signal's number if one stopped it.
+
+    Raises:
+        ValueError, OSError: options, files or values that do not fit.
+    """
+    if not options.data:
+        raise ValueError("there is nothing to train on; give --data, a folder or an annotation file")
+    logging.disable_progress_bar()  # transformers shows one for each file that it saves
+    accelerator = make_accelerator(options)
+    say = _printer(accelerator.is_main_process)
+    checkpoint = find_checkpoint(options, say)
+    dataset, validation = open_datasets(options)
+    say(f"{options.data}: {dataset.format}, {len(dataset)} images to train on, {dataset_classes(dataset)}")
+    say(f"{len(validation)} images of split {validation.split!r} to evaluate on" if validation else "no evaluation")
+    set_seed(options.seed)
+    model = starting_model(options, dataset, checkpoint)
+    processor = make_processor(options, model, checkpoint, say)
+    training = TrainingRun(
+        options, model, processor, dataset, validation, checkpoint=checkpoint, accelerator=accelerator
+    )
+    try:
+        outcome = training.run()
+    except TrainingDiverged as error:
+        say(f"training diverged: {error}")
+        return EXIT_DIVERGED
+    say(closing_line(outcome, options))
+    return 128 + outcome.stopped_by if outcome.stopped_by else 0
+
+
+def open_datasets(options: TrainingOptions) -> tuple[Any, Any | None]:
+    """The readers of training and evaluation, the second None where there is nothing to evaluate on.
+
+    Raises:
+        ValueError, OSError: from the readers; or the two have different classes.
+    """
+    dataset = _open(options, options.data, options.train_split, options.image_folder)
+    split = _validation_split(options)
+    if split is None:
+        return dataset, None
+    path = options.validation_data or options.data
+    folder = options.validation_image_folder or (None if options.validation_data else options.image_folder)
+    validation = _open(options, path, split, folder)
+    check_labels(validation.id2label, dataset.id2label, f"split {validation.split!r}, which evaluates,")
+    return dataset, validation
+
+
+def make_processor(
+    options: TrainingOptions, model: M2FForUniversalSegmentation, checkpoint: Path | None, say: Callable[[str], None]
+) -> M2FImageProcessor:
+    """The image processor of a checkpoint that the run goes on from; else that of the options' model, for today's
+    labels and the options' evaluation size; else a new one."""
+    if checkpoint is not None:
+        return M2FImageProcessor.from_pretrained(checkpoint)
+    fields: dict[str, Any] = {"task": model.config.task, "thing_label_ids": model.config.thing_label_ids}
+    size = _evaluation_size(options)
+    if size is not None:
+        fields["size"] = size
+    if options.panoptic_threshold is not None:
+        fields["panoptic_threshold"] = options.panoptic_threshold
+    if options.model is None:
+        return M2FImageProcessor(**fields)
+    if cached_file(options.model, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False) is None:
+        say(f"{options.model} has no image processor; a new one normalises as for ImageNet")
+        return M2FImageProcessor(**fields)
+    return M2FImageProcessor.from_pretrained(options.model, **fields)
+
+
+def closing_line(outcome: Outcome, options: TrainingOptions) -> str:
+    """Where the result is, and how good."""
+    if outcome.stopped_by:
+        name = signal.Signals(outcome.stopped_by).name
+        return f"stopped by {name} after step {outcome.step}; the same command goes on from {outcome.checkpoint}"
+    if outcome.best_step is None:
+        return f"model: {options.output} (step {outcome.step}, not evaluated)"
+    return f"best model: {options.output} ({outcome.metric} {outcome.best_metric:.4f} after step {outcome.best_step})"
+
+
+def _open(options: TrainingOptions, path: str, split: str, image_folder: str | None) -> Any:
+    reader_options = dict(map(_reader_option, options.data_options))
+    try:
+        return open_dataset(path, split, options.data_format, image_folder, **reader_options)
+    except TypeError as error:
+        if not reader_options:
+            raise
+        raise ValueError(f"data_options {', '.join(options.data_options)} do not fit the format: {error}") from error
+
+
+def _validation_split(options: TrainingOptions) -> str | None:
+    if options.validation_split == NO_VALIDATION:
+        return None
+    if options.validation_split is not None or options.validation_data is not None:
+        return options.validation_split or "val"
+    splits = list_splits(options.data, options.data_format)
+    return next((name for name in splits if split_of_name(name) == "val"), None)
+
+
+def _evaluation_size(options: TrainingOptions) -> dict[str, int] | None:
+    given = {"shortest_edge": options.shortest_edge, "longest_edge": options.longest_edge}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given or options.augmentation == NO_AUGMENTATION:
+        return given or None
+    return augmentation_preset(options.augmentation, options.crop_size).processor_size
+
+
+def _reader_option(text: str) -> tuple[str, Any]:
+    """Name and value; the value is json, or else a text."""
+    name, equals, value = text.partition("=")
+    if not name.isidentifier() or not equals:
+        raise ValueError(f"data_options holds {text!r}; each is of the form NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _printer(is_main: bool) -> Callable[[str], None]:
+    return (lambda text: print(text, file=sys.stderr, flush=True)) if is_main else (lambda text: None)

@@ -1,0 +1,121 @@
+"""The model that a run starts with: a checkpoint, a pretrained backbone, or random weights."""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import PretrainedConfig
+from transformers.utils import logging
+
+from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
+from m2f.training.label_check import check_labels, dataset_classes, label_fields
+from m2f.training.training_options import TrainingOptions
+
+logger = logging.get_logger(__name__)
+
+_CLASSIFIER = ("class_predictor.", "criterion.")
+_NEW_MODEL_OPTIONS = ("num_queries", "drop_path_rate", "frozen_batch_norm")
+
+
+def starting_model(
+    options: TrainingOptions, dataset: Any, checkpoint: Path | None = None
+) -> M2FForUniversalSegmentation:
+    """The model of the options, for the classes of the dataset; or that of the run's own checkpoint, to go on with.
+
+    Raises:
+        ValueError: not exactly one of `model`, `backbone` and `scratch` is given; the classes do not fit a checkpoint;
+            or a configuration has unknown fields.
+        OSError: a file cannot be found or read.
+        CheckpointMismatchError: a checkpoint's tensors are not those of its configuration.
+    """
+    if checkpoint is not None:
+        model = M2FForUniversalSegmentation.from_pretrained(checkpoint)
+        check_labels(model.config.id2label, dataset.id2label, str(checkpoint))
+        return model
+    given = [name for name in ("model", "backbone", "scratch") if getattr(options, name)]
+    if len(given) != 1:
+        raise ValueError(
+            f"{' and '.join(f'--{name}' for name in given) or 'nothing'} given to start from; give one of --model "
+            "(a checkpoint), --backbone (a pretrained backbone) and --scratch (a config.json, random weights)"
+        )
+    if options.reset_classifier and not options.model:
+        raise ValueError("--reset-classifier belongs to --model; other models start with a new classifier anyway")
+    start = {"model": _from_checkpoint, "backbone": _from_backbone, "scratch": _from_scratch}[given[0]]
+    return start(options, dataset)
+
+
+def enable_gradient_checkpointing(model: M2FForUniversalSegmentation):
+    """By the method's name in the installed transformers; 5.23 has renamed it and warns of the old one."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable()
+
+
+def _from_checkpoint(options: TrainingOptions, dataset: Any) -> M2FForUniversalSegmentation:
+    for name in _NEW_MODEL_OPTIONS:
+        if getattr(options, name) is not None:
+            raise ValueError(
+                f"--{name.replace('_', '-')} belongs to a new model, and --model {options.model} has its own; leave "
+                "it out, or start with --backbone or --scratch"
+            )
+    model = M2FForUniversalSegmentation.from_pretrained(options.model)
+    if options.reset_classifier:
+        return _with_new_classifier(model, dataset)
+    check_labels(model.config.id2label, dataset.id2label, options.model)
+    _update(model.config, dataset)
+    return model
+
+
+def _with_new_classifier(model: M2FForUniversalSegmentation, dataset: Any) -> M2FForUniversalSegmentation:
+    """What `from_pretrained(..., ignore_mismatched_sizes=True)` gives, for the tensors that belong to the classes
+    alone, and for them even if there happen to be as many classes as before."""
+    config = type(model.config).from_dict(model.config.to_dict())
+    _update(config, dataset)
+    new = M2FForUniversalSegmentation(config)
+    kept = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(_CLASSIFIER)}
+    missing = new.load_state_dict(kept, strict=False).missing_keys
+    logger.warning(f"New random weights for {dataset_classes(dataset)}: {', '.join(sorted(missing))}")
+    return new
+
+
+def _from_backbone(options: TrainingOptions, dataset: Any) -> M2FForUniversalSegmentation:
+    fields = {**label_fields(dataset), **_new_model_fields(options)}
+    if options.drop_path_rate is not None:
+        fields["backbone_kwargs"] = {"drop_path_rate": options.drop_path_rate}
+    config = M2FForUniversalSegmentation.config_class(backbone=options.backbone, **fields)
+    return M2FForUniversalSegmentation.from_pretrained_backbone(options.backbone, config=config)
+
+
+def _from_scratch(options: TrainingOptions, dataset: Any) -> M2FForUniversalSegmentation:
+    fields = _read_config(Path(options.scratch))
+    for name in ("num_labels", "id2label", "label2id"):
+        fields.pop(name, None)
+    if options.drop_path_rate is not None:
+        fields["backbone_config"] = {**fields.get("backbone_config", {}), "drop_path_rate": options.drop_path_rate}
+    fields.update({**label_fields(dataset), **_new_model_fields(options)})
+    return M2FForUniversalSegmentation(M2FForUniversalSegmentation.config_class.from_dict(fields))
+
+
+def _new_model_fields(options: TrainingOptions) -> dict[str, Any]:
+    fields = {"num_queries": options.num_queries, "backbone_frozen_batch_norm": options.frozen_batch_norm}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """The fields of a config.json; transformers would take a misspelled one for an extra."""
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no json: {error}") from error
+    # num_labels is id2label's length, and model_type stands for the class.
+    known = {*M2FForUniversalSegmentation.config_class().to_dict(), "num_labels"}
+    for name in fields:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3)
+            raise ValueError(f"{path}: unknown field {name!r}; did you mean {', '.join(near) or 'another'}?")
+    return fields
+
+
+def _update(config: PretrainedConfig, dataset: Any):
+    for name, value in label_fields(dataset).items():
+        setattr(config, name, value)

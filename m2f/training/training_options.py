@@ -1,0 +1,150 @@
+"""Every choice of a training run in one flat dataclass; a field is a flag of `m2f train` and a key of a yaml file."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+SCHEDULES = ("poly", "multistep")
+PRECISIONS = ("no", "bf16", "fp16")
+ON_BROKEN_IMAGE = ("raise", "skip")
+RECIPE_BATCH_SIZE = 16  # images in a step of every configuration of the original; its learning rate belongs to it
+
+
+def _option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """What `m2f train` does. The help of each field says what it means; defaults stand here and nowhere else.
+
+    Raises:
+        ValueError: a value out of its range, or values that contradict each other.
+    """
+
+    preset: str | None = _option(None, "recipe of the original, such as coco-instance-r50; other options override it")
+
+    data: str = _option("", "the dataset: a folder or an annotation file")
+    data_format: str = _option("auto", "format of the dataset; auto finds out")
+    image_folder: str | None = _option(None, "where the images are, if not beside their labels")
+    data_options: tuple[str, ...] = _option((), "NAME=VALUE for the reader of the format, such as ignore_index=0")
+    train_split: str = _option("train", "split to train on")
+    validation_data: str | None = _option(None, "the dataset to evaluate on, if it is not a split of --data")
+    validation_image_folder: str | None = _option(None, "where its images are")
+    validation_split: str | None = _option(
+        None, "split to evaluate on; by default the one called val, valid, validation or dev; none: no evaluation"
+    )
+    on_broken_image: str = _option("raise", "what an image that cannot be read does to the run", ON_BROKEN_IMAGE)
+
+    model: str | None = _option(None, "start from this checkpoint of m2f or mask2former, a folder or Hub id")
+    backbone: str | None = _option(None, "start from this pretrained backbone, a folder or Hub id")
+    scratch: str | None = _option(None, "start from random weights of the model that this config.json describes")
+    reset_classifier: bool = _option(False, "with --model: new class weights, for a dataset of other classes")
+    num_queries: int | None = _option(None, "of a new model: most segments of an image (100)")
+    drop_path_rate: float | None = _option(None, "of a new model: stochastic depth of the backbone (its own)")
+    frozen_batch_norm: bool | None = _option(None, "of a new model: freeze the backbone's BatchNorm layers (yes)")
+    panoptic_threshold: float | None = _option(None, "class probability that makes a query a panoptic segment (0.8)")
+
+    augmentation: str = _option("fine-tune", "augmentation preset, named like the original's datasets; or none")
+    crop_size: int | None = _option(None, "edge of the training crop in pixels, for presets with scale jitter")
+    shortest_edge: int | None = _option(None, "in evaluation, images are resized to this (the augmentation's)")
+    longest_edge: int | None = _option(None, "but to no more than this")
+
+    max_steps: int = _option(5000, "optimizer steps")
+    batch_size: int = _option(8, "images of an optimizer step, over all processes and accumulated passes")
+    gradient_accumulation_steps: int = _option(1, "forward and backward passes of a step; saves memory, same result")
+    learning_rate: float = _option(1e-4, "of everything but the backbone")
+    scale_learning_rate: bool = _option(False, f"multiply it by batch_size / {RECIPE_BATCH_SIZE}, the paper's batch")
+    backbone_lr_multiplier: float = _option(0.1, "learning rate of the backbone, relative; 1 if it is not pretrained")
+    weight_decay: float = _option(0.05, "of AdamW; norms and embeddings do not decay")
+    clip_norm: float = _option(0.01, "largest norm of the gradient of the whole model; 0: no clipping")
+    schedule: str = _option("poly", "how the learning rate falls: to 0 by a power, or by steps", SCHEDULES)
+    power: float = _option(0.9, "of the schedule poly")
+    milestones: tuple[int, ...] = _option((), "of the schedule multistep: after these steps times gamma")
+    gamma: float = _option(0.1, "of the schedule multistep")
+    warmup_steps: int = _option(0, "the learning rate rises during these, linearly")
+    warmup_factor: float = _option(0.001, "from this share")
+    mixed_precision: str = _option("no", "type of the matrix products; fp16 needs a GPU", PRECISIONS)
+    gradient_checkpointing: bool = _option(False, "compute activations twice instead of keeping them")
+    ema_decay: float = _option(0.0, "evaluate and save an average of the weights, decaying by, say, 0.999; 0: off")
+    compile: bool = _option(False, "compile the model with torch.compile")
+
+    output: str = _option("m2f_run", "folder for everything that is written")
+    resume: str = _option("auto", "auto: go on from the last checkpoint in --output; or its folder; never: start anew")
+    seed: int = _option(0, "of the weights, the order of the images and their augmentation")
+    workers: int = _option(2, "processes that read images, per training process; 0: none")
+    cpu: bool = _option(False, "train on the CPU even if there is a GPU")
+    log_every: int = _option(20, "steps between rows of log.csv")
+    evaluate_every: int = _option(500, "steps between evaluations; 0: only at the end")
+    evaluation_batch_size: int = _option(1, "images evaluated together, per process")
+    metric: str | None = _option(None, "number of the evaluation that decides which model is best (PQ, AP or mIoU)")
+    checkpoint_every: int = _option(500, "steps between checkpoints; 0: only at the end")
+    keep: int = _option(2, "checkpoints kept, the latest ones; that of the best evaluation is kept too")
+    max_skipped: int = _option(25, "the run stops after this many steps in a row without a finite loss or gradient")
+    samples: int = _option(4, "images that predictions are drawn of at each evaluation")
+    log_with: tuple[str, ...] = _option((), "experiment trackers of Accelerate, such as tensorboard or wandb")
+
+    def __post_init__(self):
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"{name} is {value}; it must be from {low} to {high}")
+        for entry in dataclasses.fields(self):
+            choices, value = entry.metadata["choices"], getattr(self, entry.name)
+            if choices and value not in choices:
+                raise ValueError(f"{entry.name} is {value!r}; it must be one of {', '.join(choices)}")
+        self._check_milestones()
+        if self.batch_size % self.gradient_accumulation_steps:
+            raise ValueError(
+                f"batch_size {self.batch_size} is no multiple of gradient_accumulation_steps "
+                f"{self.gradient_accumulation_steps}; batch_size counts the images of all passes of a step"
+            )
+
+    def _check_milestones(self):
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones {list(self.milestones)} must ascend")
+        if self.schedule == "multistep" and (not self.milestones or self.milestones[-1] >= self.max_steps):
+            raise ValueError(
+                f"milestones {list(self.milestones)} must lie before the end of the run, max_steps {self.max_steps}; "
+                "give --milestones that suit it, or --schedule poly"
+            )
+        if self.schedule != "multistep" and self.milestones:
+            raise ValueError(f"milestones {list(self.milestones)} belong to schedule multistep, not {self.schedule}")
+
+    @property
+    def scaled_learning_rate(self) -> float:
+        """`learning_rate`, scaled linearly with the batch where that is asked for."""
+        scale = self.batch_size / RECIPE_BATCH_SIZE if self.scale_learning_rate else 1.0
+        return self.learning_rate * scale
+
+
+_MANY = 2**40
+_RANGES = {
+    "num_queries": (1, _MANY),
+    "drop_path_rate": (0, 1),
+    "panoptic_threshold": (0, 1),
+    "crop_size": (1, _MANY),
+    "shortest_edge": (1, _MANY),
+    "longest_edge": (1, _MANY),
+    "max_steps": (1, _MANY),
+    "batch_size": (1, _MANY),
+    "gradient_accumulation_steps": (1, _MANY),
+    "learning_rate": (0, float("inf")),
+    "backbone_lr_multiplier": (0, float("inf")),
+    "weight_decay": (0, float("inf")),
+    "clip_norm": (0, float("inf")),
+    "power": (0, float("inf")),
+    "gamma": (0, 1),
+    "warmup_steps": (0, _MANY),
+    "warmup_factor": (0, 1),
+    "ema_decay": (0, 1),
+    "seed": (0, 2**32 - 1),  # what numpy takes
+    "workers": (0, 4096),
+    "log_every": (1, _MANY),
+    "evaluate_every": (0, _MANY),
+    "evaluation_batch_size": (1, _MANY),
+    "checkpoint_every": (0, _MANY),
+    "keep": (1, _MANY),
+    "max_skipped": (1, _MANY),
+    "samples": (0, 1000),
+}

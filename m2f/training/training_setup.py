@@ -1,0 +1,112 @@
+"""What a run is put together from: accelerator, prepared model and optimizer, loader."""
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
+
+from m2f.data.augmentation_presets import AugmentationPreset, augmentation_preset
+from m2f.data.collation import Collator
+from m2f.data.training_dataset import TrainingDataset
+from m2f.training.parameter_groups import parameter_groups
+from m2f.training.sample_stream import SampleStream, StreamBatches
+from m2f.training.starting_point import enable_gradient_checkpointing
+from m2f.training.stop_signals import leave_signals_to_the_main_process
+from m2f.training.training_options import TrainingOptions
+from m2f.training.training_state import Progress, TrainingState
+from m2f.training.weight_average import WeightAverage
+
+NO_AUGMENTATION = "none"
+
+
+def make_accelerator(options: TrainingOptions) -> Accelerator:
+    """Device, precision, trackers and compilation; processes and sharding are `accelerate launch`'s business.
+
+    Raises:
+        ValueError: the precision is not to be had on the device, or a tracker is not installed.
+    """
+    # Every parameter gets a gradient from every batch, so that nothing has to look for unused ones.
+    parallel = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+    accelerator = Accelerator(
+        mixed_precision=options.mixed_precision,
+        cpu=options.cpu,
+        log_with=list(options.log_with) or None,
+        project_dir=options.output,
+        dynamo_backend="inductor" if options.compile else "no",
+        kwargs_handlers=[parallel],
+    )
+    if options.mixed_precision == "fp16" and accelerator.device.type == "cpu":  # Accelerate would train in float32
+        raise ValueError("mixed_precision fp16 needs a GPU; on a CPU use --mixed-precision bf16 or no")
+    if len(accelerator.log_with) < len(options.log_with):  # Accelerate leaves out what is not installed
+        there = [str(getattr(tracker, "value", tracker)) for tracker in accelerator.log_with]
+        raise ValueError(
+            f"of the trackers {', '.join(options.log_with)} only {', '.join(there) or 'none'} can be used; install "
+            "the others, or leave them out of --log-with"
+        )
+    return accelerator
+
+
+def prepared_state(options: TrainingOptions, model: PreTrainedModel, accelerator: Accelerator) -> TrainingState:
+    """Model and optimizer, as Accelerate wraps them.
+
+    Raises:
+        ValueError: BatchNorm layers that learn, in several processes on CPUs.
+    """
+    if options.gradient_checkpointing:
+        enable_gradient_checkpointing(model)
+    model = _with_shared_batch_norm(model, accelerator)
+    groups = parameter_groups(
+        model, options.scaled_learning_rate, options.weight_decay, options.backbone_lr_multiplier
+    )
+    # With a gradient scaler, torch's fused AdamW decides by itself whether to skip, and Accelerate cannot tell.
+    optimizer = torch.optim.AdamW(groups, fused=accelerator.scaler is None)
+    prepared_model, prepared_optimizer = accelerator.prepare(model, optimizer)
+    state = TrainingState(accelerator, prepared_model, prepared_optimizer, None, Progress())
+    if options.ema_decay:
+        state.average = WeightAverage(state.plain_model, options.ema_decay)
+    return state
+
+
+def training_loader(
+    options: TrainingOptions,
+    stream: SampleStream,
+    batches: StreamBatches,
+    processor: Any,
+    augmentation: AugmentationPreset | None,
+    device: torch.device,
+) -> DataLoader:
+    """Batches of this process from `batches`, on the CPU.
+
+    Args:
+        augmentation: by default the options' preset; its images keep the size that they get from it.
+    """
+    if augmentation is None and options.augmentation != NO_AUGMENTATION:
+        augmentation = augmentation_preset(options.augmentation, options.crop_size)
+    change, canvas = (augmentation.augmentation, augmentation.canvas) if augmentation else (None, None)
+    return DataLoader(
+        TrainingDataset(stream, change, options.seed, on_error=options.on_broken_image),
+        batch_sampler=batches,
+        collate_fn=Collator(processor, keep_size=change is not None, canvas=canvas),
+        num_workers=options.workers,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=leave_signals_to_the_main_process,
+        # A generator of its own: making an iterator draws from the global one, whose state a checkpoint restores.
+        generator=torch.Generator(),
+    )
+
+
+def _with_shared_batch_norm(model: PreTrainedModel, accelerator: Accelerator) -> PreTrainedModel:
+    """BatchNorm layers that are not frozen share their statistics over processes, as the original's SyncBN."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not norms or accelerator.num_processes == 1:
+        return model
+    if accelerator.device.type != "cuda":
+        raise ValueError(
+            f"the backbone has {len(norms)} BatchNorm layers that learn, which cannot share their statistics over "
+            f"{accelerator.num_processes} processes on {accelerator.device.type}; freeze them (--frozen-batch-norm)"
+        )
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)

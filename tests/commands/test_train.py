@@ -1,0 +1,220 @@
+"""The command from its flags to its folder, on a COCO dataset of a few images that is made here."""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from accelerate.state import AcceleratorState
+from PIL import Image
+from small_models import BACKBONES, SMALL
+from transformers import AutoModelForUniversalSegmentation
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+from m2f.commands.train import _evaluation_size, _reader_option, add_arguments, closing_line, open_datasets, run
+from m2f.training.option_sources import read_options, resolve_options
+from m2f.training.run_folder import TrainingDiverged
+from m2f.training.training_run import Outcome
+
+COLOURS = {"red": (220, 0, 0), "green": (0, 220, 0)}
+
+
+def write_split(folder: Path, split: str, count: int, names=tuple(COLOURS)):
+    """`count` images of one rectangle of each class."""
+    (folder / split).mkdir(parents=True)
+    images, annotations = [], []
+    for number in range(count):
+        pixels = np.random.default_rng(number).integers(0, 60, (64, 64, 3), np.uint8)
+        for label, name in enumerate(names):
+            left, top = 8 * (number % 3), 8 + 32 * label
+            pixels[top : top + 16, left : left + 24] = COLOURS.get(name, (0, 0, 220))
+            polygon = [left, top, left + 24, top, left + 24, top + 16, left, top + 16]
+            shape = {"segmentation": [polygon], "bbox": [left, top, 24, 16], "area": 384, "iscrowd": 0}
+            annotations.append({"id": len(annotations) + 1, "image_id": number, "category_id": label + 1, **shape})
+        Image.fromarray(pixels).save(folder / split / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "height": 64, "width": 64})
+    categories = [{"id": label + 1, "name": name} for label, name in enumerate(names)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / f"{split}.json").write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_split(folder, "train", 5)
+    write_split(folder, "val", 2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "config.json"
+    small = {name: value for name, value in SMALL.items() if name != "num_labels"}
+    path.write_text(json.dumps({**small, "backbone_config": BACKBONES["resnet"], "decoder_layers": 3}))
+    return path
+
+
+def m2f_train(*words) -> int:
+    AcceleratorState._reset_state(reset_partial_state=True)  # which lasts for a process, and a command is one
+    parser = argparse.ArgumentParser(prog="m2f train")
+    add_arguments(parser)
+    return run(parser.parse_args([str(word) for word in words]))
+
+
+def flags(data, scratch, output, **others) -> list:
+    values = {"data": data, "scratch": scratch, "output": output, "max_steps": 2, "batch_size": 2, "crop_size": 64}
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in {**values, "workers": 0, **others}.items()]
+    return ["--cpu", *words]
+
+
+@pytest.fixture(scope="module")
+def trained(data, scratch, tmp_path_factory):
+    """A run, and what it said."""
+    output = tmp_path_factory.mktemp("runs") / "first"
+    with pytest.MonkeyPatch.context() as patch:
+        lines = []
+        patch.setattr("m2f.commands.train._printer", lambda is_main: lines.append)
+        assert m2f_train(*flags(data, scratch, output)) == 0
+    return output, lines
+
+
+def test_own_json_to_a_model_and_its_number(trained):
+    output, lines = trained
+    model = AutoModelForUniversalSegmentation.from_pretrained(output)
+    processor = AutoImageProcessor.from_pretrained(output)
+    assert model.config.id2label == {0: "red", 1: "green"}
+    # The crop's size is the evaluation's too.
+    assert (processor.task, dict(processor.size)) == ("instance", {"longest_edge": 64})
+    results = json.loads((output / "results.json").read_text())
+    assert "5 images to train on, 2 classes (red, green)" in lines[0]
+    assert "2 images of split 'val' to evaluate on" == lines[1]
+    assert lines[-1] == f"best model: {output} (AP {results['results']['AP']:.4f} after step 2)"
+
+
+def test_the_options_that_were_used_are_beside_the_weights(trained, data, scratch):
+    options = resolve_options({}, read_options(trained[0] / "training_options.yaml"))
+    assert (options.data, options.scratch, options.max_steps) == (str(data), str(scratch), 2)
+    assert options.learning_rate == 1e-4  # a default, written out
+
+
+def test_the_same_command_goes_on(trained, data, scratch, tmp_path, capsys):
+    words = flags(data, scratch, tmp_path, validation_split="none")
+    assert m2f_train(*words) == 0
+    assert m2f_train(*words, "--max-steps=3") == 0
+    text = capsys.readouterr().err
+    assert "step 2 of 3" in text
+    assert text.rstrip().endswith(f"model: {tmp_path} (step 3, not evaluated)")
+
+
+def test_a_fine_tune_starts_with_the_checkpoints_processor(trained, data, tmp_path):
+    words = ["--cpu", f"--data={data}", f"--model={trained[0]}", "--max-steps=1", "--batch-size=1", "--workers=0"]
+    assert m2f_train(*words, f"--output={tmp_path}", "--crop-size=96", "--panoptic-threshold=0.5") == 0
+    processor = AutoImageProcessor.from_pretrained(tmp_path)
+    assert (dict(processor.size), processor.panoptic_threshold) == ({"longest_edge": 96}, 0.5)
+
+
+def test_other_classes_need_a_new_classifier(trained, tmp_path, scratch):
+    write_split(tmp_path / "data", "train", 2, ("red", "blue"))
+    words = ["--cpu", f"--data={tmp_path / 'data'}", f"--model={trained[0]}", f"--output={tmp_path / 'run'}"]
+    words += ["--max-steps=1", "--batch-size=1", "--workers=0", "--crop-size=64"]
+    with pytest.raises(
+        ValueError, match="only in the dataset: blue; only in the checkpoint: green.*--reset-classifier"
+    ):
+        m2f_train(*words)
+    assert m2f_train(*words, "--reset-classifier") == 0
+    model = AutoModelForUniversalSegmentation.from_pretrained(tmp_path / "run")
+    assert model.config.id2label == {0: "red", 1: "blue"}
+
+
+def test_classes_that_differ_between_the_splits_are_an_error(tmp_path, scratch):
+    write_split(tmp_path, "train", 1)
+    write_split(tmp_path, "val", 1, ("red", "blue"))
+    with pytest.raises(ValueError, match="split 'val', which evaluates"):
+        m2f_train(*flags(tmp_path, scratch, tmp_path / "run"))
+
+
+def test_a_file_of_options_does_the_same(data, scratch, tmp_path):
+    file = tmp_path / "options.yaml"
+    file.write_text(
+        f"data: {data}\nscratch: {scratch}\noutput: {tmp_path / 'run'}\nmax_steps: 1\nbatch_size: 1\ncrop_size: 64\n"
+        "workers: 0\ncpu: true\nvalidation_split: none\n"
+    )
+    assert m2f_train("--config", file) == 0
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("sizes", [{"shortest_edge": 32}, {"shortest_edge": 32, "longest_edge": 48}])
+def test_the_size_of_evaluation_is_what_the_options_say(sizes):
+    options = resolve_options({"crop_size": 64, **sizes})
+    assert _evaluation_size(options) == sizes
+    assert _evaluation_size(resolve_options({"augmentation": "none"})) is None
+    expected = {"shortest_edge": 800, "longest_edge": 1333}
+    assert _evaluation_size(resolve_options({"augmentation": "coco-instance"})) == expected
+
+
+def test_validation_data_of_its_own(data, scratch, tmp_path):
+    write_split(tmp_path / "other", "val", 3)
+    options = resolve_options({"data": str(data), "validation_data": str(tmp_path / "other" / "val.json")})
+    training, validation = open_datasets(options)
+    assert (len(training), len(validation)) == (5, 3)
+    assert open_datasets(resolve_options({"data": str(data), "validation_split": "none"}))[1] is None
+
+
+def test_options_of_the_reader_reach_it(data):
+    options = resolve_options({"data": str(data), "data_options": ["ignore_unknown=false"]})
+    assert _reader_option("a=[1, 2]") == ("a", [1, 2]) and _reader_option("task=x") == ("task", "x")
+    open_datasets(options)
+    with pytest.raises(ValueError, match="data_options.*nonsense"):
+        open_datasets(resolve_options({"data": str(data), "data_options": ["nonsense=1"]}))
+    with pytest.raises(ValueError, match="'nonsense'.*NAME=VALUE"):
+        open_datasets(resolve_options({"data": str(data), "data_options": ["nonsense"]}))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "line"),
+    [
+        (Outcome(9, "AP", 0.51234, 6, Path("c")), "best model: m2f_run (AP 0.5123 after step 6)"),
+        (Outcome(9, "AP", None, None, Path("c")), "model: m2f_run (step 9, not evaluated)"),
+        (
+            Outcome(9, "AP", 0.5, 6, Path("c"), 2),
+            "stopped by SIGINT after step 9; the same command goes on from c",
+        ),
+    ],
+)
+def test_the_closing_line(outcome, line):
+    assert closing_line(outcome, resolve_options({})) == line
+
+
+class Ended:
+    """In place of a run: it ends as it is told."""
+
+    how: Outcome | Exception
+
+    def __init__(self, *_, **__):
+        pass
+
+    def run(self) -> Outcome:
+        if isinstance(self.how, Exception):
+            raise self.how
+        return self.how
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "words"),
+    [
+        (Outcome(3, "AP", None, None, Path("c"), 2), 130, "stopped by SIGINT"),
+        (Outcome(3, "AP", None, None, Path("c"), 15), 143, "stopped by SIGTERM"),
+        (TrainingDiverged("5 steps in a row"), 1, "training diverged: 5 steps in a row"),
+    ],
+)
+def test_exit_codes(data, scratch, tmp_path, monkeypatch, capsys, how, code, words):
+    monkeypatch.setattr("m2f.commands.train.TrainingRun", Ended)
+    monkeypatch.setattr(Ended, "how", how, raising=False)
+    assert m2f_train(*flags(data, scratch, tmp_path)) == code
+    assert words in capsys.readouterr().err
+
+
+def test_nothing_to_train_on_is_an_error():
+    with pytest.raises(ValueError, match="give --data"):
+        m2f_train("--cpu")

@@ -1,0 +1,131 @@
+import numpy as np
+import pytest
+import torch
+from shapes_dataset import SIZE, ShapesDataset, shapes_model, shapes_processor
+from torch import nn
+from transformers.modeling_outputs import ModelOutput
+
+from m2f.evaluation.semantic_iou import SemanticIoU
+from m2f.training.evaluation_loop import METRICS, evaluate_model, make_metric, shard_batches
+
+
+class Oracle(nn.Module):
+    """Predicts the segments that the pixels show: a query for each colour, and one for the rest."""
+
+    def __init__(self, processor):
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+        self.processor = processor
+        self.batches = []
+
+    def forward(self, pixel_values, pixel_mask):
+        assert not self.training and not torch.is_grad_enabled()
+        self.batches.append(len(pixel_values))
+        mean, std = (torch.tensor(x).view(3, 1, 1) for x in (self.processor.image_mean, self.processor.image_std))
+        bright = (pixel_values * std + mean) > 0.5  # (B, 3, H, W): a channel for each class
+        masks = torch.where(bright[:, :, 2::4, 2::4], 20.0, -20.0)
+        classes = torch.full((len(masks), 3, 4), -20.0)
+        for label in range(3):
+            there = bright[:, label].flatten(1).any(1)
+            classes[:, label, label] = torch.where(there, 20.0, -20.0)
+            classes[:, label, 3] = torch.where(there, -20.0, 20.0)
+        sizes = torch.tensor([[SIZE, SIZE]] * len(masks))
+        return ModelOutput(class_queries_logits=classes, masks_queries_logits=masks, valid_sizes=sizes)
+
+
+@pytest.mark.parametrize(("task", "lowest"), [("instance", 1.0), ("panoptic", 0.98), ("semantic", 1.0)])
+def test_a_model_that_sees_the_truth_is_nearly_perfect(task, lowest):
+    """Masks of a fourth of the resolution have round corners; average precision counts to an IoU of 0.95 only."""
+    model, dataset = Oracle(shapes_processor(task)), ShapesDataset(7, task)
+    results = evaluate_model(model, model.processor, dataset, batch_size=3)
+    assert results[METRICS[task][0]] >= lowest, results
+    assert model.batches == [3, 3, 1]
+    assert set(METRICS[task]) <= set(results)
+
+
+def test_the_last_partial_batch_counts_like_every_other():
+    """The same numbers for any batch size, because each image is measured by itself; and others for fewer images."""
+    processor, dataset = shapes_processor("panoptic"), ShapesDataset(5, "panoptic")
+    model = Oracle(processor)
+    results = [evaluate_model(model, processor, dataset, batch_size=size) for size in (1, 2, 3, 5)]
+    assert all(other == pytest.approx(results[0], abs=1e-9) for other in results[1:])
+    fewer = evaluate_model(model, processor, ShapesDataset(4, "panoptic"))
+    assert fewer["PQ"] != pytest.approx(results[0]["PQ"], abs=1e-9)
+
+
+def test_workers_give_the_same():
+    dataset, processor, model = ShapesDataset(3), shapes_processor(), shapes_model().eval()
+    without, with_one = (evaluate_model(model, processor, dataset, workers=workers) for workers in (0, 1))
+    assert without == pytest.approx(with_one, nan_ok=True)
+
+
+def test_it_leaves_mode_and_random_numbers_alone():
+    """Training goes on afterwards, the same as without an evaluation."""
+    model = shapes_model().train()
+    state = torch.get_rng_state()
+    evaluate_model(model, shapes_processor(), ShapesDataset(2), workers=1)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_mode_comes_back_after_an_error():
+    model = shapes_model().train()
+    with pytest.raises(ValueError):
+        evaluate_model(model, shapes_processor(), Broken(1, {0}))
+    assert model.training
+
+
+@pytest.mark.parametrize(("count", "batch_size", "processes"), [(7, 2, 1), (7, 2, 2), (5, 2, 3), (1, 4, 2), (8, 2, 2)])
+def test_every_image_counts_on_one_process_and_all_have_equally_many_batches(count, batch_size, processes):
+    shards = [shard_batches(count, batch_size, processes, rank) for rank in range(processes)]
+    counted = [index for shard in shards for batch in shard for index, counts in batch if counts]
+    assert sorted(counted) == list(range(count))
+    assert len({len(shard) for shard in shards}) == 1
+    assert all(1 <= len(batch) <= batch_size for shard in shards for batch in shard)
+
+
+class Broken(ShapesDataset):
+    def __init__(self, count, broken):
+        super().__init__(count)
+        self.broken = broken
+
+    def __getitem__(self, index):
+        if index in self.broken:
+            raise ValueError("cut off")
+        return super().__getitem__(index)
+
+
+def test_a_broken_image_stops_or_is_left_out():
+    model, processor = Oracle(shapes_processor()), shapes_processor()
+    with pytest.raises(ValueError, match="train-2.png of the evaluation cannot be read: cut off"):
+        evaluate_model(model, processor, Broken(4, {2}))
+    metric = make_metric(ShapesDataset())
+    results = evaluate_model(model, processor, Broken(4, {2}), metric=metric, skip_broken=True, batch_size=2)
+    assert len(metric) == 3
+    # The others alone: image 2 is the only one of them with three segments.
+    expected = make_metric(ShapesDataset())
+    evaluate_model(model, processor, Broken(4, {2}), metric=expected, skip_broken=True)
+    assert results == pytest.approx(expected.evaluate(), nan_ok=True)
+    with pytest.raises(ValueError, match="none of the 2 images"):
+        evaluate_model(model, processor, Broken(2, {0, 1}), skip_broken=True)
+
+
+def test_another_task_than_the_datasets_own():
+    """Panoptic labels give instance and semantic numbers too."""
+    dataset = ShapesDataset(4, "panoptic")
+    assert "mIoU" in evaluate_model(shapes_model(), shapes_processor("panoptic"), dataset, "semantic")
+    assert isinstance(make_metric(dataset, "semantic"), SemanticIoU)
+    with pytest.raises(ValueError, match="'depth'.*panoptic, instance, semantic"):
+        make_metric(dataset, "depth")
+
+
+def test_every_image_is_observed_with_its_own_outputs():
+    dataset, processor, seen = ShapesDataset(3), shapes_processor(), []
+    model = Oracle(processor)
+    evaluate_model(model, processor, dataset, batch_size=2, observe=lambda *image: seen.append(image))
+    assert [sample.name for sample, _ in seen] == ["train-0.png", "train-1.png", "train-2.png"]
+    for sample, outputs in seen:
+        (found,) = processor.post_process_instance_segmentation(outputs, target_sizes=[(SIZE, SIZE)])
+        labels = sorted(info["label_id"] for info in found["segments_info"])
+        assert labels == sorted(sample.segments.class_ids.tolist())
+        assert np.array_equal(outputs.valid_sizes.numpy(), [[SIZE, SIZE]])

@@ -1,0 +1,69 @@
+import os
+import signal
+import threading
+
+import pytest
+
+from m2f.training.stop_signals import StopSignals, leave_signals_to_the_main_process
+
+
+def send(number: int):
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_noted_and_announced(number):
+    lines = []
+    with StopSignals(lines.append) as signals:
+        assert signals.received == 0
+        send(number)
+        assert signals.received == number
+    assert len(lines) == 1 and signal.Signals(number).name in lines[0]
+
+
+def test_a_second_interrupt_stops_at_once(monkeypatch):
+    monkeypatch.setattr("m2f.training.stop_signals._ECHO_SECONDS", 0.0)
+    with pytest.raises(KeyboardInterrupt), StopSignals(print):
+        send(signal.SIGINT)
+        send(signal.SIGINT)
+
+
+def test_what_a_launcher_passes_on_is_no_second_interrupt():
+    with StopSignals(print) as signals:
+        send(signal.SIGINT)
+        send(signal.SIGINT)
+        send(signal.SIGTERM)
+    assert signals.received == signal.SIGINT
+
+
+def test_the_former_handlers_come_back():
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with StopSignals(print):
+        assert signal.getsignal(signal.SIGINT) != before[0]
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_another_thread_than_the_main_one_sets_no_handlers():
+    received = []
+
+    def run():
+        with StopSignals(print) as signals:
+            received.append(signals.received)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert received == [0]
+
+
+def test_workers_leave_an_interrupt_to_the_main_process():
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    try:
+        with StopSignals(print) as signals:
+            leave_signals_to_the_main_process(0)
+            send(signal.SIGINT)
+            assert signals.received == 0
+            assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])
