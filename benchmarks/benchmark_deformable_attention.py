@@ -12,10 +12,8 @@ numbers, relative to the largest number. The file is written after every row.
 """
 
 import argparse
-import gc
 import json
 import platform
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +22,8 @@ import torch
 import transformers
 from deformable_attention_forms import OURS, installed_forms, make_inputs, run, versions
 from deformable_attention_memory import measure_memory
+from measurement_report import processor, spread
+from peak_memory import growth
 
 from m2f.modeling_m2f.kernels.kernel_report import kernel_report
 from m2f.modeling_m2f.kernels.ms_deform_attn_reference import ms_deform_attn_reference
@@ -72,10 +72,6 @@ def _wait_for(device: str):
         torch.cuda.synchronize()
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
-
-
 def try_forms(forms: dict[str, Callable], inputs: tuple, backward: bool) -> tuple[dict, dict]:
     """The first run of each: (name -> error of the output, name -> what it said where it does not run)."""
     value, shapes, *others = (x.detach() if isinstance(x, torch.Tensor) else x for x in inputs)
@@ -94,20 +90,10 @@ def try_forms(forms: dict[str, Callable], inputs: tuple, backward: bool) -> tupl
     return errors, refusals
 
 
-def gpu_memory(form: Callable, inputs: tuple, backward: bool) -> int:
-    gc.collect()
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    run(form, inputs, backward)
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before
-
-
 def memory_of(name: str, form: Callable, inputs: tuple, size: tuple, backward: bool, threads: int) -> int | None:
     value = inputs[0]
     if value.device.type == "cuda":
-        return gpu_memory(form, inputs, backward)
+        return growth(lambda: run(form, inputs, backward), "cuda")
     found = measure_memory(name, size, value.shape[0], str(value.dtype).removeprefix("torch."), threads)
     return found and found[PASSES[backward]]
 
@@ -164,13 +150,6 @@ def machine(args: argparse.Namespace) -> dict:
     if args.device == "cuda":
         found |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
     return found
-
-
-def processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def main(args: argparse.Namespace):

@@ -5,40 +5,23 @@
 prints the growth of the resident set in bytes, forward and forward+backward, above what the inputs hold.
 """
 
-import ctypes
-import gc
 import json
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
 from deformable_attention_forms import installed_forms, make_inputs, run
+from peak_memory import can_measure, growth
 
-CLEAR_PEAK = "5"  # what /proc/self/clear_refs takes to reset the peak of the resident set
 SMALL = (64, 64)
 
 
 def measure_memory(form: str, size: tuple[int, int], batch: int, dtype: str, threads: int) -> dict[str, int] | None:
     """Bytes by pass; None where the system does not tell."""
-    if not Path("/proc/self/clear_refs").exists():
+    if not can_measure("cpu"):
         return None
     command = [sys.executable, __file__, form, f"{size[0]}x{size[1]}", str(batch), dtype, str(threads)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
-def growth(work) -> int:
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # freed memory that the process still holds would be used again, unseen
-    Path("/proc/self/clear_refs").write_text(CLEAR_PEAK)
-    before = _status("VmRSS")
-    work()
-    return _status("VmHWM") - before
-
-
-def _status(name: str) -> int:
-    return 1024 * int(re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)[1])
 
 
 def main():

@@ -31,6 +31,7 @@ from m2f.modeling_m2f.pixel_inputs import (
     pad_to_multiple,
     round_up,
 )
+from m2f.modeling_m2f.recompute import recompute_feedforward
 from m2f.modeling_m2f.targets import prepare_targets
 from m2f.modeling_m2f.transformer_decoder import TransformerModule, predict_masks
 from m2f.modeling_m2f.valid_region import ValidRegion
@@ -50,6 +51,8 @@ class PixelLevelModule(nn.Module):
         self.strides = list(config.feature_strides)
         # "encoder" is the backbone; the parameters' names say so.
         self.encoder = build_backbone(config.backbone_config, config.backbone_frozen_batch_norm)
+        if config.recompute_feedforward:
+            recompute_feedforward(self.encoder)
         self.decoder = PixelDecoder(
             in_channels=list(self.encoder.channels),
             channels=config.feature_size,
@@ -58,6 +61,7 @@ class PixelLevelModule(nn.Module):
             num_layers=config.encoder_layers,
             num_heads=config.num_attention_heads,
             dropout=config.dropout,
+            recompute=config.recompute_feedforward,
             finest_encoder_stride=self.strides[-NUM_LEVELS],
             mask_stride=config.common_stride,
             xavier_gain=config.init_xavier_std,

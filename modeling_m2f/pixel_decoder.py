@@ -14,6 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from m2f.modeling_m2f.deformable_attention import MultiScaleDeformableAttention
 from m2f.modeling_m2f.outputs import PixelDecoderOutput
 from m2f.modeling_m2f.position_embedding import sine_position_embedding
+from m2f.modeling_m2f.recompute import recomputed
 from m2f.modeling_m2f.valid_region import MaskedGroupNorm, ValidRegion, replicate_edge, zero_padding
 from m2f.modeling_m2f.weight_init import c2_xavier_, torch_default_bias_, xavier_
 
@@ -23,9 +24,14 @@ NUM_GROUPS = 32
 
 
 class DeformableEncoderLayer(GradientCheckpointingLayer):
-    """Deformable self-attention over all levels, then a feed-forward network; both added, then normalised."""
+    """Deformable self-attention over all levels, then a feed-forward network; both added, then normalised.
 
-    def __init__(self, channels: int, feedforward_dim: int, num_heads: int, dropout: float):
+    Args:
+        channels: C. feedforward_dim: inner size of the feed-forward network. num_heads: M. dropout: in [0, 1).
+        recompute: compute the feed-forward network's activations again in the backward pass, see `recompute`.
+    """
+
+    def __init__(self, channels: int, feedforward_dim: int, num_heads: int, dropout: float, recompute: bool):
         super().__init__()
         self.self_attn = MultiScaleDeformableAttention(channels, num_heads, NUM_LEVELS, NUM_POINTS)
         self.self_attn_layer_norm = nn.LayerNorm(channels)
@@ -33,6 +39,7 @@ class DeformableEncoderLayer(GradientCheckpointingLayer):
         self.fc2 = nn.Linear(feedforward_dim, channels)
         self.final_layer_norm = nn.LayerNorm(channels)
         self.dropout = dropout
+        self.recompute = recompute
 
     def init_original_weights(self):
         for layer in (self.fc1, self.fc2):
@@ -51,22 +58,29 @@ class DeformableEncoderLayer(GradientCheckpointingLayer):
         # The sum is made in float32, the embedding's type, and only then rounded to the weights' type.
         queries = (hidden_states + position_embedding).to(hidden_states.dtype)
         attended = self.self_attn(queries, hidden_states, reference_points, spatial_shapes, padding)
-        hidden_states = self.self_attn_layer_norm(hidden_states + self._drop(attended))
-        transformed = self.fc2(self._drop(relu(self.fc1(hidden_states))))
-        return self.final_layer_norm(hidden_states + self._drop(transformed))
+        hidden_states = hidden_states + self._drop(attended)
+        if self.recompute:
+            hidden_states = recomputed(self, self._feedforward, hidden_states, random=self.dropout > 0)
+        else:
+            hidden_states = self._feedforward(hidden_states)
+        return self.final_layer_norm(hidden_states)
+
+    def _feedforward(self, hidden_states: Tensor) -> Tensor:
+        hidden_states = self.self_attn_layer_norm(hidden_states)
+        transformed = self.fc2(self._drop(relu(self.fc1(hidden_states), inplace=True)))
+        return hidden_states + self._drop(transformed)
 
     def _drop(self, x: Tensor) -> Tensor:
         return dropout(x, self.dropout, self.training) if self.dropout else x
 
 
 class DeformableEncoder(nn.Module):
-    """The stack of layers; a module of its own because the parameters' names say so."""
+    """The stack of layers; a module of its own because the parameters' names say so; `layer` holds the arguments of
+    `DeformableEncoderLayer`."""
 
-    def __init__(self, num_layers: int, channels: int, feedforward_dim: int, num_heads: int, dropout: float):
+    def __init__(self, num_layers: int, **layer):
         super().__init__()
-        self.layers = nn.ModuleList(
-            DeformableEncoderLayer(channels, feedforward_dim, num_heads, dropout) for _ in range(num_layers)
-        )
+        self.layers = nn.ModuleList(DeformableEncoderLayer(**layer) for _ in range(num_layers))
 
     def forward(
         self,
@@ -106,6 +120,7 @@ class PixelDecoder(nn.Module):
         channels: C, `M2FConfig.feature_size`.
         mask_channels: channels of the mask features.
         feedforward_dim, num_layers, num_heads, dropout: of the deformable encoder.
+        recompute: compute the widest activations again in the backward pass, see `recompute`.
         finest_encoder_stride, mask_stride: strides of the finest encoded map and of the mask features; one feature
             pyramid level is added per factor of two between them.
         xavier_gain: gain of the input projections' initialisation.
@@ -120,18 +135,27 @@ class PixelDecoder(nn.Module):
         num_layers: int,
         num_heads: int,
         dropout: float,
+        recompute: bool,
         finest_encoder_stride: int,
         mask_stride: int,
         xavier_gain: float,
     ):
         super().__init__()
         self.xavier_gain = xavier_gain
+        self.recompute = recompute
         self.level_embed = nn.Parameter(torch.empty(NUM_LEVELS, channels))
         self.input_projections = nn.ModuleList(
             nn.Sequential(nn.Conv2d(in_size, channels, 1), MaskedGroupNorm(NUM_GROUPS, channels))
             for in_size in in_channels[::-1][:NUM_LEVELS]
         )
-        self.encoder = DeformableEncoder(num_layers, channels, feedforward_dim, num_heads, dropout)
+        self.encoder = DeformableEncoder(
+            num_layers,
+            channels=channels,
+            feedforward_dim=feedforward_dim,
+            num_heads=num_heads,
+            dropout=dropout,
+            recompute=recompute,
+        )
         self.mask_projection = nn.Conv2d(channels, mask_channels, 1)
         self.num_fpn_levels = int(math.log2(finest_encoder_stride // mask_stride))
         for i, in_size in enumerate(in_channels[: self.num_fpn_levels], start=1):
@@ -188,9 +212,14 @@ class PixelDecoder(nn.Module):
     def _fpn_level(self, i: int, features: Tensor, coarser: Tensor, valid: ValidRegion | None) -> Tensor:
         lateral_conv, lateral_norm = getattr(self, f"adapter_{i}")
         output_conv, output_norm = getattr(self, f"layer_{i}")
-        lateral = lateral_norm(lateral_conv(features), valid)
-        upsampled = interpolate(
-            replicate_edge(coarser, valid), size=lateral.shape[-2:], mode="bilinear", align_corners=False
-        )
-        # Zeros outside, as the 3x3 convolution sees them beyond the border of a map.
-        return relu(output_norm(output_conv(zero_padding(lateral + upsampled, valid)), valid))
+
+        def merge(lateral: Tensor, coarser: Tensor) -> Tensor:
+            upsampled = interpolate(
+                replicate_edge(coarser, valid), size=lateral.shape[-2:], mode="bilinear", align_corners=False
+            )
+            # Zeros outside, as the 3x3 convolution sees them beyond the border of a map.
+            return output_conv(zero_padding(lateral_norm(lateral, valid) + upsampled, valid))
+
+        lateral = lateral_conv(features)
+        merged = recomputed(self, merge, lateral, coarser) if self.recompute else merge(lateral, coarser)
+        return relu(output_norm(merged, valid), inplace=True)

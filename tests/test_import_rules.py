@@ -22,7 +22,7 @@ ALLOWED = {
     "image_processing": set(),
     "data": {"image_processing"},
     "evaluation": {"image_processing"},
-    "training": {"modeling_m2f", "data", "evaluation"},
+    "training": {"modeling_m2f", "image_processing", "data", "evaluation"},
     "hub": {"configuration", "modeling_m2f", "image_processing"},
 }
 # Imported by a function that needs them, so that `import m2f` is quick and inference needs none of them.

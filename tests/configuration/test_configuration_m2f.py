@@ -9,7 +9,7 @@ import m2f  # noqa: F401  (registers the Auto classes)
 from m2f.configuration.configuration_m2f import M2FConfig
 
 # Fields that every configuration has; the rest are transformers' choices for this architecture.
-OURS = {"task", "thing_label_ids", "mask_padding", "backbone_frozen_batch_norm"}
+OURS = {"task", "thing_label_ids", "mask_padding", "backbone_frozen_batch_norm", "recompute_feedforward"}
 
 
 @pytest.fixture

@@ -1,0 +1,124 @@
+"""A training step of our model and of transformers' Mask2Former: same weights, same targets, in one run.
+
+    python benchmarks/benchmark_training_step.py --out benchmarks/results/training_step_cpu.json
+    python benchmarks/benchmark_training_step.py --device cuda --autocast bfloat16 --cases 1024x8x20 \
+        --out benchmarks/results/training_step_cuda.json
+
+A case is edge x batch x masks of an image. A step is forward, backward and AdamW. Each repetition runs one form after
+the other, so that whatever else the machine does meets all; ratios are of neighbours. Memory is the peak of a step
+above model, optimizer state and batch; on a CPU it is measured in a process of its own, twice: with the allocator as
+it is, and with freed memory given back at once (`held by tensors`), because glibc keeps freed blocks of up to 32 MiB,
+and how many depends on the order of allocations. The file is written after every row.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+import transformers
+from measurement_report import processor, spread
+from peak_memory import can_measure, growth
+from training_step_forms import FORMS, THEIRS, Step, make_batch
+
+FORM_SCRIPT = Path(__file__).with_name("training_step_forms.py")
+GIVE_BACK = {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=262144"}
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--autocast", choices=("bfloat16", "float16"), help="default: float32")
+    parser.add_argument(
+        "--cases", nargs="+", default=["512x2x20", "1024x1x20", "512x2x300"], metavar="EDGExBATCHxMASKS"
+    )
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, help="json file for the rows")
+    return parser.parse_args()
+
+
+def times(args: argparse.Namespace, case: tuple[int, int, int]) -> dict[str, list[float]]:
+    steps = {form: Step(form, args.device, args.autocast) for form in FORMS}
+    batches = {form: make_batch(form, *case, args.device) for form in FORMS}
+    for form in FORMS:
+        steps[form](batches[form])
+    found = {form: [] for form in FORMS}
+    for _ in range(args.repetitions):
+        for form in FORMS:
+            start = time.perf_counter()
+            steps[form](batches[form])  # gives the loss as a number, so a GPU is waited for
+            found[form].append(time.perf_counter() - start)
+    return found
+
+
+def peaks(form: str, args: argparse.Namespace, case: tuple[int, int, int]) -> dict[str, int]:
+    if args.device == "cuda":
+        step, batch = Step(form, "cuda", args.autocast), make_batch(form, *case, "cuda")
+        step(batch)
+        return {"held by tensors": growth(lambda: step(batch), "cuda")}
+    command = [sys.executable, FORM_SCRIPT, form, *map(str, case), str(args.threads)]
+    found = {}
+    for name, environment in (("resident", {}), ("held by tensors", GIVE_BACK)):
+        run = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True)
+        found[name] = int(run.stdout.split()[-1])
+    return found
+
+
+def measure(args: argparse.Namespace, case: tuple[int, int, int]) -> dict:
+    """A row of the results."""
+    seconds = times(args, case)
+    forms = {}
+    for form in FORMS:
+        forms[form] = {"seconds": spread(seconds[form])}
+        if can_measure(args.device):
+            forms[form]["peak_bytes"] = peaks(form, args, case)
+    for form in FORMS:
+        if form != THEIRS:
+            forms[form]["times_faster"] = spread([b / a for a, b in zip(seconds[form], seconds[THEIRS], strict=True)])
+            theirs = forms[THEIRS].get("peak_bytes", {})
+            forms[form]["memory_share"] = {kind: forms[form]["peak_bytes"][kind] / theirs[kind] for kind in theirs}
+    edge, batch, masks = case
+    return {"edge": edge, "batch": batch, "masks": masks, "type": args.autocast or "float32", "forms": forms}
+
+
+def print_row(row: dict):
+    print(f"{row['edge']}x{row['edge']} batch {row['batch']}, {row['masks']} masks an image, {row['type']}")
+    for form, found in row["forms"].items():
+        shares = found.get("memory_share", {})
+        memory = " ".join(
+            f"{kind} {value / 1e9:5.2f} GB" + (f" ({shares[kind]:.2f})" if kind in shares else "")
+            for kind, value in found.get("peak_bytes", {}).items()
+        )
+        ratios = " / ".join(f"{value:.2f}" for value in found.get("times_faster", {}).values())
+        print(f"  {form:20s} {found['seconds']['median']:7.2f} s  {ratios:20s} {memory}", flush=True)
+
+
+def main(args: argparse.Namespace):
+    torch.set_num_threads(args.threads)
+    machine = {
+        "processor": processor(),
+        "threads": args.threads,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    if args.device == "cuda":
+        machine |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    results = {"machine": machine, "rows": []}
+    for text in args.cases:
+        case = tuple(map(int, text.split("x")))
+        results["rows"].append(measure(args, case))
+        print_row(results["rows"][-1])
+        if args.out:
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(parse_args())

@@ -1,0 +1,47 @@
+"""Cheap activations are computed again in the backward pass instead of being kept from the forward pass.
+
+The widest activations are those inside the feed-forward networks, four times as wide as their inputs, and making them
+again takes one matrix product of the three that such a network needs for its backward pass. `gradient_checkpointing`
+goes further: it keeps nothing but the layers' inputs, at the price of a whole forward pass.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+
+def recomputed(module: nn.Module, function: Callable[..., Tensor], *inputs: Tensor, random: bool = False) -> Tensor:
+    """`function(*inputs)`; of what autograd would keep inside, only the inputs are kept.
+
+    Args:
+        module: whose part `function` is. Nothing changes in evaluation, nor for a layer with gradient checkpointing,
+            which is computed again as a whole.
+        random: whether `function` draws random numbers, which have to be the same again.
+    """
+    is_checkpointed = getattr(module, "gradient_checkpointing", False)
+    if not module.training or not torch.is_grad_enabled() or is_checkpointed:
+        return function(*inputs)
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=random)
+
+
+def recompute_feedforward(backbone: nn.Module):
+    """Applies `recomputed` to the feed-forward networks of the backbone's layers, where they are modules of their own,
+    as in Swin. ConvNeXt has none, and ResNet has no such layers."""
+    for layer in backbone.modules():
+        if isinstance(layer, GradientCheckpointingLayer) and isinstance(getattr(layer, "mlp", None), nn.Module):
+            layer.mlp.forward = _RecomputedForward(layer)
+
+
+class _RecomputedForward:
+    """Stands in for the `forward` of a layer's `mlp`; an object and no closure, so that a copy of the model gets one
+    that belongs to the copy."""
+
+    def __init__(self, layer: GradientCheckpointingLayer):
+        self.layer = layer
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        mlp = self.layer.mlp
+        return recomputed(self.layer, lambda *given: type(mlp).forward(mlp, *given), *inputs, random=True)

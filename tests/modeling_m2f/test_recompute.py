@@ -1,0 +1,96 @@
+"""Activations that are computed again instead of kept: the same gradients, less memory."""
+
+import copy
+
+import pytest
+import torch
+from small_models import random_targets, small_model
+
+from m2f.modeling_m2f.recompute import recompute_feedforward, recomputed
+
+
+def gradients(model, pixels, **outputs_of) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    torch.manual_seed(1)  # of dropped paths
+    outputs = model.model(pixels)
+    (
+        outputs.pixel_decoder_last_hidden_state.square().sum() + outputs.encoder_last_hidden_state.square().sum()
+    ).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def kept_bytes(work) -> int:
+    """Bytes of the different tensors that autograd keeps for the backward pass."""
+    kept = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = work()
+    del result
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+@pytest.mark.parametrize("backbone", ["swin", "convnext", "resnet"])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_gradients_are_those_of_kept_activations(backbone, dropout):
+    pixels = torch.randn(2, 3, 64, 96)
+    found = []
+    for recompute in (True, False):
+        model = small_model(backbone, recompute_feedforward=recompute, dropout=dropout).train()
+        found.append(gradients(model, pixels))
+    assert found[0].keys() == found[1].keys() and len(found[0]) > 50
+    for name, gradient in found[1].items():
+        torch.testing.assert_close(found[0][name], gradient, rtol=1e-5, atol=1e-6 * float(gradient.abs().max()))
+
+
+def test_less_is_kept():
+    pixels = torch.randn(1, 3, 128, 128)
+    ours, keeping = (small_model("swin", recompute_feedforward=value).train() for value in (True, False))
+    assert kept_bytes(lambda: ours(pixels)) < 0.8 * kept_bytes(lambda: keeping(pixels))
+    assert kept_bytes(lambda: ours.eval()(pixels)) == kept_bytes(lambda: keeping.eval()(pixels))
+
+
+def test_a_copy_runs_its_own_weights():
+    model = small_model("swin").train()
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, parameter in other.named_parameters():
+            if name.endswith("mlp.fc1.bias"):
+                parameter.fill_(torch.nan)
+    pixels = torch.randn(1, 3, 64, 64)
+    assert other.model(pixels).encoder_last_hidden_state.isnan().all()
+    assert model.model(pixels).encoder_last_hidden_state.isfinite().all()
+
+
+def test_a_checkpointed_layer_computes_its_feedforward_once_more_and_not_twice():
+    model = small_model("swin").train()
+    calls = []
+    layer = model.model.pixel_level_module.decoder.encoder.layers[0]
+    layer.fc1.register_forward_hook(lambda *_: calls.append(1))
+    pixels, (masks, classes) = torch.randn(1, 3, 64, 64), random_targets([(64, 64)], [2])
+    for enable in (model.gradient_checkpointing_disable, model.gradient_checkpointing_enable):
+        enable()
+        calls.clear()
+        model(pixels, mask_labels=masks, class_labels=classes).loss.backward()
+        assert len(calls) == 2
+    del calls[:]
+    with torch.no_grad():
+        model(pixels)
+    assert len(calls) == 1
+
+
+def test_random_numbers_are_the_same_again():
+    module, x = torch.nn.Dropout(0.5).train(), torch.ones(1000, requires_grad=True)
+    y = recomputed(module, lambda t: module(t) * t, x, random=True)
+    y.sum().backward()
+    # d/dx (m x^2) = 2 m x at x = 1, with m the mask of the forward pass.
+    torch.testing.assert_close(x.grad, 2 * y.detach())
+
+
+def test_layers_without_a_feedforward_of_their_own_are_left_alone():
+    backbone = small_model("convnext").model.pixel_level_module.encoder
+    recompute_feedforward(backbone)
+    assert not any("forward" in vars(module) for module in backbone.modules())
