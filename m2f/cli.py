@@ -15,6 +15,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "check": "read a dataset once, list what is wrong with it, and draw a contact sheet",
     "train": "train a model on a dataset, evaluate it on the way, keep the best one, and go on after a stop",
+    "val": "measure a checkpoint on a dataset, and write its predictions in the official formats",
     "env": "print versions, hardware and kernels, for a bug report",
 }
 

@@ -1,4 +1,4 @@
-"""A model on every image of a dataset, image by image into a metric: no mask is kept, and none is sent to another
+"""A model on every image of a dataset, image by image into metrics: no mask is kept, and none is sent to another
 process."""
 
 import contextlib
@@ -9,19 +9,25 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import send_to_device
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from transformers.modeling_outputs import ModelOutput
-from transformers.utils import logging
 
 from m2f.data.segment_map import Sample
 from m2f.evaluation.instance_average_precision import InstanceAveragePrecision
 from m2f.evaluation.panoptic_quality import PanopticQuality
 from m2f.evaluation.semantic_iou import SemanticIoU
 from m2f.evaluation.streaming_metric import StreamingMetric
-from m2f.training.stop_signals import leave_signals_to_the_main_process
-
-logger = logging.get_logger(__name__)
+from m2f.training.evaluation_batches import (
+    ONE_VIEW,
+    EvaluationBatch,
+    View,
+    batches_by_shape,
+    batches_in_order,
+    evaluation_loader,
+    processed_sizes,
+    shard_batches,
+)
+from m2f.training.task_measurement import TaskMeasurement
 
 # Results that may decide which model is best, the usual one first.
 METRICS = {
@@ -61,43 +67,105 @@ def evaluate_model(
     observe: Observer | None = None,
     progress: bool = False,
 ) -> dict[str, float]:
-    """The numbers of a model on a dataset, at each image's own size.
-
-    In a run of several processes every one has to call it: each takes its share of the images, and all get the result
-    of all images, each counted once. The model's mode, training or not, is as before afterwards.
+    """The numbers of a model on a dataset for one task; see `evaluate_tasks`.
 
     Args:
-        model: on its device; called under `torch.no_grad`.
-        processor: prepares the images and post-processes the outputs, as its settings say.
-        dataset: a reader of `m2f.data`.
         task: what is measured; by default what the dataset's labels are made for.
         metric: in place of the task's usual one; its `per_class_table` may be read afterwards.
-        batch_size: images at a time, on each process. Images of different sizes are padded.
-        workers: processes that read images, for each process; 0: none.
-        skip_broken: leave out images that cannot be read, with a warning for each; otherwise they raise.
-        observe: called with each image's sample and the outputs for it (batch dimension 1), where it is computed.
-        progress: show a bar.
+        model, processor, dataset, batch_size, workers, skip_broken, observe, progress: as for `evaluate_tasks`.
 
     Raises:
         ValueError: an image cannot be read (see `skip_broken`), or none can; or an unknown task.
     """
     task = dataset.task if task is None else task
     metric = make_metric(dataset, task) if metric is None else metric
-    metric.reset()
-    loader = _loader(dataset, processor, batch_size, workers, skip_broken)
-    device = next(model.parameters()).device
-    with _evaluating(model):
-        for inputs, indices, samples in tqdm(loader, "evaluating", leave=False, disable=not progress, unit="batch"):
-            outputs = model(**send_to_device(inputs, device))
-            sizes = [sample.segments.size for sample in samples]
-            predictions = _post_process(processor, outputs, sizes, task)
-            own = [i for i, index in enumerate(indices) if index is not None]
-            metric.process(
-                [predictions[i] for i in own], [samples[i].segments for i in own], [indices[i] for i in own]
-            )
-            for i in own if observe else ():
-                observe(samples[i], _one_image(outputs, i))
+    settings = {"workers": workers, "skip_broken": skip_broken, "observe": observe, "progress": progress}
+    evaluate_tasks(model, processor, dataset, [TaskMeasurement(task, metric)], batch_size=batch_size, **settings)
     return metric.evaluate()
+
+
+def evaluate_tasks(
+    model: nn.Module,
+    processor: Any,
+    dataset: Any,
+    measurements: Sequence[TaskMeasurement],
+    *,
+    batch_size: int = 1,
+    by_shape: bool = False,
+    views: Sequence[View] = ONE_VIEW,
+    workers: int = 0,
+    skip_broken: bool = False,
+    observe: Observer | None = None,
+    progress: bool = False,
+) -> int:
+    """Run a model once on every image, at each image's own size, and count the outputs for several tasks. The metrics
+    of `measurements` have the numbers afterwards; what they had before is forgotten.
+
+    In a run of several processes every one has to call it, and the metrics' `evaluate` too: each takes its share of
+    the images, and all get the result of all images, each counted once. The model's mode, training or not, is as
+    before afterwards.
+
+    Args:
+        model: on its device; called under `torch.no_grad`.
+        processor: prepares the images and post-processes the outputs, as its settings say.
+        dataset: a reader of `m2f.data`.
+        measurements: what to do with the outputs. Several views are for the task "semantic" alone.
+        batch_size: images at a time, on each process. Images of different sizes are padded.
+        by_shape: put images of similar size together, in place of the dataset's order.
+        views: scales and flips of each image, whose scores are averaged.
+        workers: processes that read images, for each process; 0: none.
+        skip_broken: leave out images that cannot be read, with a warning for each; otherwise they raise.
+        observe: called with each image's sample and the outputs for it (batch dimension 1), where it is computed; not
+            with several views.
+        progress: show a bar.
+
+    Returns:
+        Images that this process counted.
+
+    Raises:
+        ValueError: an image cannot be read (see `skip_broken`), or none can; or several views of another task.
+    """
+    views = tuple(views)
+    tasks = [measurement.task for measurement in measurements]
+    if len(views) > 1 and (set(tasks) != {"semantic"} or observe):
+        raise ValueError(f"several views are averaged for the task semantic alone, not for {', '.join(tasks)}")
+    for measurement in measurements:
+        measurement.metric.reset()
+    state, counted = PartialState(), 0
+    sizes = processed_sizes(dataset, processor) if by_shape and batch_size > 1 else None
+    batches = batches_by_shape(sizes, batch_size) if sizes else batches_in_order(len(dataset), batch_size)
+    share = shard_batches(batches, state.num_processes, state.process_index)
+    loader = evaluation_loader(dataset, processor, share, workers, skip_broken, views)
+    with _evaluating(model):
+        for batch in tqdm(loader, "evaluating", leave=False, disable=not progress, unit="batch"):
+            counted += _count_batch(model, processor, batch, views, measurements, observe)
+    return counted
+
+
+def _count_batch(
+    model: nn.Module,
+    processor: Any,
+    batch: EvaluationBatch,
+    views: Sequence[View],
+    measurements: Sequence[TaskMeasurement],
+    observe: Observer | None,
+) -> int:
+    device = next(model.parameters()).device
+    outputs = (model(**send_to_device(inputs, device)) for inputs in batch.views)  # one at a time in memory
+    sizes = [sample.segments.size for sample in batch.samples]
+    own = [i for i, index in enumerate(batch.indices) if index is not None]
+    only = next(outputs) if len(views) == 1 else None
+    for measurement in measurements:
+        predictions = (
+            measurement.predictions_of_views(processor, outputs, views, sizes)
+            if only is None
+            else measurement.predictions(processor, only, sizes)
+        )
+        for i in own:
+            measurement.count(batch.indices[i], batch.samples[i], predictions[i])
+    for i in own if observe else ():
+        observe(batch.samples[i], _one_image(only, i))
+    return len(own)
 
 
 @contextlib.contextmanager
@@ -111,76 +179,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def _post_process(processor: Any, outputs: ModelOutput, sizes: Sequence[tuple[int, int]], task: str) -> list:
-    if task == "semantic":
-        return processor.post_process_semantic_segmentation(outputs, target_sizes=sizes)
-    if task == "panoptic":
-        return processor.post_process_panoptic_segmentation(outputs, target_sizes=sizes)
-    return processor.post_process_instance_segmentation(
-        outputs, threshold=0, target_sizes=sizes, return_coco_annotation=True
-    )
-
-
 def _one_image(outputs: ModelOutput, index: int) -> ModelOutput:
     """What post-processing needs of one image of a batch."""
     names = ("class_queries_logits", "masks_queries_logits", "valid_sizes")
     return ModelOutput({name: outputs[name][index : index + 1] for name in names if outputs.get(name) is not None})
-
-
-def _loader(dataset: Any, processor: Any, batch_size: int, workers: int, skip_broken: bool) -> DataLoader:
-    state = PartialState()
-    return DataLoader(
-        _Items(dataset, skip_broken),
-        batch_sampler=shard_batches(len(dataset), batch_size, state.num_processes, state.process_index),
-        collate_fn=_Collate(processor),
-        num_workers=workers,
-        worker_init_fn=leave_signals_to_the_main_process,
-        # A generator of its own, because a loader draws from the global one, and training goes on afterwards.
-        generator=torch.Generator(),
-    )
-
-
-def shard_batches(count: int, batch_size: int, processes: int, rank: int) -> list[list[tuple[int, bool]]]:
-    """The batches of one process: per image its index, and whether it counts.
-
-    All processes get equally many batches, because sharded models (FSDP2) compute together; where a process has no
-    image left, the last one fills in and does not count.
-    """
-    batches = []
-    for start in range(0, count, batch_size * processes):
-        first = start + rank * batch_size
-        own = range(first, min(first + batch_size, count))
-        batches.append([(index, True) for index in own] or [(count - 1, False)])
-    return batches
-
-
-class _Items(Dataset):
-    """(index, sample) of each image; index None where it does not count."""
-
-    def __init__(self, dataset: Any, skip_broken: bool):
-        self.dataset = dataset
-        self.skip_broken = skip_broken
-
-    def __getitem__(self, entry: tuple[int, bool]) -> tuple[int | None, Sample]:
-        index, counts = entry
-        for shift in range(len(self.dataset)):
-            other = (index + shift) % len(self.dataset)
-            try:
-                return (index if counts and not shift else None), self.dataset[other]
-            except (OSError, ValueError) as error:
-                name = self.dataset.image_path(other) or self.dataset.name_of(other)
-                if not self.skip_broken:
-                    raise ValueError(f"image {name} of the evaluation cannot be read: {error}") from error
-                if not shift:
-                    logger.warning(f"Image {name} cannot be read and is left out of the evaluation: {error}")
-        raise ValueError(f"none of the {len(self.dataset)} images of the evaluation can be read")
-
-
-class _Collate:
-    def __init__(self, processor: Any):
-        self.processor = processor
-
-    def __call__(self, items: Sequence[tuple[int | None, Sample]]) -> tuple[dict, list[int | None], list[Sample]]:
-        indices, samples = zip(*items, strict=True)
-        inputs = self.processor([sample.image for sample in samples], return_tensors="pt")
-        return dict(inputs), list(indices), list(samples)

@@ -6,7 +6,7 @@ from torch import nn
 from transformers.modeling_outputs import ModelOutput
 
 from m2f.evaluation.semantic_iou import SemanticIoU
-from m2f.training.evaluation_loop import METRICS, evaluate_model, make_metric, shard_batches
+from m2f.training.evaluation_loop import METRICS, evaluate_model, make_metric
 
 
 class Oracle(nn.Module):
@@ -73,15 +73,6 @@ def test_the_mode_comes_back_after_an_error():
     with pytest.raises(ValueError):
         evaluate_model(model, shapes_processor(), Broken(1, {0}))
     assert model.training
-
-
-@pytest.mark.parametrize(("count", "batch_size", "processes"), [(7, 2, 1), (7, 2, 2), (5, 2, 3), (1, 4, 2), (8, 2, 2)])
-def test_every_image_counts_on_one_process_and_all_have_equally_many_batches(count, batch_size, processes):
-    shards = [shard_batches(count, batch_size, processes, rank) for rank in range(processes)]
-    counted = [index for shard in shards for batch in shard for index, counts in batch if counts]
-    assert sorted(counted) == list(range(count))
-    assert len({len(shard) for shard in shards}) == 1
-    assert all(1 <= len(batch) <= batch_size for shard in shards for batch in shard)
 
 
 class Broken(ShapesDataset):

@@ -1,0 +1,148 @@
+"""A whole evaluation: every task that is wanted from one pass over the images, with predictions in files."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from m2f.data.cityscapes_labels import CLASSES
+from m2f.data.segment_map import Sample
+from m2f.evaluation.instance_average_precision import InstanceAveragePrecision
+from m2f.evaluation.panoptic_quality import PanopticQuality
+from m2f.evaluation.prediction_files import Entry, InstanceFile, PanopticFiles, SemanticFiles
+from m2f.evaluation.semantic_iou import SemanticIoU
+from m2f.evaluation.streaming_metric import StreamingMetric
+from m2f.training.checkpoint_tasks import Checkpoint, labels_for
+from m2f.training.evaluation_batches import ONE_VIEW, View
+from m2f.training.evaluation_loop import evaluate_tasks
+from m2f.training.evaluation_truth import Truth, thing_labels, truth_of
+from m2f.training.task_measurement import MAX_INSTANCES, TaskMeasurement
+
+_RECALL_LEVELS = (1, 10)  # COCO's own numbers of detections, beside the largest one
+
+
+class Validation(NamedTuple):
+    """Results of an evaluation, the same on every process.
+
+    Args:
+        images: that were counted.
+        seconds: for all of it but loading the model.
+        results: task -> name -> number.
+        per_class: task -> rows, as `per_class_table` gives them; of instances the things alone.
+    """
+
+    images: int
+    seconds: float
+    results: dict[str, dict[str, float]]
+    per_class: dict[str, list[dict[str, Any]]]
+
+
+def validate(
+    checkpoint: Checkpoint,
+    dataset: Any,
+    tasks: Sequence[str],
+    accelerator: Accelerator,
+    *,
+    max_detections: int = MAX_INSTANCES,
+    boundary: bool = False,
+    output: Path | None = None,
+    views: Sequence[View] = ONE_VIEW,
+    **settings: Any,
+) -> Validation:
+    """Measure a checkpoint on a dataset; every process has to call it.
+
+    Args:
+        tasks: of `choose_tasks`.
+        max_detections: instances of an image that are predicted and counted, of each class too.
+        boundary: whether to compute boundary AP too.
+        output: folder, which is there, for predictions in the official formats.
+        views: scales and flips to average over, for the task "semantic" alone.
+        settings: batch_size, workers, skip_broken, progress: as for `evaluate_tasks`.
+
+    Raises:
+        ValueError: the dataset has no image, its classes do not fit, or what `evaluate_tasks` raises.
+    """
+    start = time.perf_counter()
+    if not len(dataset):
+        raise ValueError(f"split {dataset.split!r} has no image; give a split that has some, with --split")
+    truth = truth_of(dataset)
+    recorders = {task: _Recorder(_files(task, output, dataset), truth) for task in tasks} if output else {}
+    measurements = [
+        TaskMeasurement(
+            task,
+            _metric(task, dataset, max_detections, boundary),
+            getattr(truth, task),
+            truth.image_id,
+            labels_for(checkpoint, dataset, task),
+            max_detections,
+            recorders.get(task),
+        )
+        for task in tasks
+    ]
+    model = accelerator.prepare_model(checkpoint.model, evaluation_mode=True)
+    counted = evaluate_tasks(
+        model, checkpoint.processor, dataset, measurements, by_shape=True, views=views, **settings
+    )
+    images = sum(gather_object([counted]))
+    results = {measurement.task: measurement.metric.evaluate() for measurement in measurements}
+    per_class = {measurement.task: _rows(measurement, dataset) for measurement in measurements}
+    for recorder in recorders.values():
+        recorder.finish(accelerator.is_main_process)
+    return Validation(images, time.perf_counter() - start, results, per_class)
+
+
+def dataset_numbers(dataset: Any) -> list[int]:
+    """The number of each label in the dataset's own files where its reader knows it, as the official tools want it in
+    predictions; else the label itself."""
+    if dataset.format == "cityscapes":
+        number_of = {label.name: label.id for label in CLASSES}
+        return [number_of[dataset.id2label[label]] for label in sorted(dataset.id2label)]
+    return list(getattr(dataset, "category_ids", sorted(dataset.id2label)))
+
+
+class _Recorder:
+    """Passes predictions on to their files, and keeps what the processes put together in the end."""
+
+    def __init__(self, files: InstanceFile | PanopticFiles | SemanticFiles, truth: Truth):
+        self.files = files
+        self.truth = truth
+        self._lines: list[tuple[int, str]] = []
+
+    def __call__(self, index: int, sample: Sample, prediction: Any):
+        entry = Entry(index, self.truth.image_id(index), sample.name, sample.segments.size)
+        self._lines.append((index, self.files.add(entry, prediction)))
+
+    def finish(self, is_main: bool):
+        lines = sorted(gather_object(self._lines))
+        if is_main:
+            self.files.finish([line for _, line in lines])
+
+
+def _files(task: str, folder: Path, dataset: Any) -> InstanceFile | PanopticFiles | SemanticFiles:
+    numbers = dataset_numbers(dataset)
+    if task == "instance":
+        return InstanceFile(folder, numbers)
+    names = [dataset.name_of(index) for index in range(len(dataset))]
+    if task == "semantic":
+        return SemanticFiles(folder, names, numbers)
+    return PanopticFiles(folder, names, numbers, dataset.id2label, thing_labels(dataset))
+
+
+def _metric(task: str, dataset: Any, max_detections: int, boundary: bool) -> StreamingMetric:
+    if task == "panoptic":
+        return PanopticQuality(dataset.id2label, thing_labels(dataset))
+    if task == "instance":
+        levels = [level for level in _RECALL_LEVELS if level < max_detections]
+        return InstanceAveragePrecision(dataset.id2label, (*levels, max_detections), boundary)
+    return SemanticIoU(dataset.id2label)
+
+
+def _rows(measurement: TaskMeasurement, dataset: Any) -> list[dict[str, Any]]:
+    rows = measurement.metric.per_class_table()
+    if measurement.task != "instance":
+        return rows
+    things = set(thing_labels(dataset))
+    return [row for row in rows if row["class_id"] in things]

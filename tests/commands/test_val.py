@@ -1,0 +1,200 @@
+"""The command from its arguments to its files, on datasets that are made here."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from accelerate.state import AcceleratorState
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))  # for the helpers of its tests
+
+from evaluation_data import colour_reader, write_instances, write_panoptic, write_semantic  # noqa: E402
+from shapes_dataset import shapes_model, shapes_processor  # noqa: E402
+
+from m2f.cli import main  # noqa: E402
+from m2f.training.checkpoint_tasks import Checkpoint  # noqa: E402
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_instances(folder / "instance")
+    write_panoptic(folder / "panoptic")
+    write_semantic(folder / "semantic")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """Random weights; its panoptic threshold is low, so that it finds something."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    shapes_model(task="panoptic", thing_label_ids=[0, 1]).save_pretrained(folder)
+    processor = shapes_processor("panoptic")
+    processor.panoptic_threshold = 0.0
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def reader(monkeypatch):
+    """In place of a checkpoint, the model that reads colours."""
+
+    def load(name, dataset, trained_for, say, **fields):
+        model = colour_reader(dataset.task, 1)
+        things = {"panoptic": [0, 1], "instance": [0, 1, 2], "semantic": []}[dataset.task]
+        return Checkpoint(model, model.processor, things)
+
+    monkeypatch.setattr("m2f.commands.val.load_checkpoint", load)
+
+
+def m2f_val(*words) -> int:
+    AcceleratorState._reset_state(reset_partial_state=True)  # which lasts for a process, and a command is one
+    return main(["val", *map(str, words), "--cpu", "--workers=0"])
+
+
+def error_of(capsys, *words) -> str:
+    """The one line of a command that fails."""
+    assert m2f_val(*words) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("m2f val: error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_numbers_on_the_terminal_and_in_the_folder(data, reader, tmp_path, capsys):
+    assert m2f_val("reader", data / "panoptic", "--output", tmp_path / "out") == 0
+    captured = capsys.readouterr()
+    record = json.loads((tmp_path / "out" / "results.json").read_text())
+    for task, name in (("panoptic", "PQ"), ("instance", "AP"), ("semantic", "mIoU")):
+        heading, names, numbers = captured.out[captured.out.index(f"\n{task}") :].splitlines()[1:4]
+        assert heading.startswith(task) and names.split()[0] == name
+        assert numbers.split()[0] == f"{record['results'][task][name]:.4f}"
+        rows = (tmp_path / "out" / f"{task}_classes.csv").read_text().splitlines()
+        assert len(rows) == 1 + len(record["per_class"][task])
+        with Image.open(tmp_path / "out" / f"{task}_classes.png") as chart:
+            assert chart.format == "PNG"
+    assert "at most 100 detections of an image" in captured.out
+    assert "coco-panoptic, 5 images of split 'val', 3 classes (red, green, blue)" in captured.err
+    assert record["images"] == 5 and record["settings"]["checkpoint"] == "reader"
+    assert record["versions"]["m2f"] and record["category_ids"] == {"2": "red", "5": "green", "7": "blue"}
+
+
+def test_json_alone_on_stdout(data, reader, capsys):
+    assert m2f_val("reader", data / "instance", "--json", "--boundary", "--max-detections=150") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["settings"]["max_detections"] == 150
+    assert {"AP", "BoundaryAP", "AR150"} <= set(record["results"]["instance"])
+
+
+def test_a_dataset_without_numbers_of_its_own(data, reader, tmp_path):
+    """Labels, and positions of the images, whose names are beside them."""
+    words = ["--flip", "--scales=0.5,1", "--output", tmp_path / "out"]
+    assert m2f_val("reader", data / "semantic", "--task=semantic", *words) == 0
+    record = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert record["category_ids"] == {"0": "red", "1": "green", "2": "blue"}
+    assert record["image_ids"]["3"] == "train-3.png"
+    assert (record["settings"]["scales"], record["settings"]["flip"]) == ([0.5, 1.0], True)
+
+
+def test_one_task_of_a_checkpoint_from_a_folder(data, checkpoint, tmp_path, capsys):
+    words = ["--task=panoptic", "--shortest-edge=64", "--longest-edge=96", "--panoptic-threshold=0.1", "--json"]
+    assert m2f_val(checkpoint, data / "panoptic" / "panoptic_val.json", *words, "--mixed-precision=bf16") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert list(record["results"]) == ["panoptic"] and record["trained_for"] == "panoptic"
+    assert record["processor"] == {"size": {"shortest_edge": 64, "longest_edge": 96}, "panoptic_threshold": 0.1}
+
+
+def test_two_processes_give_the_same(data, checkpoint, tmp_path):
+    """Five images, so that one process has none left in the end; batches of two."""
+    words = [str(checkpoint), str(data / "panoptic"), "--batch-size=2"]
+    assert m2f_val(*words, "--output", tmp_path / "one") == 0
+    outputs = in_processes(2, ["val", *words, "--cpu", "--workers=0", "--output", str(tmp_path / "two")])
+    one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
+    assert two["images"] == 5
+    for task, numbers in one["results"].items():
+        assert two["results"][task] == pytest.approx(numbers, abs=1e-9), outputs
+    for name in ("instances.json", "panoptic.json"):
+        assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
+    pngs = [sorted(path.name for path in (tmp_path / name).glob("*/*.png")) for name in ("one", "two")]
+    assert pngs[0] == pngs[1] and len(pngs[0]) == 10
+    assert [output.count("\npanoptic\n") for output in outputs] == [1, 0]  # the main process alone speaks
+
+
+def in_processes(count: int, words: list[str]) -> list[str]:
+    """What `accelerate launch -m m2f` starts: the same program with these variables. Gives their outputs."""
+    with socket.socket() as listener:  # a port that is free now
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    shared = {"ACCELERATE_USE_CPU": "true", "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "m2f", *words],
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=ROOT,
+        )
+        for rank in range(count)
+    ]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * count, "\n".join(outputs)
+    return outputs
+
+
+def test_a_broken_image(tmp_path, reader, capsys):
+    write_instances(tmp_path)
+    (tmp_path / "val" / "train-2.png").write_bytes(b"no image")
+    assert "train-2.png of the evaluation cannot be read" in error_of(capsys, "reader", tmp_path)
+    assert m2f_val("reader", tmp_path, "--on-broken-image=skip", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 4
+
+
+def test_bad_input_is_one_line(data, checkpoint, tmp_path, capsys):
+    error = error_of(capsys, tmp_path / "nowhere", data / "instance")
+    assert "nowhere" in error
+    error = error_of(capsys, checkpoint, data / "instance", "--task=panoptic")
+    assert "task panoptic cannot be measured" in error and "made for instance" in error
+    error = error_of(capsys, checkpoint, data / "instance")
+    assert "only in the dataset: blue" in error
+    assert "no split 'test'" in error_of(capsys, checkpoint, data / "panoptic", "--split=test")
+    assert "ignore_unknown" in error_of(
+        capsys, checkpoint, data / "panoptic", "--data-options", "ignore_unknown=false"
+    )
+    assert "nonsense" in error_of(capsys, checkpoint, data / "panoptic", "--data-options", "nonsense=1")
+    assert "--task semantic alone" in error_of(capsys, checkpoint, data / "panoptic", "--flip")
+    assert "--task semantic alone" in error_of(capsys, checkpoint, data / "panoptic", "--scales=0.5")
+    assert "fp16 needs a GPU" in error_of(capsys, checkpoint, data / "panoptic", "--mixed-precision=fp16")
+
+
+def test_no_split_for_validation(tmp_path, reader, capsys):
+    """A folder needs a name for the split; a file is the split."""
+    path = write_instances(tmp_path).rename(tmp_path / "instances_train.json")
+    assert "the splits train, none of which is for validation; give --split" in error_of(capsys, "reader", tmp_path)
+    assert m2f_val("reader", path) == 0
+    path.write_text(json.dumps({**json.loads(path.read_text()), "images": [], "annotations": []}))
+    assert "has no image" in error_of(capsys, "reader", path, "--image-folder", tmp_path / "val")
+
+
+def test_results_of_another_run_are_safe(data, reader, tmp_path, capsys):
+    words = ["reader", data / "instance", "--output", tmp_path / "out"]
+    assert m2f_val(*words) == 0
+    assert "--overwrite" in error_of(capsys, *words)
+    assert m2f_val(*words, "--overwrite") == 0
+    (tmp_path / "model").write_text("weights")
+    assert "did not write (model" in error_of(capsys, *words[:3], tmp_path)
+
+
+@pytest.mark.parametrize(
+    "words", [["--scales=0"], ["--scales=1,1"], ["--scales=x"], ["--batch-size=0"], ["--workers=x"]]
+)
+def test_wrong_arguments(words, capsys):
+    with pytest.raises(SystemExit):
+        main(["val", "checkpoint", "data", *words])
+    assert "error: argument --" in capsys.readouterr().err
