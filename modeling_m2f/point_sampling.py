@@ -26,7 +26,7 @@ def sample_at_points(maps: Tensor, points: Tensor) -> Tensor:
     Returns:
         (N, C, R) float32.
     """
-    grid = 2 * points.expand(maps.shape[0], -1, -1)[:, :, None] - 1
+    grid = (2 * points).sub_(1).expand(maps.shape[0], -1, -1)[:, :, None]
     return grid_sample(maps.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False).squeeze(-1)
 
 
