@@ -27,11 +27,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--split", default="train")
     parser.add_argument("--edge", type=int, default=256, help="of the images in training and evaluation")
     parser.add_argument("--queries", type=int, default=100)
+    parser.add_argument("--channels", type=int, default=64)
+    parser.add_argument("--encoder-layers", type=int, default=3)
+    parser.add_argument("--predictions", type=int, default=5, help="of the Transformer decoder, one more than layers")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
 
-def build_config(dataset, queries: int) -> M2FConfig:
+def build_config(dataset, args: argparse.Namespace) -> M2FConfig:
     backbone = {
         "model_type": "swin",
         "embed_dim": 32,
@@ -43,16 +46,16 @@ def build_config(dataset, queries: int) -> M2FConfig:
     }
     return M2FConfig(
         backbone_config=backbone,
-        feature_size=128,
-        mask_feature_size=128,
-        hidden_dim=128,
-        encoder_layers=6,
-        encoder_feedforward_dim=512,
-        decoder_layers=10,
-        dim_feedforward=512,
+        feature_size=args.channels,
+        mask_feature_size=args.channels,
+        hidden_dim=args.channels,
+        encoder_layers=args.encoder_layers,
+        encoder_feedforward_dim=4 * args.channels,
+        decoder_layers=args.predictions,
+        dim_feedforward=4 * args.channels,
         num_attention_heads=4,
-        num_queries=queries,
-        train_num_points=4096,  # the mask logits have 64 x 64 cells at an edge of 256
+        num_queries=args.queries,
+        train_num_points=2048,  # the mask logits have 64 x 64 cells at an edge of 256
         **label_fields(dataset),
     )
 
@@ -68,7 +71,7 @@ def channel_statistics(dataset) -> dict[str, list[float]]:
 def main(args: argparse.Namespace):
     dataset = open_dataset(args.data, args.split)
     torch.manual_seed(args.seed)
-    model = M2FForUniversalSegmentation(build_config(dataset, args.queries))
+    model = M2FForUniversalSegmentation(build_config(dataset, args))
     processor = M2FImageProcessor(
         task=model.config.task,
         thing_label_ids=model.config.thing_label_ids,

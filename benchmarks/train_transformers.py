@@ -1,6 +1,7 @@
 """transformers' Mask2Former trained with the options of `m2f train`, for `compare_training.py`.
 
-    python benchmarks/train_transformers.py --config recipe.yaml --data DATA --model START --max-steps 500 --output OUT
+    python benchmarks/train_transformers.py --config recipe.yaml --data DATA --model START --max-steps 500 \
+        --seconds 600 --output OUT
 
 Images, their order and augmentation, parameter groups, schedule and clipping are those of `m2f train`; model and loss
 are transformers', and the labels have the form that these take, a float mask for each segment. At the end the weights
@@ -29,6 +30,8 @@ from m2f.training.sample_stream import SampleStream, StreamBatches
 from m2f.training.training_log import CsvLog
 from m2f.training.training_options import TrainingOptions
 
+_MOST = 4  # times the steps of `m2f train`, should there be time for them
+
 
 def their_model(folder: str) -> Mask2FormerForUniversalSegmentation:
     """With the weights of our checkpoint."""
@@ -50,11 +53,12 @@ def our_model(theirs: Mask2FormerForUniversalSegmentation, folder: str) -> M2FFo
 
 
 def batches(options: TrainingOptions, dataset, processor) -> torch.utils.data.DataLoader:
-    stream = SampleStream(dataset, options.seed, options.max_steps * options.batch_size)
+    steps = _MOST * options.max_steps
+    stream = SampleStream(dataset, options.seed, steps * options.batch_size)
     preset = augmentation_preset(options.augmentation, options.crop_size)
     return torch.utils.data.DataLoader(
         TrainingDataset(stream, preset.augmentation, options.seed, on_error=options.on_broken_image),
-        batch_sampler=StreamBatches(options.batch_size, 1, 1, 0, 0, options.max_steps),
+        batch_sampler=StreamBatches(options.batch_size, 1, 1, 0, 0, steps),
         collate_fn=Collator(processor, form="masks", keep_size=True, canvas=preset.canvas),
         num_workers=options.workers,
     )
@@ -68,8 +72,8 @@ def as_lists(batch: dict) -> dict:
     return {**batch, "mask_labels": masks, "class_labels": classes}
 
 
-def train(options: TrainingOptions, model, loader, log: CsvLog) -> float:
-    """All steps; gives the seconds that they took."""
+def train(options: TrainingOptions, model, loader, log: CsvLog, limit: float) -> dict[str, float]:
+    """For `limit` seconds, over which the learning rate falls as `m2f train` lets it fall over `max_steps`."""
     groups = parameter_groups(model, options.learning_rate, options.weight_decay, options.backbone_lr_multiplier)
     optimizer = torch.optim.AdamW(groups, fused=True)
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -78,19 +82,21 @@ def train(options: TrainingOptions, model, loader, log: CsvLog) -> float:
     start, losses = time.perf_counter(), []
     for step, batch in enumerate(loader):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * schedule.factor(step)
+            group["lr"] = rate * schedule.factor(options.max_steps * (time.perf_counter() - start) / limit)
         loss = model(**as_lists(batch)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-        if len(losses) == options.log_every or step + 1 == options.max_steps:
-            elapsed = time.perf_counter() - start
+        elapsed = time.perf_counter() - start
+        if len(losses) == options.log_every or elapsed >= limit:
             log.append({"step": step + 1, "seconds": round(elapsed, 1), "loss": sum(losses) / len(losses)})
             print(f"step {step + 1} {elapsed:.0f} s loss {sum(losses) / len(losses):.3f}", flush=True)
             losses = []
-    return time.perf_counter() - start
+        if elapsed >= limit:
+            return {"steps": step + 1, "training_seconds": elapsed}
+    raise ValueError(f"{len(loader)} steps took {elapsed:.0f} s; give more --max-steps for a limit of {limit:.0f} s")
 
 
 def main(args: argparse.Namespace):
@@ -102,15 +108,16 @@ def main(args: argparse.Namespace):
     model = their_model(options.model)
     ours = M2FForUniversalSegmentation.from_pretrained(options.model)
     processor = make_processor(options, ours, None, print)
-    seconds = train(options, model, batches(options, dataset, processor), CsvLog(output / "log.csv", 0))
+    loader = batches(options, dataset, processor)
+    found = train(options, model, loader, CsvLog(output / "log.csv", 0), args.seconds)
     model.save_pretrained(output)
     results = evaluate_model(our_model(model, options.model).eval(), processor, validation)
-    (output / "results.json").write_text(json.dumps({"training_seconds": seconds, **results}, indent=1) + "\n")
-    print(json.dumps(results), flush=True)
+    (output / "results.json").write_text(json.dumps({**found, **results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_option_arguments(parser)
+    parser.add_argument("--seconds", type=float, required=True, help="of training")
     parser.usage = None
     main(parser.parse_args())
