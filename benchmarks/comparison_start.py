@@ -6,10 +6,14 @@ writes a checkpoint of our format, which transformers' Mask2Former reads too, an
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+from demo_model import sine_embeddings
 
 from m2f.configuration.configuration_m2f import M2FConfig
 from m2f.data.dataset_formats import open_dataset
@@ -42,6 +46,8 @@ def build_config(dataset, args: argparse.Namespace) -> M2FConfig:
         "num_heads": [2, 4, 8, 16],
         "window_size": 8,
         "drop_path_rate": 0.0,
+        "image_size": args.edge,
+        "use_absolute_embeddings": True,
         "out_features": ["stage1", "stage2", "stage3", "stage4"],
     }
     return M2FConfig(
@@ -72,10 +78,14 @@ def main(args: argparse.Namespace):
     dataset = open_dataset(args.data, args.split)
     torch.manual_seed(args.seed)
     model = M2FForUniversalSegmentation(build_config(dataset, args))
+    # As in the demo: nothing tells objects apart that look alike, until a backbone has learned where it is.
+    embeddings = next(p for name, p in model.named_parameters() if name.endswith("embeddings.position_embeddings"))
+    embeddings.data.copy_(sine_embeddings(args.edge // 4, embeddings.shape[-1]))
     processor = M2FImageProcessor(
         task=model.config.task,
         thing_label_ids=model.config.thing_label_ids,
         size={"longest_edge": args.edge},
+        pad_size={"height": args.edge, "width": args.edge},  # the backbone's positions are learned for this size
         **channel_statistics(dataset),
     )
     model.save_pretrained(args.folder)

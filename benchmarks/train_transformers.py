@@ -46,8 +46,8 @@ def their_model(folder: str) -> Mask2FormerForUniversalSegmentation:
 
 
 def our_model(theirs: Mask2FormerForUniversalSegmentation, folder: str) -> M2FForUniversalSegmentation:
-    """With the weights of transformers' model, for the evaluation."""
-    ours = M2FForUniversalSegmentation.from_pretrained(folder)
+    """With the weights of transformers' model, for the evaluation; padding is seen as it was in training."""
+    ours = M2FForUniversalSegmentation.from_pretrained(folder, mask_padding=False)
     ours.load_state_dict(theirs.state_dict(), strict=False)
     return ours
 

@@ -83,9 +83,9 @@ def spelling(path: Path, tree: ast.Module, text: str) -> Iterator[str]:
 
 
 def direction(path: Path, tree: ast.Module, text: str) -> Iterator[str]:
-    """Parts import along `ALLOWED` only, and `commands` is for cli.py (and tests)."""
+    """Parts import along `ALLOWED` only, and `commands` is for cli.py (benchmarks and tests)."""
     part = part_of(path)
-    runs_commands = part == "commands" or path == Path("m2f", "cli.py") or path.parts[0] == "tests"
+    runs_commands = part == "commands" or path == Path("m2f", "cli.py") or path.parts[0] in ("benchmarks", "tests")
     for line, module, _ in imports(tree):
         if module.split(".")[0] == "m2f":
             other = part_of(file_of(module))

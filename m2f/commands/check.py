@@ -6,10 +6,10 @@ import json
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
+from m2f.commands.data_arguments import add_data_arguments
 from m2f.data.check_report import CheckReport, SplitSummary
 from m2f.data.contact_sheet import draw_contact_sheet
 from m2f.data.dataset_check import TINY_PIXELS, check_dataset
@@ -22,10 +22,7 @@ _MAX_CLASSES = 40  # shown without --all
 def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("data", metavar="DATA", help="folder or annotation file")
     parser.add_argument("--split", action="append", metavar="NAME", help="check this split; may be repeated (all)")
-    parser.add_argument("--format", default="auto", help="format of the dataset (found out)")
-    parser.add_argument("--image-folder", metavar="FOLDER", help="where the images are, if not beside their labels")
-    option = "for the reader of the format, such as ignore_index=0; may be repeated"
-    parser.add_argument("--option", type=_option, action="append", default=[], metavar="NAME=VALUE", help=option)
+    add_data_arguments(parser)
     parser.add_argument("--sheet", type=Path, default=Path("m2f_check.png"), metavar="FILE.png", help="(%(default)s)")
     parser.add_argument("--sheet-images", type=_count, default=24, metavar="N", help="images on it (24); 0: no sheet")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report, with all findings, as json")
@@ -48,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         args.split,
         args.format,
         args.image_folder,
-        dict(args.option),
+        dict(args.data_options),
         workers=args.workers,
         tiny_pixels=args.tiny,
         progress=True,
@@ -68,17 +65,6 @@ def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
     return int(text)
-
-
-def _option(text: str) -> tuple[str, Any]:
-    """Name and value; the value is json, or else a text."""
-    name, equals, value = text.partition("=")
-    if not name.isidentifier() or not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
 
 
 def _check_writable(file: Path):

@@ -4,7 +4,6 @@ it goes on from its last checkpoint.
 In several processes: `accelerate launch [...] -m m2f train [...]`."""
 
 import argparse
-import json
 import signal
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Any
 from accelerate.utils import set_seed
 from transformers.utils import cached_file, logging
 
+from m2f.commands.data_arguments import reader_option
 from m2f.data.augmentation_presets import augmentation_preset
 from m2f.data.dataset_formats import list_splits, open_dataset
 from m2f.data.dataset_paths import split_of_name
@@ -118,7 +118,7 @@ def closing_line(outcome: Outcome, options: TrainingOptions) -> str:
 
 
 def _open(options: TrainingOptions, path: str, split: str, image_folder: str | None) -> Any:
-    reader_options = dict(map(_reader_option, options.data_options))
+    reader_options = dict(map(reader_option, options.data_options))
     try:
         return open_dataset(path, split, options.data_format, image_folder, **reader_options)
     except TypeError as error:
@@ -142,17 +142,6 @@ def _evaluation_size(options: TrainingOptions) -> dict[str, int] | None:
     if given or options.augmentation == NO_AUGMENTATION:
         return given or None
     return augmentation_preset(options.augmentation, options.crop_size).processor_size
-
-
-def _reader_option(text: str) -> tuple[str, Any]:
-    """Name and value; the value is json, or else a text."""
-    name, equals, value = text.partition("=")
-    if not name.isidentifier() or not equals:
-        raise ValueError(f"data_options holds {text!r}; each is of the form NAME=VALUE")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
 
 
 def _printer(is_main: bool) -> Callable[[str], None]:

@@ -16,6 +16,7 @@ from typing import Any
 from accelerate import Accelerator
 from transformers.utils import logging
 
+from m2f.commands.data_arguments import add_data_arguments
 from m2f.data.dataset_formats import list_splits, open_dataset
 from m2f.data.dataset_paths import split_of_name
 from m2f.evaluation.result_folder import ResultFolder, without_nan
@@ -38,10 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser):
     trained_for = "what the checkpoint was trained for, where it does not say (what the labels are made for)"
     parser.add_argument("--trained-for", choices=TASKS_OF, help=trained_for)
     parser.add_argument("--split", metavar="NAME", help="split (the one called val, valid, validation or dev)")
-    parser.add_argument("--format", default="auto", help="format of the dataset (found out)")
-    parser.add_argument("--image-folder", metavar="FOLDER", help="where the images are, if not beside their labels")
-    option = "for the reader of the format, such as ignore_index=0"
-    parser.add_argument("--data-options", type=_option, nargs="*", default=[], metavar="NAME=VALUE", help=option)
+    add_data_arguments(parser)
     parser.add_argument("--on-broken-image", choices=("raise", "skip"), default="raise", help="(%(default)s)")
     parser.add_argument("--shortest-edge", type=_count, metavar="N", help="resize images to this (the checkpoint's)")
     parser.add_argument("--longest-edge", type=_count, metavar="N", help="but to no more than this")
@@ -234,14 +232,3 @@ def _scales(text: str) -> tuple[float, ...]:
     if not scales or not all(0 < scale <= 16 for scale in scales) or len(set(scales)) < len(scales):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of different numbers above 0, such as 0.5,1,1.5")
     return scales
-
-
-def _option(text: str) -> tuple[str, Any]:
-    """Name and value; the value is json, or else a text."""
-    name, equals, value = text.partition("=")
-    if not name.isidentifier() or not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value

@@ -110,12 +110,12 @@ def test_counts_are_whole_numbers(value, capsys):
 def test_options_go_to_the_reader(monkeypatch, capsys):
     given = []
     monkeypatch.setattr("m2f.commands.check.check_dataset", lambda *args, **_: given.append(args) or many_findings())
-    options = ["--option", "ignore_index=0", "--option", "task=panoptic", "--option", 'id2label={"1": "a=b"}']
+    options = ["--data-options", "ignore_index=0", "task=panoptic", 'id2label={"1": "a=b"}']
     main(["check", "data", "--format", "f", "--image-folder", "images", "--sheet-images", "0", *options])
     expected = {"ignore_index": 0, "task": "panoptic", "id2label": {"1": "a=b"}}
     assert given == [("data", None, "f", "images", expected)]
     with pytest.raises(SystemExit):
-        main(["check", "data", "--option", "ignore_index"])
+        main(["check", "data", "--data-options", "ignore_index"])
     assert "'ignore_index' is not of the form NAME=VALUE" in capsys.readouterr().err
 
 

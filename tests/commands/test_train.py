@@ -12,7 +12,8 @@ from small_models import BACKBONES, SMALL
 from transformers import AutoModelForUniversalSegmentation
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from m2f.commands.train import _evaluation_size, _reader_option, add_arguments, closing_line, open_datasets, run
+from m2f.commands.data_arguments import reader_option
+from m2f.commands.train import _evaluation_size, add_arguments, closing_line, open_datasets, run
 from m2f.training.option_sources import read_options, resolve_options
 from m2f.training.run_folder import TrainingDiverged
 from m2f.training.training_run import Outcome
@@ -163,7 +164,7 @@ def test_validation_data_of_its_own(data, scratch, tmp_path):
 
 def test_options_of_the_reader_reach_it(data):
     options = resolve_options({"data": str(data), "data_options": ["ignore_unknown=false"]})
-    assert _reader_option("a=[1, 2]") == ("a", [1, 2]) and _reader_option("task=x") == ("task", "x")
+    assert reader_option("a=[1, 2]") == ("a", [1, 2]) and reader_option("task=x") == ("task", "x")
     open_datasets(options)
     with pytest.raises(ValueError, match="data_options.*nonsense"):
         open_datasets(resolve_options({"data": str(data), "data_options": ["nonsense=1"]}))
