@@ -66,6 +66,7 @@ class SemanticFolder:
         names = None if id2label is None else check_names(id2label, "id2label")
         unknown = IGNORED if ignore_unknown else NOTHING
         labels = None if names is None else list(names)
+        self._labels, self._first_label = labels, int(reduce_labels)
         self._table = ClassTable(labels, ignore_index, reduce_labels, unknown, zero=unknown)
         self._id2label = None if names is None else dict(enumerate(names.values()))
         self._class_folders = [Path(folder) for folder in class_folders] or [self.label_folder]
@@ -88,6 +89,12 @@ class SemanticFolder:
             classes = (self._table.classes(read_label_map(path, str(path)), str(path)) for path in paths)
             self._id2label = names_by_number(highest_class(classes))
         return self._id2label
+
+    @property
+    def label_values(self) -> list[int]:
+        """The number of each class in the label maps, such as 1 to 150 for ADE20K's classes 0 to 149."""
+        labels = range(len(self.id2label)) if self._labels is None else self._labels
+        return [label + self._first_label for label in labels]
 
     def __len__(self) -> int:
         return len(self._files)

@@ -100,7 +100,10 @@ def dataset_numbers(dataset: Any) -> list[int]:
     if dataset.format == "cityscapes":
         number_of = {label.name: label.id for label in CLASSES}
         return [number_of[dataset.id2label[label]] for label in sorted(dataset.id2label)]
-    return list(getattr(dataset, "category_ids", sorted(dataset.id2label)))
+    for numbers in ("category_ids", "label_values"):
+        if hasattr(dataset, numbers):
+            return list(getattr(dataset, numbers))
+    return sorted(dataset.id2label)
 
 
 class _Recorder:

@@ -82,6 +82,15 @@ def test_without_names_classes_are_numbered_up_to_the_highest_of_all_splits(writ
     assert len(dataset.id2label) == 5 and dataset[0].segments.class_ids.tolist() == [0, 1, 2]
 
 
+def test_the_numbers_of_the_classes_in_the_files(write):
+    """What predictions are written with, so that they can be compared with the label maps pixel by pixel."""
+    folders = write({"a": LABELS.clip(max=2)})
+    assert SemanticFolder(*folders).label_values == [0, 1, 2]
+    assert SemanticFolder(*folders, reduce_labels=True).label_values == [1, 2]
+    assert SemanticFolder(*folders, {0: "wall", 1: "building"}, reduce_labels=True).label_values == [1, 2]
+    assert SemanticFolder(*folders, {0: "sky", 2: "car", 7: "road"}).label_values == [0, 2, 7]
+
+
 def test_labels_that_are_no_class_are_refused(write):
     dataset = SemanticFolder(*write({"a": LABELS}), ["sky", "road"])
     with pytest.raises(ValueError, match=r"annotations/a\.png holds the labels 2; the classes are the labels 0, 1 \("):

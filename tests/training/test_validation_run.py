@@ -242,6 +242,9 @@ def test_numbers_of_a_dataset():
     dataset.category_ids = [1] * 19
     dataset.format = "coco-instance"
     assert dataset_numbers(dataset) == [1] * 19
+    del dataset.category_ids
+    dataset.label_values = list(range(1, 20))
+    assert dataset_numbers(dataset) == list(range(1, 20))
 
 
 def test_gradients_and_mode_are_left_alone(tmp_path):
