@@ -26,9 +26,12 @@ REQUIREMENTS = [
     "huggingface-hub>=1.31",
     "numpy>=2.2",
     "pillow>=12.3",
+    "psutil>=7.2",
     "pycocotools>=2.0.11",
+    "pyyaml>=6.0",
     "safetensors>=0.8",
     "scipy>=1.15",
+    "tqdm>=4.67",
 ]
 EXTRAS = {
     "test": [

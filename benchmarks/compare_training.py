@@ -4,6 +4,8 @@
     python benchmarks/compare_training.py nuclei --data DATA --start START --minutes 30 --steps 1500 \
         --work FOLDER --out benchmarks/results/training_nuclei_cpu.json
 
+writes the numbers, and the two loss curves as a PNG beside them.
+
 `m2f train` does `--steps` steps; transformers' model (`train_transformers.py`) trains for `--minutes`, and where ours
 took longer than that, the result says so. Both run at the same time, on one core each, so that whatever else the
 machine does meets both. The first argument names a recipe in benchmarks/recipes.
@@ -22,6 +24,8 @@ import torch
 import transformers
 from measurement_report import processor
 
+from m2f.evaluation.result_folder import without_nan
+from m2f.training.loss_curves import Panel, draw_panels
 from m2f.training.training_log import read_rows
 
 HERE = Path(__file__).resolve().parent
@@ -77,6 +81,11 @@ def our_curve(folder: Path, batch_size: int) -> list[dict[str, float]]:
     return curve
 
 
+def draw(curves: dict[str, list[dict[str, float]]], path: Path):
+    lines = {name: [(row["seconds"], row["loss"]) for row in rows] for name, rows in curves.items()}
+    draw_panels([Panel("loss over seconds of training", lines)], path)
+
+
 def main(args: argparse.Namespace):
     elapsed, ours, theirs = run_both(args)
     evaluations = read_rows(ours / "evaluations.csv")
@@ -104,7 +113,8 @@ def main(args: argparse.Namespace):
             "transformers": [{name: float(x) for name, x in row.items()} for row in read_rows(theirs / "log.csv")],
         },
     }
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    args.out.write_text(json.dumps(without_nan(result), indent=1) + "\n")
+    draw(result["curves"], args.out.with_suffix(".png"))
     for name in ("ours", "transformers"):
         print(name, json.dumps(result[name]))
 

