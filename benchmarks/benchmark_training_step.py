@@ -39,6 +39,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--only", choices=("seconds", "memory"), help="leave the other out")
     parser.add_argument("--out", type=Path, help="json file for the rows")
     return parser.parse_args()
 
@@ -72,17 +73,17 @@ def peaks(form: str, args: argparse.Namespace, case: tuple[int, int, int]) -> di
 
 def measure(args: argparse.Namespace, case: tuple[int, int, int]) -> dict:
     """A row of the results."""
-    seconds = times(args, case)
-    forms = {}
-    for form in FORMS:
-        forms[form] = {"seconds": spread(seconds[form])}
-        if can_measure(args.device):
-            forms[form]["peak_bytes"] = peaks(form, args, case)
-    for form in FORMS:
-        if form != THEIRS:
-            forms[form]["times_faster"] = spread([b / a for a, b in zip(seconds[form], seconds[THEIRS], strict=True)])
-            theirs = forms[THEIRS].get("peak_bytes", {})
-            forms[form]["memory_share"] = {kind: forms[form]["peak_bytes"][kind] / theirs[kind] for kind in theirs}
+    forms = {form: {} for form in FORMS}
+    if args.only != "memory":
+        seconds = times(args, case)
+        for form in FORMS:
+            ratios = [theirs / own for own, theirs in zip(seconds[form], seconds[THEIRS], strict=True)]
+            forms[form] |= {"seconds": spread(seconds[form]), "times_faster": spread(ratios)}
+    if args.only != "seconds" and can_measure(args.device):
+        found = {form: peaks(form, args, case) for form in FORMS}
+        for form in FORMS:
+            shares = {kind: found[form][kind] / found[THEIRS][kind] for kind in found[form]}
+            forms[form] |= {"peak_bytes": found[form], "memory_share": shares}
     edge, batch, masks = case
     return {"edge": edge, "batch": batch, "masks": masks, "type": args.autocast or "float32", "forms": forms}
 
@@ -92,11 +93,11 @@ def print_row(row: dict):
     for form, found in row["forms"].items():
         shares = found.get("memory_share", {})
         memory = " ".join(
-            f"{kind} {value / 1e9:5.2f} GB" + (f" ({shares[kind]:.2f})" if kind in shares else "")
-            for kind, value in found.get("peak_bytes", {}).items()
+            f"{kind} {value / 1e9:5.2f} GB ({shares[kind]:.3f})" for kind, value in found.get("peak_bytes", {}).items()
         )
         ratios = " / ".join(f"{value:.2f}" for value in found.get("times_faster", {}).values())
-        print(f"  {form:20s} {found['seconds']['median']:7.2f} s  {ratios:20s} {memory}", flush=True)
+        seconds = f"{found['seconds']['median']:7.2f} s" if "seconds" in found else ""
+        print(f"  {form:20s} {seconds}  {ratios:20s} {memory}", flush=True)
 
 
 def main(args: argparse.Namespace):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("m2f", "configuration", "image_processing", "modeling_m2f", "scripts", "benchmarks", "tests")
+FOLDERS = ("m2f", "configuration", "image_processing", "modeling_m2f", "scripts", "benchmarks", "examples", "tests")
 
 # What each part of the library may import from the others. Nothing imports `m2f` (the files directly in m2f/),
 # `scripts`, `benchmarks` and `tests`, which may import everything. So may `commands`, which m2f/cli.py alone imports.
