@@ -12,17 +12,14 @@ numbers, relative to the largest number. The file is written after every row.
 """
 
 import argparse
-import json
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import transformers
 from deformable_attention_forms import OURS, installed_forms, make_inputs, run, versions
 from deformable_attention_memory import measure_memory
-from measurement_report import processor, spread
+from measurement_report import machine, spread, write_results
 from peak_memory import growth
 
 from m2f.modeling_m2f.kernels.kernel_report import kernel_report
@@ -137,33 +134,18 @@ def print_row(row: dict):
         print(f"  {name:22s} {words.splitlines()[0][:90]}", flush=True)
 
 
-def machine(args: argparse.Namespace) -> dict:
-    found = {
-        "processor": processor(),
-        "threads": args.threads,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        **versions(installed_forms()),
-        "ours": {name: found for name, found in kernel_report() if name.startswith(args.device)},
-    }
-    if args.device == "cuda":
-        found |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
-    return found
-
-
 def main(args: argparse.Namespace):
     torch.set_num_threads(args.threads)
-    results = {"machine": machine(args), "rows": []}
+    ours = {name: found for name, found in kernel_report() if name.startswith(args.device)}
+    about = machine(args.device, threads=args.threads, **versions(installed_forms()), ours=ours)
+    results = {"machine": about, "rows": []}
     for size in args.sizes:
         for batch in args.batches:
             for dtype in args.dtypes:
                 for backward in (False, True):
                     results["rows"].append(measure(args, size, batch, dtype, backward))
                     print_row(results["rows"][-1])
-                    if args.out:
-                        args.out.parent.mkdir(parents=True, exist_ok=True)
-                        args.out.write_text(json.dumps(results, indent=1) + "\n")
+                    write_results(results, args.out)
 
 
 if __name__ == "__main__":

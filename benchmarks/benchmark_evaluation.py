@@ -10,12 +10,11 @@ import argparse
 import contextlib
 import io
 import json
-import platform
 import time
 from pathlib import Path
 
 import numpy as np
-from measurement_report import processor, spread
+from measurement_report import machine, spread, write_results
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -90,7 +89,7 @@ def main(args: argparse.Namespace):
         predictions = moved_truth(truth)
         precision = reference(truth, predictions, args.max_detections)
     result = {
-        "machine": {"processor": processor(), "python": platform.python_version()},
+        "machine": machine(),
         "images": len(predictions),
         "annotations": len(truth.getAnnIds()),
         "predictions": sum(len(found["segmentation"]) for found in predictions.values()),
@@ -105,8 +104,7 @@ def main(args: argparse.Namespace):
             "AP50_minus_pycocotools": numbers["AP50"] - float(precision[0][precision[0] > -1].mean()),
         }
     print(json.dumps(result, indent=1))
-    if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_results(result, args.out)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,13 @@ Each measurement is a process of its own, which imports the package first; only 
 """
 
 import argparse
-import json
 import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from measurement_report import machine, spread, write_results
 
 CALL = """
 import sys, time, torch
@@ -57,13 +56,11 @@ def main():
     rows = []
     for name, pairs in times.items():
         for kind, seconds in zip(("forward", "backward"), zip(*pairs, strict=True), strict=True):
-            spread = {"min": min(seconds), "median": statistics.median(seconds), "max": max(seconds)}
-            rows.append({"cache": name, "pass": kind, "seconds": spread})
-            print(name, kind, " / ".join(f"{1e3 * x:.0f}" for x in spread.values()), "ms (min / median / max)")
-    if args.out:
-        machine = {"device": args.device, "processor": platform.processor() or platform.machine()}
-        machine |= {"cores": os.cpu_count(), "python": platform.python_version()}
-        args.out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+            found = spread(seconds)
+            rows.append({"cache": name, "pass": kind, "seconds": found})
+            print(name, kind, " / ".join(f"{1e3 * x:.0f}" for x in found.values()), "ms (min / median / max)")
+    about = {"device": args.device, **machine(args.device, cores=os.cpu_count())}
+    write_results({"machine": about, "rows": rows}, args.out)
 
 
 if __name__ == "__main__":

@@ -12,17 +12,14 @@ and how many depends on the order of allocations. The file is written after ever
 """
 
 import argparse
-import json
 import os
-import platform
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import torch
-import transformers
-from measurement_report import processor, spread
+from measurement_report import machine, spread, write_results
 from peak_memory import can_measure, growth
 from training_step_forms import FORMS, THEIRS, Step, make_batch
 
@@ -102,23 +99,12 @@ def print_row(row: dict):
 
 def main(args: argparse.Namespace):
     torch.set_num_threads(args.threads)
-    machine = {
-        "processor": processor(),
-        "threads": args.threads,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-    if args.device == "cuda":
-        machine |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
-    results = {"machine": machine, "rows": []}
+    results = {"machine": machine(args.device, threads=args.threads), "rows": []}
     for text in args.cases:
         case = tuple(map(int, text.split("x")))
         results["rows"].append(measure(args, case))
         print_row(results["rows"][-1])
-        if args.out:
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.write_text(json.dumps(results, indent=1) + "\n")
+        write_results(results, args.out)
 
 
 if __name__ == "__main__":

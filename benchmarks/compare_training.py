@@ -14,18 +14,16 @@ machine does meets both. The first argument names a recipe in benchmarks/recipes
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import torch
-import transformers
-from measurement_report import processor
+from measurement_report import machine, write_results
 
 from m2f.evaluation.result_folder import without_nan
 from m2f.training.loss_curves import Panel, draw_panels
+from m2f.training.option_sources import read_options
 from m2f.training.training_log import read_rows
 
 HERE = Path(__file__).resolve().parent
@@ -89,15 +87,9 @@ def draw(curves: dict[str, list[dict[str, float]]], path: Path):
 def main(args: argparse.Namespace):
     elapsed, ours, theirs = run_both(args)
     evaluations = read_rows(ours / "evaluations.csv")
-    curve = our_curve(ours, batch_size=4)
+    curve = our_curve(ours, read_options(HERE / "recipes" / f"{args.recipe}.yaml")["batch_size"])
     result = {
-        "machine": {
-            "processor": processor(),
-            "threads_each": 1,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        "machine": machine(threads_each=1),
         "recipe": args.recipe,
         "seed": args.seed,
         "command": f"compare_training.py {args.recipe} --minutes {args.minutes:g} --steps {args.steps}",
@@ -113,7 +105,7 @@ def main(args: argparse.Namespace):
             "transformers": [{name: float(x) for name, x in row.items()} for row in read_rows(theirs / "log.csv")],
         },
     }
-    args.out.write_text(json.dumps(without_nan(result), indent=1) + "\n")
+    write_results(without_nan(result), args.out)
     draw(result["curves"], args.out.with_suffix(".png"))
     for name in ("ours", "transformers"):
         print(name, json.dumps(result[name]))

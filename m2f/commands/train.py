@@ -5,7 +5,6 @@ In several processes: `accelerate launch [...] -m m2f train [...]`."""
 
 import argparse
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from accelerate.utils import set_seed
 from transformers.utils import cached_file, logging
 
 from m2f.commands.data_arguments import reader_option
+from m2f.commands.messages import printer
 from m2f.data.augmentation_presets import augmentation_preset
 from m2f.data.dataset_formats import list_splits, open_dataset
 from m2f.data.dataset_paths import split_of_name
@@ -49,7 +49,7 @@ def train(options: TrainingOptions) -> int:
         raise ValueError("there is nothing to train on; give --data, a folder or an annotation file")
     logging.disable_progress_bar()  # transformers shows one for each file that it saves
     accelerator = make_accelerator(options)
-    say = _printer(accelerator.is_main_process)
+    say = printer(accelerator.is_main_process)
     checkpoint = find_checkpoint(options, say)
     dataset, validation = open_datasets(options)
     say(f"{options.data}: {dataset.format}, {len(dataset)} images to train on, {dataset_classes(dataset)}")
@@ -142,7 +142,3 @@ def _evaluation_size(options: TrainingOptions) -> dict[str, int] | None:
     if given or options.augmentation == NO_AUGMENTATION:
         return given or None
     return augmentation_preset(options.augmentation, options.crop_size).processor_size
-
-
-def _printer(is_main: bool) -> Callable[[str], None]:
-    return (lambda text: print(text, file=sys.stderr, flush=True)) if is_main else (lambda text: None)

@@ -8,7 +8,7 @@ import json
 import math
 import platform
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from transformers.utils import logging
 
 from m2f.commands.data_arguments import add_data_arguments
+from m2f.commands.messages import printer
 from m2f.data.dataset_formats import list_splits, open_dataset
 from m2f.data.dataset_paths import split_of_name
 from m2f.evaluation.result_folder import ResultFolder, without_nan
@@ -64,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser):
 def run(args: argparse.Namespace) -> int:
     logging.disable_progress_bar()
     accelerator = _accelerator(args)
-    say = _printer(accelerator.is_main_process)
+    say = printer(accelerator.is_main_process)
     dataset = open_validation_data(args)
     say(f"{args.data}: {dataset.format}, {len(dataset)} images of split {dataset.split!r}, {dataset_classes(dataset)}")
     checkpoint = load_checkpoint(args.checkpoint, dataset, args.trained_for, say, **_processor_fields(args))
@@ -204,10 +205,6 @@ def _views(args: argparse.Namespace) -> tuple[View, ...]:
 
 def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.4f}"
-
-
-def _printer(is_main: bool) -> Callable[[str], None]:
-    return (lambda text: print(text, file=sys.stderr, flush=True)) if is_main else (lambda text: None)
 
 
 def _count(text: str) -> int:

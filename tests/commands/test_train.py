@@ -75,7 +75,7 @@ def trained(data, scratch, tmp_path_factory):
     output = tmp_path_factory.mktemp("runs") / "first"
     with pytest.MonkeyPatch.context() as patch:
         lines = []
-        patch.setattr("m2f.commands.train._printer", lambda is_main: lines.append)
+        patch.setattr("m2f.commands.train.printer", lambda is_main: lines.append)
         assert m2f_train(*flags(data, scratch, output)) == 0
     return output, lines
 
