@@ -2,25 +2,17 @@
 
 import ctypes
 import functools
-import os
 
 import torch
 from torch import Tensor
 
 from m2f.modeling_m2f.kernels.cpu_compiler import KernelUnavailableError, load_library
+from m2f.modeling_m2f.kernels.cpu_library import C_TYPES, arithmetic_dtype, integers, pointer, threads
 from m2f.modeling_m2f.kernels.kernel_sources import read_source
 
 SOURCE = "ms_deform_attn_cpu.cpp"
-C_TYPES = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat16"}
 ENTRIES = ("m2f_forward", "m2f_backward")  # M2F_ENTRY of each
 LANES = 8  # as in the source
-# Multiplications below which a second thread costs more than it saves (starting one takes some 20 microseconds).
-WORK_PER_THREAD = 200_000
-
-
-def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Type of locations and sums for a storage type."""
-    return torch.promote_types(dtype, torch.float32)
 
 
 def cpu_unavailable_reason() -> str | None:
@@ -43,7 +35,7 @@ def forward(
     if out.numel():
         sizes = _sizes_and_threads(value, spatial_shapes, reference_points, queries, logits)
         results = (_value_by_head(value), out)
-        _function("m2f_forward", value, sampling_offsets)(*map(_pointer, (*inputs, *results)), *sizes)
+        _function("m2f_forward", value, sampling_offsets)(*map(pointer, (*inputs, *results)), *sizes)
     return out
 
 
@@ -71,7 +63,7 @@ def backward(
         wanted = (grad_value if need_value else None, grad_reference if need_reference else None)
         results = (_value_by_head(value), weights, *wanted, grad_offsets, grad_logits)
         _function("m2f_backward", value, sampling_offsets)(
-            *map(_pointer, (*inputs, *results)),
+            *map(pointer, (*inputs, *results)),
             *_sizes_and_threads(value, spatial_shapes, reference_points, queries, logits),
         )
     if need_reference:
@@ -95,33 +87,9 @@ def _function(entry: str, value: Tensor, sampling_offsets: Tensor):
     return getattr(_library(entry, value.dtype, value.shape[-1], *sampling_offsets.shape[3:5]), entry)
 
 
-# An OpenMP runtime does not survive a fork; a child's calls start threads of their own.
-_process = os.getpid()
-
-
-def _gomp_parallel() -> ctypes.c_void_p:
-    """Address of GOMP_parallel in the OpenMP runtime that torch has loaded (GNU's, or Intel's, which has it too); null
-    where there is none, and in a forked child."""
-    return ctypes.c_void_p(_loaded_gomp_parallel() if os.getpid() == _process else None)
-
-
-@functools.cache
-def _loaded_gomp_parallel() -> int | None:
-    try:
-        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p).value
-    except (AttributeError, OSError, TypeError):  # TypeError: CDLL(None) on Windows
-        return None
-
-
-def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
-
-
 def _sizes_and_threads(
     value: Tensor, spatial_shapes: list[int], reference_points: Tensor, queries: int, logits: Tensor
 ) -> tuple:
     batch, cells, heads, head_dim = value.shape
     sizes = [batch, cells, heads, queries, reference_points.shape[0], *spatial_shapes]
-    work = logits.numel() * 4 * head_dim
-    threads = max(1, min(torch.get_num_threads(), work // WORK_PER_THREAD))
-    return (ctypes.c_int64 * len(sizes))(*sizes), ctypes.c_int64(threads), _gomp_parallel()
+    return integers(*sizes), *threads(logits.numel() * 4 * head_dim)

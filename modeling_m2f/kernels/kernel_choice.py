@@ -12,7 +12,8 @@ import warnings
 import torch
 
 from m2f.modeling_m2f.kernels.cpu_compiler import KernelUnavailableError
-from m2f.modeling_m2f.kernels.cpu_kernel import C_TYPES, cpu_unavailable_reason
+from m2f.modeling_m2f.kernels.cpu_kernel import cpu_unavailable_reason
+from m2f.modeling_m2f.kernels.cpu_library import C_TYPES
 from m2f.modeling_m2f.kernels.cuda_check import cuda_unavailable_reason
 from m2f.modeling_m2f.kernels.ms_deform_attn_op import define_operator
 
@@ -65,15 +66,15 @@ def use_kernel(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 @torch.compiler.assume_constant_result
-def explain_reference(device: torch.device, reason: str) -> bool:
-    """False, after a warning that plain PyTorch runs on `device`; each warning is given once.
+def explain_reference(device: torch.device, reason: str, what: str = "Deformable attention") -> bool:
+    """False, after a warning that `what` runs in plain PyTorch on `device`; each warning is given once.
 
     Raises:
         KernelUnavailableError: M2F_KERNELS=compiled.
     """
     if kernels_choice() == "compiled":
         raise KernelUnavailableError(f"M2F_KERNELS=compiled, but there is no kernel on {device}: {reason}")
-    _warn_once(f"Deformable attention runs in plain PyTorch on {device}, which is slower: {reason}")
+    _warn_once(f"{what} runs in plain PyTorch on {device}, which is slower: {reason}")
     return False
 
 

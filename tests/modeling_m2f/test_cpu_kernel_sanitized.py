@@ -7,6 +7,7 @@ import pytest
 
 from m2f.modeling_m2f.kernels.cpu_compiler import find_compiler
 from m2f.modeling_m2f.kernels.cpu_kernel import ENTRIES, SOURCE
+from m2f.modeling_m2f.kernels.kernel_sources import read_source
 
 FOLDER = Path(__file__).resolve().parent
 KERNEL = FOLDER.parents[1] / "modeling_m2f" / "kernels" / "csrc" / SOURCE
@@ -48,7 +49,7 @@ def test_kernel_is_clean(entry, checks, dtype, head_dim, levels, points, tmp_pat
     ],
 )
 def test_sanitizer_sees_a_defect(checks, wrong, tmp_path, monkeypatch):
-    source = KERNEL.read_text()
+    source = read_source(SOURCE)
     assert wrong[0] in source
     broken = tmp_path / "broken.cpp"
     broken.write_text(source.replace(*wrong))

@@ -10,7 +10,7 @@ import torch
 from deform_attn_inputs import make_inputs, tensors
 
 import m2f
-from m2f.modeling_m2f.kernels.cpu_kernel import _loaded_gomp_parallel
+from m2f.modeling_m2f.kernels.cpu_library import _loaded_gomp_parallel
 from m2f.modeling_m2f.kernels.ms_deform_attn import ms_deform_attn
 
 pytest_plugins = ("kernel_fixtures",)
@@ -39,7 +39,7 @@ def test_torch_threads_and_own_threads_give_the_same_bits(monkeypatch):
         results = []
         for address in (_loaded_gomp_parallel(), None):
             monkeypatch.setattr(
-                "m2f.modeling_m2f.kernels.cpu_kernel._loaded_gomp_parallel", lambda address=address: address
+                "m2f.modeling_m2f.kernels.cpu_library._loaded_gomp_parallel", lambda address=address: address
             )
             out = ms_deform_attn(*inputs)
             results.append((out, *torch.autograd.grad(out.square().sum(), tensors(inputs))))
