@@ -2,9 +2,10 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import initialization as init
 
+from m2f.modeling_m2f.linear import linear
 from m2f.modeling_m2f.weight_init import xavier_
 
 

@@ -7,6 +7,7 @@ from transformers import AutoBackbone, PretrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
 from m2f.modeling_m2f.frozen_batch_norm import freeze_batch_norm
+from m2f.modeling_m2f.swin import use_lean_layers
 from m2f.modeling_m2f.weight_init import torch_default_
 
 # Parameters that a backbone class owns and never uses. As parameters they would get no gradient, and distributed
@@ -30,6 +31,7 @@ def build_backbone(config: PretrainedConfig, frozen_batch_norm: bool) -> PreTrai
             f"({list(backbone.out_features)}); four are needed, of strides 4, 8, 16 and 32. Set "
             "backbone_config.out_features to four stages."
         )
+    use_lean_layers(backbone)
     if config.model_type in UNUSED_MODULES:
         _turn_parameters_into_buffers(backbone, UNUSED_MODULES[config.model_type])
     if frozen_batch_norm:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from m2f.modeling_m2f.hub_kernel import ReplaceableSampling
+from m2f.modeling_m2f.linear import project
 from m2f.modeling_m2f.weight_init import xavier_
 
 
@@ -67,7 +68,7 @@ class MultiScaleDeformableAttention(nn.Module):
         Returns:
             (B, Q, C).
         """
-        value = self.value_proj(values)
+        value = project(self.value_proj, values)
         if padding is not None:
             value = value.masked_fill(padding[..., None], 0)
         per_level = (self.num_heads, self.num_levels, self.num_points)
@@ -75,7 +76,7 @@ class MultiScaleDeformableAttention(nn.Module):
             value.unflatten(-1, (self.num_heads, -1)),
             spatial_shapes,
             reference_points,
-            self.sampling_offsets(queries).unflatten(-1, (*per_level, 2)),
-            self.attention_weights(queries).unflatten(-1, (self.num_heads, -1)),
+            project(self.sampling_offsets, queries).unflatten(-1, (*per_level, 2)),
+            project(self.attention_weights, queries).unflatten(-1, (self.num_heads, -1)),
         )
-        return self.output_proj(attended)
+        return project(self.output_proj, attended)

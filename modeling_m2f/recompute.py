@@ -31,7 +31,9 @@ def recompute_feedforward(backbone: nn.Module):
     """Applies `recomputed` to the feed-forward networks of the backbone's layers, where they are modules of their own,
     as in Swin. ConvNeXt has none, and ResNet has no such layers."""
     for layer in backbone.modules():
-        if isinstance(layer, GradientCheckpointingLayer) and isinstance(getattr(layer, "mlp", None), nn.Module):
+        if hasattr(layer, "recomputes"):
+            layer.recomputes = True  # a layer that sees to it itself
+        elif isinstance(layer, GradientCheckpointingLayer) and isinstance(getattr(layer, "mlp", None), nn.Module):
             layer.mlp.forward = _RecomputedForward(layer)
 
 

@@ -1,0 +1,104 @@
+"""Normalisation, feed-forward network and residual connection in one step, a block of rows at a time.
+
+Inside, a feed-forward network is four times as wide as its input. A block of rows is small enough to stay in the
+cache from the normalisation to the sum, so that nothing of that width is ever written to memory; and because the
+backward pass computes it again, nothing of it is kept, only the input (one matrix product of the three that the
+backward pass needs anyway is added).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm
+
+from m2f.modeling_m2f.linear import is_fast, is_plain, product
+
+# Fewer make thin products of the weights' gradients; with more, what is inside no longer fits into a cache.
+BLOCK_ROWS = 3072
+
+
+class FeedForward(NamedTuple):
+    """The modules of a network, and how they are put together.
+
+    Args:
+        norm: normalises the input. fc1, fc2: the two linear layers.
+        activation: between them, "relu" or "gelu".
+        adds_normalised: the sum is norm(x) + ffn(norm(x)), as where norms follow residuals (Deformable DETR); else
+            x + ffn(norm(x)), as where they come first (Swin).
+    """
+
+    norm: nn.Module
+    fc1: nn.Module
+    fc2: nn.Module
+    activation: str
+    adds_normalised: bool
+
+    def is_fast(self, x: Tensor) -> bool:
+        """Whether `apply` may take the place of the modules."""
+        layers = (self.fc1, self.fc2)
+        return (
+            is_plain(self.norm, nn.LayerNorm)
+            and all(is_plain(layer, nn.Linear) and layer.bias is not None for layer in layers)
+            and self.norm.elementwise_affine
+            and self.norm.bias is not None
+            and is_fast(x, self.norm.weight, *(layer.weight for layer in layers))
+        )
+
+    def apply(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
+        weights = (self.norm.weight, self.norm.bias, *self.fc1.parameters(), *self.fc2.parameters())
+        return _Blocks.apply(x, *weights, self.norm.eps, self.activation, self.adds_normalised)
+
+
+class _Blocks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, eps, activation, adds_normalised):
+        ctx.save_for_backward(x, norm_weight, norm_bias, weight1, bias1, weight2)
+        ctx.options = eps, activation, adds_normalised
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        for rows, to in zip(_blocks(x), _blocks(out), strict=True):
+            normalised = layer_norm(rows, rows.shape[-1:], norm_weight, norm_bias, eps)
+            inner = product(normalised, weight1, bias1, activation)
+            torch.add(normalised if adds_normalised else rows, product(inner, weight2, bias2), out=to)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, norm_weight, norm_bias, weight1, bias1, weight2 = ctx.saved_tensors
+        eps, activation, adds_normalised = ctx.options
+        grads = [torch.zeros_like(w) for w in (norm_weight, norm_bias, weight1, bias1, weight2)]
+        grads.append(torch.zeros_like(norm_weight))  # of the second bias
+        grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
+        size = x.shape[-1:]
+        for rows, grad_rows, to in zip(*map(_blocks, (x, grad, grad_x)), strict=True):
+            normalised, mean, rstd = torch.native_layer_norm(rows, size, norm_weight, norm_bias, eps)
+            before = product(normalised, weight1, bias1)
+            inner = _ACTIVATION[activation](before)
+            grad_before = _DERIVATIVE[activation](product(grad_rows, weight2.t()), before)
+            grads[2].addmm_(grad_before.t(), normalised)
+            grads[3] += grad_before.sum(0)
+            grads[4].addmm_(grad_rows.t(), inner)
+            grads[5] += grad_rows.sum(0)
+            grad_normalised = product(grad_before, weight1.t())
+            if adds_normalised:
+                grad_normalised += grad_rows
+            grad_block, *grad_norm = torch.ops.aten.native_layer_norm_backward(
+                grad_normalised, rows, size, mean, rstd, norm_weight, norm_bias, [True] * 3
+            )
+            grads[0] += grad_norm[0]
+            grads[1] += grad_norm[1]
+            torch.add(grad_block, 0 if adds_normalised else grad_rows, out=to)
+        return grad_x, *grads, None, None, None
+
+
+_ACTIVATION = {"relu": torch.relu, "gelu": nn.functional.gelu}
+_DERIVATIVE = {
+    "relu": lambda grad, before: torch.ops.aten.threshold_backward(grad, before, 0),
+    "gelu": lambda grad, before: torch.ops.aten.gelu_backward(grad, before),
+}
+
+
+def _blocks(x: Tensor) -> tuple[Tensor, ...]:
+    """Rows (R, C) of x (..., C), a few at a time."""
+    return x.reshape(-1, x.shape[-1]).split(BLOCK_ROWS)

@@ -1,0 +1,105 @@
+"""The CPU kernel of window attention: from tensors to csrc/window_attention_cpu.cpp and back, and as one PyTorch
+operator, so that autograd, torch.compile and torch.export see through it."""
+
+import ctypes
+import functools
+
+import torch
+from torch import Tensor
+
+from m2f.modeling_m2f.kernels.cpu_compiler import KernelUnavailableError, load_library
+from m2f.modeling_m2f.kernels.cpu_library import C_TYPES, integers, pointer, threads
+from m2f.modeling_m2f.kernels.kernel_sources import read_source
+
+SOURCE = "window_attention_cpu.cpp"
+FORWARD = "m2f::window_attention_v1"
+BACKWARD = "m2f::window_attention_backward_v1"
+
+
+@functools.cache
+def window_kernel_unavailable_reason(dtype: torch.dtype, head_dim: int, window: int) -> str | None:
+    """Why the kernel cannot run on this machine; None where it can. Compiles it on the first call."""
+    if dtype not in C_TYPES:
+        return f"the CPU kernel has no {dtype}"
+    try:
+        _library(dtype, head_dim, window)
+    except KernelUnavailableError as error:
+        return str(error)
+    return None
+
+
+def forward(qkv: Tensor, padding: Tensor, bias: Tensor, height: int, width: int, shift: int) -> Tensor:
+    """(B, H * W, M * D); arguments as in `window_attention_reference`, bias of the `arithmetic_dtype` of qkv."""
+    qkv, padding, bias = (x.contiguous() for x in (qkv, padding, bias))
+    library, (batch, cells, _, heads, head_dim) = _library_of(qkv, bias), qkv.shape
+    out = qkv.new_empty(batch, cells, heads * head_dim)
+    if out.numel():
+        tensors = (qkv, padding, bias, bias.new_empty(library.m2f_wide_bias(heads)), out)
+        library.m2f_forward(*map(pointer, tensors), *_sizes_and_threads(qkv, bias, height, width, shift))
+    return out
+
+
+def backward(
+    grad_out: Tensor, qkv: Tensor, padding: Tensor, bias: Tensor, height: int, width: int, shift: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of qkv, padding and bias."""
+    grad_out, qkv, padding, bias = (x.contiguous() for x in (grad_out, qkv, padding, bias))
+    library, heads = _library_of(qkv, bias), qkv.shape[3]
+    parts, wide = library.m2f_parts(), library.m2f_wide_bias(heads)
+    grad_qkv, grad_bias = torch.empty_like(qkv), torch.zeros_like(bias)
+    grad_padding = bias.new_zeros(parts, *padding.shape)
+    if qkv.numel():
+        tensors = (grad_out, qkv, padding, bias, bias.new_empty(wide), grad_qkv, grad_padding)
+        tensors += (bias.new_zeros(parts * wide), grad_bias)
+        library.m2f_backward(*map(pointer, tensors), *_sizes_and_threads(qkv, bias, height, width, shift))
+    return grad_qkv, grad_padding[0].to(padding.dtype), grad_bias
+
+
+@functools.cache
+def _library(dtype: torch.dtype, head_dim: int, window: int) -> ctypes.CDLL:
+    defines = {"M2F_DTYPE": C_TYPES[dtype], "M2F_HEAD_DIM": head_dim, "M2F_WINDOW": window}
+    library = load_library(read_source(SOURCE), defines)
+    library.m2f_wide_bias.argtypes, library.m2f_wide_bias.restype = (ctypes.c_int64,), ctypes.c_int64
+    library.m2f_parts.restype = ctypes.c_int64
+    return library
+
+
+def _library_of(qkv: Tensor, bias: Tensor) -> ctypes.CDLL:
+    return _library(qkv.dtype, qkv.shape[-1], round(bias.shape[-1] ** 0.5))
+
+
+def _sizes_and_threads(qkv: Tensor, bias: Tensor, height: int, width: int, shift: int) -> tuple:
+    batch, cells, _, heads, head_dim = qkv.shape
+    work = batch * cells * heads * bias.shape[-1] * head_dim * 2
+    return integers(batch, height, width, heads, shift), *threads(work)
+
+
+def _fake_forward(qkv, padding, bias, height, width, shift):
+    return qkv.new_empty(*qkv.shape[:2], qkv.shape[3] * qkv.shape[4])
+
+
+def _fake_backward(grad_out, qkv, padding, bias, height, width, shift):
+    return torch.empty_like(qkv), torch.empty_like(padding), torch.empty_like(bias)
+
+
+def _save(ctx, inputs, output):
+    *tensors, ctx.height, ctx.width, ctx.shift = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate(ctx, grad_out):
+    gradients = torch.ops.m2f.window_attention_backward_v1(
+        grad_out, *ctx.saved_tensors, ctx.height, ctx.width, ctx.shift
+    )
+    return (*gradients, None, None, None)
+
+
+def define_window_operator():
+    """Define the two operators; does nothing where this version of them exists."""
+    if hasattr(torch.ops.m2f, FORWARD.split("::")[1]):
+        return
+    operator = torch.library.custom_op(FORWARD, forward, mutates_args=(), device_types="cpu")
+    gradient = torch.library.custom_op(BACKWARD, backward, mutates_args=(), device_types="cpu")
+    operator.register_fake(_fake_forward)
+    gradient.register_fake(_fake_backward)
+    operator.register_autograd(_differentiate, setup_context=_save)

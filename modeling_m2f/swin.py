@@ -1,0 +1,138 @@
+"""transformers' Swin backbone with layers that do the same in fewer passes over memory.
+
+The modules, their parameters and names stay transformers' own. Its layer pads the normalised map to whole windows,
+rolls it, cuts it into windows, projects and attends there, and undoes it all: six copies, and products for cells that
+are thrown away. Here the cells are projected where they are, the attention finds each window's cells itself
+(`window_attention_kernel`), and the feed-forward network is one step (`feed_forward`). Where one of these does not
+apply, a layer is transformers' own.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers.activations import GELUActivation
+from transformers.models.swin.modeling_swin import SwinAttention, SwinBackbone, SwinLayer, SwinMLP, SwinStage
+
+from m2f.modeling_m2f.feed_forward import FeedForward
+from m2f.modeling_m2f.kernels.window_attention import has_window_attention, window_attention
+from m2f.modeling_m2f.linear import is_plain, linear, project
+from m2f.modeling_m2f.recompute import recomputed
+
+
+def use_lean_layers(backbone: nn.Module):
+    """Turns the modules of a Swin backbone into their lean forms; other backbones have none."""
+    for module in list(backbone.modules()):
+        if type(module) in _LEAN:
+            module.__class__ = _LEAN[type(module)]
+
+
+def feature_maps_of(backbone: nn.Module, pixel_values: Tensor) -> tuple[Tensor, ...]:
+    """The feature maps (B, C_l, H_l, W_l) of any backbone; those of a lean Swin stay channels-last, as its layers make
+    them, where `SwinBackbone.forward` copies each map three times.
+
+    Not a class of its own with another `forward`: transformers translates the names in old checkpoints only for
+    backbones of its own classes.
+    """
+    is_lean = is_plain(backbone, SwinBackbone) and backbone.stage_names[0] not in backbone.out_features
+    # When compiling, the hooks that transformers puts on stages can be traced through its own forward alone.
+    if torch.compiler.is_compiling() or not is_lean:
+        return tuple(backbone(pixel_values).feature_maps)
+    hidden_states, size = backbone.swin.embeddings(pixel_values)
+    feature_maps = []
+    for name, stage in zip(backbone.stage_names[1:], backbone.swin.encoder.layers, strict=True):
+        hidden_states, features, _ = stage(
+            hidden_states, size, always_partition=True, output_hidden_states_before_downsampling=True
+        )
+        size = tuple((length + 1) // 2 for length in size)
+        if name in backbone.out_features:
+            normalised = backbone.hidden_states_norms[name](features.permute(0, 2, 3, 1))
+            feature_maps.append(normalised.permute(0, 3, 1, 2))
+    return tuple(feature_maps)
+
+
+class LeanSwinStage(SwinStage):
+    """A stage, which does not copy its feature map to channels first."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        input_dimensions: tuple[int, int],
+        always_partition: bool = False,
+        output_hidden_states_before_downsampling: bool = False,
+        **kwargs,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(B, H * W, C) to the next stage's input, this stage's map (B, C, H, W), and the last layer's weights."""
+        if not output_hidden_states_before_downsampling:
+            return super().forward(hidden_states, input_dimensions, always_partition, **kwargs)
+        weights = None
+        for block in self.blocks:
+            hidden_states, weights = block(hidden_states, input_dimensions, always_partition, **kwargs)
+        features = hidden_states.unflatten(1, input_dimensions).permute(0, 3, 1, 2)
+        if self.downsample is not None:
+            hidden_states = self.downsample(hidden_states, input_dimensions)
+        return hidden_states, features, weights
+
+
+class LeanSwinLayer(SwinLayer):
+    """A Swin layer; `recomputes` says whether training may compute the feed-forward network again, see `recompute`."""
+
+    recomputes = False
+
+    def forward(
+        self, hidden_states: Tensor, input_dimensions: tuple[int, int], always_partition: bool = False, **kwargs
+    ) -> tuple[Tensor, Tensor | None]:
+        """(B, H * W, C) -> (B, H * W, C), and attention weights where transformers' layer is asked for them."""
+        if not (always_partition and self._attends_lean(hidden_states, kwargs)):
+            return super().forward(hidden_states, input_dimensions, always_partition, **kwargs)
+        attended = self._attend(self.layernorm_before(hidden_states), *input_dimensions)
+        hidden_states = hidden_states + self.drop_path(self.dropout(attended))
+        return self._feed_forward(hidden_states), None
+
+    def _attends_lean(self, hidden_states: Tensor, options: dict) -> bool:
+        attention = self.attention
+        return (
+            attention.config._attn_implementation == "sdpa"
+            and not options.get("output_attentions")
+            and not (self.training and attention.attention_dropout)
+            and type(attention) is SwinAttention
+            and has_window_attention(hidden_states.device, attention.head_dim, self.window_size)
+        )
+
+    def _attend(self, x: Tensor, height: int, width: int) -> Tensor:
+        attention, per_head = self.attention, (3, self.attention.num_attention_heads, self.attention.head_dim)
+        qkv, padding = _together((attention.q_proj, attention.k_proj, attention.v_proj), x)
+        attended = window_attention(
+            qkv.unflatten(-1, per_head),
+            padding.view(per_head),
+            attention.relative_position_bias().squeeze(0),
+            height,
+            width,
+            self.shift_size,
+        )
+        return project(attention.o_proj, attended)
+
+    def _feed_forward(self, hidden_states: Tensor) -> Tensor:
+        mlp = self.mlp
+        network = FeedForward(self.layernorm_after, mlp.fc1, mlp.fc2, "gelu", adds_normalised=False)
+        keeps = self.training and torch.is_grad_enabled() and not self.recomputes
+        drops = self.training and self.dropout.p > 0
+        is_usual = is_plain(mlp, SwinMLP) and isinstance(mlp.activation_fn, GELUActivation | nn.GELU)
+        if is_usual and not keeps and not drops and network.is_fast(hidden_states):
+            return network.apply(hidden_states)
+        normalised = self.layernorm_after(hidden_states)
+        transformed = mlp(normalised) if keeps else recomputed(self, mlp, normalised, random=True)
+        return hidden_states + self.dropout(transformed)
+
+
+_LEAN = {SwinStage: LeanSwinStage, SwinLayer: LeanSwinLayer}
+
+
+def _together(layers: tuple[nn.Module, ...], x: Tensor) -> tuple[Tensor, Tensor]:
+    """What the layers make of x (B, S, C), side by side, (B, S, 3C); and of a cell of zeros, with which transformers
+    fills the map up, (3C,)."""
+    if all(is_plain(layer, nn.Linear) and layer.bias is not None for layer in layers):
+        weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
+        projected = linear(x, weight, bias)
+        return projected, bias.to(projected.dtype)
+    zeros = x.new_zeros(1, 1, x.shape[-1])
+    projected, padding = (torch.cat([project(layer, t) for layer in layers], -1) for t in (x, zeros))
+    return projected, padding.flatten()
