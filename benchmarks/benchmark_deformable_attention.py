@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 from deformable_attention_forms import OURS, installed_forms, make_inputs, run, versions
 from deformable_attention_memory import measure_memory
-from measurement_report import machine, spread, write_results
-from peak_memory import growth
 
+from m2f.bench.measurement_report import machine, spread, write_results
+from m2f.bench.peak_memory import growth
 from m2f.modeling_m2f.kernels.kernel_report import kernel_report
 from m2f.modeling_m2f.kernels.ms_deform_attn_reference import ms_deform_attn_reference
 

@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-from measurement_report import machine, spread, write_results
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from m2f.bench.measurement_report import machine, spread, write_results
 from m2f.data.coco_instances import CocoInstances
 from m2f.evaluation.instance_average_precision import InstanceAveragePrecision
 from m2f.training.evaluation_truth import truth_of

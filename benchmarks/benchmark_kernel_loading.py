@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from measurement_report import machine, spread, write_results
+from m2f.bench.measurement_report import machine, spread, write_results
 
 CALL = """
 import sys, time, torch

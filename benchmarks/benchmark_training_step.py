@@ -19,9 +19,10 @@ import time
 from pathlib import Path
 
 import torch
-from measurement_report import machine, spread, write_results
-from peak_memory import can_measure, growth
 from training_step_forms import FORMS, THEIRS, Step, make_batch
+
+from m2f.bench.measurement_report import machine, spread, write_results
+from m2f.bench.peak_memory import can_measure, growth
 
 FORM_SCRIPT = Path(__file__).with_name("training_step_forms.py")
 GIVE_BACK = {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=262144"}

@@ -19,8 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from measurement_report import machine, write_results
-
+from m2f.bench.measurement_report import machine, write_results
 from m2f.evaluation.result_folder import without_nan
 from m2f.training.loss_curves import Panel, draw_panels
 from m2f.training.option_sources import read_options

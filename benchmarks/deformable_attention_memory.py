@@ -11,7 +11,8 @@ import sys
 
 import torch
 from deformable_attention_forms import installed_forms, make_inputs, run
-from peak_memory import can_measure, growth
+
+from m2f.bench.peak_memory import can_measure, growth
 
 SMALL = (64, 64)
 

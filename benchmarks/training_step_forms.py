@@ -9,9 +9,9 @@ import math
 import sys
 
 import torch
-from peak_memory import growth
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
+from m2f.bench.peak_memory import growth
 from m2f.configuration.configuration_m2f import M2FConfig
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 

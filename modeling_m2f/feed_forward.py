@@ -38,7 +38,9 @@ class FeedForward(NamedTuple):
         """Whether `apply` may take the place of the modules."""
         layers = (self.fc1, self.fc2)
         return (
-            is_plain(self.norm, nn.LayerNorm)
+            # Sums over blocks, as gradients of weights are here, are not for 16 bits.
+            (x.dtype == torch.float32 or not torch.is_grad_enabled())
+            and is_plain(self.norm, nn.LayerNorm)
             and all(is_plain(layer, nn.Linear) and layer.bias is not None for layer in layers)
             and self.norm.elementwise_affine
             and self.norm.bias is not None

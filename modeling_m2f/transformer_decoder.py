@@ -12,6 +12,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from m2f.modeling_m2f.attention import CrossAttention, SelfAttention
+from m2f.modeling_m2f.linear import similarities
 from m2f.modeling_m2f.outputs import TransformerDecoderOutput
 from m2f.modeling_m2f.pixel_decoder import NUM_LEVELS
 from m2f.modeling_m2f.position_embedding import sine_position_embedding
@@ -131,7 +132,7 @@ class MaskedAttentionDecoder(nn.Module):
         Args:
             queries: (B, Q, C), the learned content. query_position: (1, Q, C), the learned position.
             features: per level (B, S_l, C). feature_positions: per level (1 or B, S_l, C).
-            level_mask_features: per level (B, C_mask, S_l), the mask features resized to the level.
+            level_mask_features: per level (B, S_l, C_mask), the mask features resized to the level.
             level_valid: per level (B, S_l) bool, False in the padding; None without padding.
 
         Returns:
@@ -170,9 +171,9 @@ def attention_mask(mask_embedding: Tensor, mask_features: Tensor, valid: Tensor 
     level give the resized mask. A query whose mask is empty there attends to the whole image.
 
     Args:
-        mask_embedding: (B, Q, C_mask). mask_features: (B, C_mask, S_l). valid: (B, S_l) bool or None.
+        mask_embedding: (B, Q, C_mask). mask_features: (B, S_l, C_mask). valid: (B, S_l) bool or None.
     """
-    keep = mask_embedding @ mask_features >= 0
+    keep = similarities(mask_embedding, mask_features) >= 0
     if valid is not None:
         keep &= valid[:, None]
     empty = ~keep.any(-1, keepdim=True)
@@ -182,7 +183,7 @@ def attention_mask(mask_embedding: Tensor, mask_features: Tensor, valid: Tensor 
 
 def predict_masks(mask_embedding: Tensor, mask_features: Tensor) -> Tensor:
     """(B, Q, C_mask) x (B, C_mask, h, w) -> mask logits (B, Q, h, w)."""
-    return (mask_embedding @ mask_features.flatten(2)).unflatten(-1, mask_features.shape[-2:])
+    return similarities(mask_embedding, _cells(mask_features)).unflatten(-1, mask_features.shape[-2:])
 
 
 class TransformerModule(nn.Module):
@@ -230,7 +231,7 @@ class TransformerModule(nn.Module):
         features, positions, level_mask_features, level_valid = [], [], [], []
         for level, feature_map in enumerate(multi_scale_features):
             size = tuple(feature_map.shape[-2:])
-            projected = self.input_projections[level](zero_padding(feature_map, valid)).flatten(2).transpose(1, 2)
+            projected = _cells(self.input_projections[level](zero_padding(feature_map, valid)))
             features.append(projected + self.level_embed.weight[level])
             position = sine_position_embedding(size, projected.shape[-1], projected.device, valid)
             positions.append(position.to(features[-1].dtype))
@@ -252,5 +253,10 @@ class TransformerModule(nn.Module):
 
 @torch.no_grad()
 def _resize(mask_features: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, C_mask, H/4, W/4) -> (B, C_mask, S_l); no gradient, as attention masks have none."""
-    return interpolate(mask_features, size=size, mode="bilinear", align_corners=False).flatten(2)
+    """(B, C_mask, H/4, W/4) -> (B, S_l, C_mask); no gradient, as attention masks have none."""
+    return _cells(interpolate(mask_features, size=size, mode="bilinear", align_corners=False))
+
+
+def _cells(feature_map: Tensor) -> Tensor:
+    """(B, C, H_l, W_l) -> (B, S_l, C)."""
+    return feature_map.flatten(2).transpose(1, 2)

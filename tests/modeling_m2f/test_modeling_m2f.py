@@ -219,7 +219,7 @@ def test_eager_attention_and_sdpa_agree():
 
 def test_attention_mask_keeps_foreground_and_resets_empty_rows():
     embedding = torch.tensor([[[1.0], [-1.0], [0.0]]])  # (1, 3, 1)
-    features = torch.tensor([[[2.0, -3.0, 0.0, -1.0]]])  # (1, 1, 4)
+    features = torch.tensor([[[2.0], [-3.0], [0.0], [-1.0]]])  # (1, 4, 1)
     # sigmoid(logit) < 0.5 is masked: logits (2,-3,0,-1), (-2,3,0,1), (0,0,0,0)
     expected = [[True, False, True, False], [False, True, True, True], [True, True, True, True]]
     assert attention_mask(embedding, features, None)[0, 0].tolist() == expected

@@ -1,0 +1,104 @@
+"""Our model and its peers with the same random weights."""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from transformers import (
+    Mask2FormerConfig,
+    Mask2FormerForUniversalSegmentation,
+    PretrainedConfig,
+    ResNetConfig,
+    SwinConfig,
+)
+
+from m2f.configuration.configuration_m2f import M2FConfig
+from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
+
+_STAGES = ["stage1", "stage2", "stage3", "stage4"]
+# Backbones of the paper's COCO panoptic models, and their queries.
+BACKBONES = {
+    "swin-tiny": (SwinConfig, {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]}, 100),
+    "swin-large": (
+        SwinConfig,
+        {"embed_dim": 192, "depths": [2, 2, 18, 2], "num_heads": [6, 12, 24, 48], "window_size": 12},
+        200,
+    ),
+    "resnet-50": (ResNetConfig, {"layer_type": "bottleneck", "depths": [3, 4, 6, 3]}, 100),
+}
+NUM_CLASSES = 133
+
+
+class Form(NamedTuple):
+    """A model and the way in which it is run.
+
+    Args:
+        model: in evaluation mode, on its device.
+        autocast: type of the matrix products in an autocast region around the model, or None.
+        input_dtype: of the pixels.
+    """
+
+    model: nn.Module
+    autocast: torch.dtype | None
+    input_dtype: torch.dtype
+
+    def __call__(self, pixel_values: torch.Tensor):
+        """The model's outputs for (B, 3, H, W)."""
+        device = pixel_values.device.type
+        with torch.no_grad(), torch.autocast(device, dtype=self.autocast, enabled=self.autocast is not None):
+            return self.model(pixel_values.to(self.input_dtype))
+
+
+# Name -> (whether it is ours, whether it is compiled, whether its weights have the type, instead of autocast).
+FORMS = {
+    "ours": (True, False, True),
+    "ours, autocast": (True, False, False),
+    "ours, compiled": (True, True, True),
+    "transformers": (False, False, False),
+    "transformers, compiled": (False, True, False),
+}
+THEIRS = "transformers"
+
+
+def forms_for(dtype: torch.dtype) -> list[str]:
+    """Forms that differ for the type; in float32 there is nothing to cast."""
+    return [name for name in FORMS if dtype != torch.float32 or name != "ours, autocast"]
+
+
+def make_form(name: str, backbone: str, dtype: torch.dtype, device: str) -> Form:
+    """A form of `FORMS` with random weights, the same in every form.
+
+    Ours keeps its weights in `dtype`, as `from_pretrained(dtype=...)` loads them; transformers' Mask2Former is run
+    under autocast, because its float32 position embeddings do not meet weights of another type.
+    """
+    is_ours, is_compiled, casts_weights = FORMS[name]
+    model = _our_model(backbone) if is_ours else _their_model(backbone)
+    model = model.to(device).eval().requires_grad_(False)
+    autocast = None
+    if dtype != torch.float32:
+        if casts_weights:
+            model = model.to(dtype)
+        else:
+            autocast = dtype
+    if is_compiled:
+        model = torch.compile(model)
+    return Form(model, autocast, dtype if casts_weights else torch.float32)
+
+
+def _config(backbone: str) -> Mask2FormerConfig:
+    kind, fields, queries = BACKBONES[backbone]
+    backbone_config: PretrainedConfig = kind(**fields, out_features=_STAGES)
+    return Mask2FormerConfig(backbone_config=backbone_config, num_labels=NUM_CLASSES, num_queries=queries)
+
+
+def _their_model(backbone: str) -> Mask2FormerForUniversalSegmentation:
+    torch.manual_seed(0)
+    return Mask2FormerForUniversalSegmentation(_config(backbone))
+
+
+def _our_model(backbone: str) -> M2FForUniversalSegmentation:
+    theirs = _their_model(backbone)
+    fields = {name: value for name, value in theirs.config.to_dict().items() if name != "model_type"}
+    return M2FForUniversalSegmentation.from_pretrained(
+        None, config=M2FConfig(**fields), state_dict=theirs.state_dict()
+    )

@@ -1,0 +1,131 @@
+"""Times our model beside transformers' Mask2Former on this machine: same weights, same images, in turn; whole and in
+parts; with peak memory and the share of what the machine's matrix products allow."""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from m2f.bench.compared_models import BACKBONES, FORMS, THEIRS, forms_for, make_form
+from m2f.bench.inference_stages import MODEL_STAGES, STAGES, stage_work
+from m2f.bench.matrix_rate import matrix_operations, matrix_rate
+from m2f.bench.measurement_report import machine, spread, write_results
+from m2f.bench.paired_timing import paired_seconds, ratios
+from m2f.bench.peak_memory import can_measure, growth
+from m2f.bench.speed_plot import draw_speed
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def add_arguments(parser: argparse.ArgumentParser):
+    parser.add_argument("--backbone", choices=BACKBONES, nargs="+", default=["swin-tiny"], help="(%(default)s)")
+    size = "sizes as the network sees them (640x640 800x1344 1024x1024)"
+    parser.add_argument(
+        "--size", type=_size, nargs="+", default=[(640, 640), (800, 1344), (1024, 1024)], metavar="HxW", help=size
+    )
+    parser.add_argument("--batch", type=int, nargs="+", default=[1], metavar="N", help="images at a time (1)")
+    parser.add_argument("--dtype", choices=_DTYPES, nargs="+", default=["float32", "bfloat16"], help="(both)")
+    parser.add_argument("--stage", choices=STAGES, nargs="+", default=list(STAGES), help="what is timed (all)")
+    parser.add_argument("--form", choices=FORMS, nargs="+", help="what is compared (all but the compiled ones)")
+    parser.add_argument("--repetitions", type=int, default=5, metavar="N", help="(%(default)s)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), metavar="N", help="(%(default)s)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(%(default)s)")
+    parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write a json file, and a plot beside it")
+    parser.add_argument("--peak-of", choices=FORMS, help=argparse.SUPPRESS)
+
+
+def run(args: argparse.Namespace) -> int:
+    torch.set_num_threads(args.threads)
+    if args.peak_of:
+        print(_own_peak(args))
+        return 0
+    results = {"machine": machine(args.device, threads=args.threads), "matrix_rate": {}, "rows": []}
+    for dtype in args.dtype:
+        results["matrix_rate"][dtype] = matrix_rate(_DTYPES[dtype], args.device)
+        print(f"matrix products, {dtype}: {results['matrix_rate'][dtype] / 1e9:.0f} GFLOP/s")
+    for backbone in args.backbone:
+        for dtype in args.dtype:
+            _measure(args, backbone, dtype, results)
+    if args.out is not None:
+        draw_speed(results["rows"], args.out.with_suffix(".png"))
+    return 0
+
+
+def _measure(args: argparse.Namespace, backbone: str, dtype: str, results: dict):
+    """Adds a row for each size, batch and stage; the file is written after each."""
+    names = args.form or [name for name in forms_for(_DTYPES[dtype]) if not name.endswith("compiled")]
+    forms = {name: make_form(name, backbone, _DTYPES[dtype], args.device) for name in names}
+    for size in args.size:
+        for batch in args.batch:
+            for stage in args.stage:
+                row = {"backbone": backbone, "dtype": dtype, "size": list(size), "batch": batch, "stage": stage}
+                row |= _row(args, forms, row, results["matrix_rate"][dtype])
+                results["rows"].append(row)
+                _print_row(row)
+                write_results(results, args.out)
+
+
+def _row(args: argparse.Namespace, forms: dict, row: dict, rate: float) -> dict:
+    size, batch, stage = tuple(row["size"]), row["batch"], row["stage"]
+    works = {
+        name: stage_work(stage, form, FORMS[name][0], size, batch, args.device)
+        for name, form in forms.items()
+        # A compiled network is one piece.
+        if not name.endswith("compiled") or stage in ("model", "end to end")
+    }
+    seconds = paired_seconds(works, args.repetitions, args.device)
+    found = {name: {"seconds": spread(values)} for name, values in seconds.items()}
+    if THEIRS in seconds:
+        for name, ratio in ratios(seconds, THEIRS).items():
+            found[name]["times_faster"] = ratio
+    if stage in MODEL_STAGES[1:] and "ours" in works:
+        operations = matrix_operations(works["ours"])
+        found["ours"]["operations"] = operations
+        for name in found:
+            found[name]["share_of_roofline"] = operations / rate / found[name]["seconds"]["median"]
+    if stage == "model" and not args.no_memory and can_measure(args.device):
+        for name in works:
+            if not name.endswith("compiled"):
+                found[name]["peak_bytes"] = _peak(args, name, row)
+    return {"forms": found}
+
+
+def _peak(args: argparse.Namespace, form: str, row: dict) -> int:
+    """Bytes above model and input, in a process of its own: an allocator keeps what others have freed."""
+    size = "x".join(map(str, row["size"]))
+    command = [sys.executable, "-m", "m2f", "bench", "--peak-of", form, "--backbone", row["backbone"], "--size", size]
+    command += ["--batch", str(row["batch"]), "--dtype", row["dtype"], "--device", args.device]
+    command += ["--threads", str(args.threads)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def _own_peak(args: argparse.Namespace) -> int:
+    form = make_form(args.peak_of, args.backbone[0], _DTYPES[args.dtype[0]], args.device)
+    form(torch.randn(1, 3, 64, 64, device=args.device))  # kernels and threads are there before
+    pixels = torch.randn(args.batch[0], 3, *args.size[0], device=args.device)
+    return growth(lambda: form(pixels), args.device)
+
+
+def _print_row(row: dict):
+    height, width = row["size"]
+    print(f"{row['backbone']} {height}x{width} batch {row['batch']} {row['dtype']}: {row['stage']}")
+    for name, found in row["forms"].items():
+        times = " / ".join(f"{value:.3f}" for value in found["seconds"].values())
+        line = f"  {name:24s} {times} s"
+        if "times_faster" in found:
+            line += "  faster " + " / ".join(f"{value:.2f}" for value in found["times_faster"].values())
+        if "share_of_roofline" in found:
+            line += f"  roofline {found['share_of_roofline']:.0%}"
+        if "peak_bytes" in found:
+            line += f"  peak {found['peak_bytes'] / 1e6:.0f} MB"
+        print(line, flush=True)
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write height x width, such as 800x1344")
+    return int(height), int(width)
