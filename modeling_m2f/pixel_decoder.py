@@ -222,14 +222,19 @@ class PixelDecoder(nn.Module):
         output_conv, output_norm = getattr(self, f"layer_{i}")
 
         def merge(lateral: Tensor, coarser: Tensor) -> Tensor:
-            upsampled = interpolate(
-                replicate_edge(coarser, valid), size=lateral.shape[-2:], mode="bilinear", align_corners=False
+            merged = lateral_norm(lateral, valid)
+            del lateral  # of these maps, the largest there are, each is freed as soon as it can be
+            # In place: the norm's backward pass needs its input and not its result.
+            merged += interpolate(
+                replicate_edge(coarser, valid), size=merged.shape[-2:], mode="bilinear", align_corners=False
             )
             # Zeros outside, as the 3x3 convolution sees them beyond the border of a map.
-            return output_conv(zero_padding(lateral_norm(lateral, valid) + upsampled, valid))
+            return output_conv(zero_padding(merged, valid))
 
-        lateral = lateral_conv(features)
-        merged = recomputed(self, merge, lateral, coarser) if self.recompute else merge(lateral, coarser)
+        if self.recompute:
+            merged = recomputed(self, merge, lateral_conv(features), coarser)
+        else:
+            merged = merge(lateral_conv(features), coarser)
         return relu(output_norm(merged, valid), inplace=True)
 
 
