@@ -49,9 +49,10 @@ def is_fast(x: Tensor, *weights: Tensor) -> bool:
         and x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16)
         and all(weight.dtype == x.dtype and weight.device == x.device for weight in weights)
+        # Not those that stand for something else, such as quantised weights or parts on other devices.
+        and all(type(tensor) in (Tensor, nn.Parameter) for tensor in (x, *weights))
         and x.shape[-1] * _FEWEST_ROWS <= x.numel()
         and not torch.is_autocast_enabled("cpu")
-        and type(x) is Tensor
         and kernels_choice() != "reference"
         and onednn_linear() is not None
     )

@@ -80,6 +80,15 @@ def test_when_torch_is_asked(x, kernels, monkeypatch):
     assert not is_fast(x, torch.empty(8, 8, dtype=x.dtype, device=x.device))
 
 
+class Quantised(torch.Tensor):
+    """A tensor that stands for another one, as quantised weights do."""
+
+
+def test_a_tensor_of_another_kind_is_left_to_itself():
+    assert not is_fast(torch.randn(64, 8), torch.randn(8, 8).as_subclass(Quantised))
+    assert is_fast(torch.randn(64, 8), nn.Parameter(torch.randn(8, 8))) == (onednn_linear() is not None)
+
+
 def test_autocast_and_compilation_are_torchs():
     layer, x = nn.Linear(8, 8), torch.randn(64, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
