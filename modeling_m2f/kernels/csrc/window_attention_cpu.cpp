@@ -12,6 +12,8 @@
 
 #include "cpu_common.h"
 
+#include <memory>
+
 namespace {
 
 using T = M2F_DTYPE;             // storage
@@ -160,7 +162,8 @@ struct ForwardRoom {
 };
 
 void forward_windows(const Problem& in, T* out, int64_t begin, int64_t end) {
-  ForwardRoom room;
+  const auto memory = std::make_unique<ForwardRoom>();  // too large for the stacks of some systems' threads
+  ForwardRoom& room = *memory;
   A denominators[ROWS];
   for (int64_t index = begin; index < end; ++index) {
     const Window window(in, index);
@@ -246,7 +249,8 @@ void scatter(const Problem& in, const Gradients& to, const Window& window, int64
 
 // A unit is a head and a part of the windows.
 void backward_units(const Problem& in, const Gradients& to, int64_t begin, int64_t end) {
-  BackwardRoom room;
+  const auto memory = std::make_unique<BackwardRoom>();
+  BackwardRoom& room = *memory;
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t m = unit % in.heads, part = unit / in.heads, windows = in.windows();
     A* bias = to.bias + (part * in.heads + m) * N * TOKENS;
