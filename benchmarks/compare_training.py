@@ -1,14 +1,13 @@
 """Our training and transformers' on the same data, from the same weights, for the same time, side by side.
 
     python benchmarks/comparison_start.py DATA START
-    python benchmarks/compare_training.py nuclei --data DATA --start START --minutes 30 --steps 1500 \
+    python benchmarks/compare_training.py nuclei --data DATA --start START --steps 1500 \
         --work FOLDER --out benchmarks/results/training_nuclei_cpu.json
 
 writes the numbers, and the two loss curves as a PNG beside them.
 
-`m2f train` does `--steps` steps; transformers' model (`train_transformers.py`) trains for `--minutes`, and where ours
-took longer than that, the result says so. Both run at the same time, on one core each, so that whatever else the
-machine does meets both. The first argument names a recipe in benchmarks/recipes.
+`m2f train` does `--steps` steps, and transformers' model (`train_transformers.py`) trains until they are done. Both run
+at the same time, on one core each, so that whatever else the machine does meets both. The first argument names a recipe in benchmarks/recipes.
 """
 
 import argparse
@@ -33,7 +32,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("recipe", choices=sorted(path.stem for path in (HERE / "recipes").glob("*.yaml")))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--start", type=Path, required=True, help="what comparison_start.py wrote")
-    parser.add_argument("--minutes", type=float, required=True, help="of transformers' training")
     parser.add_argument("--steps", type=int, required=True, help="of ours")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, required=True, help="folder for the two runs")
@@ -48,7 +46,7 @@ def run_both(args: argparse.Namespace) -> tuple[float, Path, Path]:
     ours, theirs = args.work / "ours", args.work / "transformers"
     commands = {
         ours: [sys.executable, "-m", "m2f", "train", *shared, "--resume", "never"],
-        theirs: [sys.executable, HERE / "train_transformers.py", *shared, "--seconds", 60 * args.minutes],
+        theirs: [sys.executable, HERE / "train_transformers.py", *shared, "--beside", ours],
     }
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     running = {}
@@ -91,7 +89,7 @@ def main(args: argparse.Namespace):
         "machine": machine(threads_each=1),
         "recipe": args.recipe,
         "seed": args.seed,
-        "command": f"compare_training.py {args.recipe} --minutes {args.minutes:g} --steps {args.steps}",
+        "command": f"compare_training.py {args.recipe} --steps {args.steps}",
         "ours": {
             "steps": args.steps,
             "training_seconds": curve[-1]["seconds"],

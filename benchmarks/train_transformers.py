@@ -1,7 +1,9 @@
 """transformers' Mask2Former trained with the options of `m2f train`, for `compare_training.py`.
 
     python benchmarks/train_transformers.py --config recipe.yaml --data DATA --model START --max-steps 500 \
-        --seconds 600 --output OUT
+        --beside OURS --output OUT
+
+while `m2f train --output OURS` with the same options runs: it trains for as long as that does.
 
 Images, their order and augmentation, parameter groups, schedule and clipping are those of `m2f train`; model and loss
 are transformers', and the labels have the form that these take, a float mask for each segment. At the end the weights
@@ -27,7 +29,7 @@ from m2f.training.learning_rate_schedule import LearningRateSchedule
 from m2f.training.option_sources import add_option_arguments, options_from_arguments
 from m2f.training.parameter_groups import parameter_groups
 from m2f.training.sample_stream import SampleStream, StreamBatches
-from m2f.training.training_log import CsvLog
+from m2f.training.training_log import CsvLog, read_rows
 from m2f.training.training_options import TrainingOptions
 
 _MOST = 4  # times the steps of `m2f train`, should there be time for them
@@ -72,8 +74,15 @@ def as_lists(batch: dict) -> dict:
     return {**batch, "mask_labels": masks, "class_labels": classes}
 
 
-def train(options: TrainingOptions, model, loader, log: CsvLog, limit: float) -> dict[str, float]:
-    """For `limit` seconds, over which the learning rate falls as `m2f train` lets it fall over `max_steps`."""
+def share_done(folder: Path, max_steps: int) -> float:
+    """Of the training of `m2f train` in a folder, by its log."""
+    log = folder / "log.csv"
+    rows = read_rows(log) if log.is_file() else []
+    return int(rows[-1]["step"]) / max_steps if rows else 0.0
+
+
+def train(options: TrainingOptions, model, loader, log: CsvLog, beside: Path) -> dict[str, float]:
+    """Until the training in the folder `beside` is done; the learning rate is the one that it has at the same time."""
     groups = parameter_groups(model, options.learning_rate, options.weight_decay, options.backbone_lr_multiplier)
     optimizer = torch.optim.AdamW(groups, fused=True)
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -81,8 +90,9 @@ def train(options: TrainingOptions, model, loader, log: CsvLog, limit: float) ->
     model.train()
     start, losses = time.perf_counter(), []
     for step, batch in enumerate(loader):
+        done = share_done(beside, options.max_steps)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * schedule.factor(options.max_steps * (time.perf_counter() - start) / limit)
+            group["lr"] = rate * schedule.factor(options.max_steps * min(done, 1 - 1 / options.max_steps))
         loss = model(**as_lists(batch)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip_norm)
@@ -90,13 +100,13 @@ def train(options: TrainingOptions, model, loader, log: CsvLog, limit: float) ->
         optimizer.zero_grad()
         losses.append(loss.item())
         elapsed = time.perf_counter() - start
-        if len(losses) == options.log_every or elapsed >= limit:
+        if len(losses) == options.log_every or done >= 1:
             log.append({"step": step + 1, "seconds": round(elapsed, 1), "loss": sum(losses) / len(losses)})
             print(f"step {step + 1} {elapsed:.0f} s loss {sum(losses) / len(losses):.3f}", flush=True)
             losses = []
-        if elapsed >= limit:
+        if done >= 1:
             return {"steps": step + 1, "training_seconds": elapsed}
-    raise ValueError(f"{len(loader)} steps took {elapsed:.0f} s; give more --max-steps for a limit of {limit:.0f} s")
+    raise ValueError(f"{len(loader)} steps took {elapsed:.0f} s, and the training in {beside} is not done yet")
 
 
 def main(args: argparse.Namespace):
@@ -109,7 +119,7 @@ def main(args: argparse.Namespace):
     ours = M2FForUniversalSegmentation.from_pretrained(options.model)
     processor = make_processor(options, ours, None, print)
     loader = batches(options, dataset, processor)
-    found = train(options, model, loader, CsvLog(output / "log.csv", 0), args.seconds)
+    found = train(options, model, loader, CsvLog(output / "log.csv", 0), args.beside)
     model.save_pretrained(output)
     results = evaluate_model(our_model(model, options.model).eval(), processor, validation)
     (output / "results.json").write_text(json.dumps({**found, **results}, indent=1) + "\n")
@@ -118,6 +128,6 @@ def main(args: argparse.Namespace):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_option_arguments(parser)
-    parser.add_argument("--seconds", type=float, required=True, help="of training")
+    parser.add_argument("--beside", type=Path, required=True, help="folder of the training to keep up with")
     parser.usage = None
     main(parser.parse_args())
