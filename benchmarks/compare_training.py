@@ -6,8 +6,9 @@
 
 writes the numbers, and the two loss curves as a PNG beside them.
 
-`m2f train` does `--steps` steps, and transformers' model (`train_transformers.py`) trains until they are done. Both run
-at the same time, on one core each, so that whatever else the machine does meets both. The first argument names a recipe in benchmarks/recipes.
+`m2f train` does `--steps` steps, and transformers' model (`train_transformers.py`) trains until they are done. Both
+run at the same time, on one core each, so that whatever else the machine does meets both. The first argument names a
+recipe in benchmarks/recipes.
 """
 
 import argparse
@@ -34,7 +35,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--start", type=Path, required=True, help="what comparison_start.py wrote")
     parser.add_argument("--steps", type=int, required=True, help="of ours")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", type=Path, required=True, help="folder for the two runs")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for the two runs, which must not hold earlier ones"
+    )
     parser.add_argument("--out", type=Path, required=True, help="json file for the result")
     return parser.parse_args()
 
@@ -51,7 +54,7 @@ def run_both(args: argparse.Namespace) -> tuple[float, Path, Path]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     running = {}
     for folder, command in commands.items():
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True)
         with open(folder / "output.txt", "w") as output:
             words = [*map(str, command), "--output", str(folder)]
             running[folder] = subprocess.Popen(words, env=environment, stdout=output, stderr=subprocess.STDOUT)
