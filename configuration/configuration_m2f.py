@@ -4,6 +4,8 @@ Sources: Cheng et al., "Masked-attention Mask Transformer for Universal Image Se
 its COCO models are the defaults); transformers' `Mask2FormerConfig` (names, so that configs are interchangeable).
 """
 
+import copy
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -185,10 +187,28 @@ class M2FConfig(PretrainedConfig):
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         return _from_mask2former(config_dict), kwargs
 
+    def save_pretrained(self, save_directory: str | PathLike, *args, **kwargs):
+        """As in transformers; of an `auto_map` that came with remote code only what names files in the folder is kept.
+
+        transformers writes it back as it was read, and a folder whose code is not there cannot be loaded.
+        """
+        saved = copy.copy(self)
+        if getattr(self, "auto_map", None) is not None:
+            saved.auto_map = _local_references(self.auto_map, Path(save_directory))
+            if not saved.auto_map:
+                del saved.auto_map
+        super(M2FConfig, saved).save_pretrained(save_directory, *args, **kwargs)
+
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> "M2FConfig":
         """As in transformers; accepts the content of a `mask2former` config.json too."""
         return super().from_dict(_from_mask2former(config_dict), **kwargs)
+
+
+def _local_references(auto_map: dict[str, str], folder: Path) -> dict[str, str]:
+    """The entries whose file is in the folder, without the repository ("repository--file.Class") they came from."""
+    local = {name: reference.split("--")[-1] for name, reference in auto_map.items()}
+    return {name: value for name, value in local.items() if (folder / f"{value.rsplit('.', 1)[0]}.py").is_file()}
 
 
 def _from_mask2former(config_dict: dict[str, Any]) -> dict[str, Any]:

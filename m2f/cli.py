@@ -13,9 +13,13 @@ from collections.abc import Sequence
 # Subcommand -> its line in the help. Its module in m2f/commands is imported only when it is asked for, because some
 # take seconds to import.
 COMMANDS = {
+    "predict": "segment images, and write overlays, label maps, a COCO json, a table and a report",
     "check": "read a dataset once, list what is wrong with it, and draw a contact sheet",
     "train": "train a model on a dataset, evaluate it on the way, keep the best one, and go on after a stop",
     "val": "measure a checkpoint on a dataset, and write its predictions in the official formats",
+    "convert": "turn checkpoints of the original and of transformers into ones of m2f, and back",
+    "push": "publish a model on the Hub, with its card and on request with its code",
+    "bench": "time the model beside transformers' Mask2Former on this machine",
     "env": "print versions, hardware and kernels, for a bug report",
 }
 

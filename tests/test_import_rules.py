@@ -19,11 +19,13 @@ ALLOWED = {
     "configuration": set(),
     "kernels": set(),
     "modeling_m2f": {"configuration", "kernels"},
-    "image_processing": set(),
+    "image_processing": {"kernels"},
     "data": {"image_processing"},
     "evaluation": {"image_processing"},
     "training": {"modeling_m2f", "image_processing", "data", "evaluation"},
-    "hub": {"configuration", "modeling_m2f", "image_processing"},
+    "inference": {"configuration", "modeling_m2f", "image_processing", "data", "evaluation"},
+    "bench": {"configuration", "modeling_m2f", "image_processing", "data"},
+    "hub": {"configuration", "modeling_m2f", "kernels", "image_processing"},
 }
 # Imported by a function that needs them, so that `import m2f` is quick and inference needs none of them.
 LAZY = {"datasets", "evaluate", "faster_coco_eval", "pycocotools", "scipy"}

@@ -17,6 +17,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from m2f.configuration.configuration_m2f import M2FConfig
 from m2f.hub.original import convert_original_state_dict
 from m2f.hub.original_config import config_kwargs_from_original
+from m2f.hub.transformers_models import to_transformers_config
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 
 KEYS = json.loads(gzip.decompress((GOLDEN / "state_dict_keys.json.gz").read_bytes()))
@@ -61,12 +62,13 @@ def transformers_config(kwargs: dict) -> Mask2FormerConfig:
 
 @pytest.mark.parametrize("architecture", KEYS["architectures"])
 def test_every_official_architecture_has_its_names_and_shapes(architecture):
+    """In our files and in those of a model of ours that is saved for transformers."""
     original = meta_state_dict(KEYS["architectures"][architecture])
     kwargs = config_kwargs_from_original(original)
     converted = {name: tuple(value.shape) for name, value in convert_original_state_dict(original).items()}
     with torch.device("meta"):
         ours = M2FForUniversalSegmentation(M2FConfig(**kwargs))
-        theirs = Mask2FormerForUniversalSegmentation(transformers_config(kwargs))
+        theirs = Mask2FormerForUniversalSegmentation(to_transformers_config(ours.config))
     assert converted == names_on_disk(ours)
     assert converted == names_on_disk(theirs)
 

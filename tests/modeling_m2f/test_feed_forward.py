@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from m2f.modeling_m2f import feed_forward
 from m2f.modeling_m2f.feed_forward import FeedForward
 from m2f.modeling_m2f.linear import is_fast, onednn_linear, product, project
 
@@ -102,7 +101,7 @@ def test_autocast_and_compilation_are_torchs():
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("rows", [33, 64, 150])
 def test_network_equals_its_modules(rows, activation, adds_normalised, monkeypatch):
-    monkeypatch.setattr(feed_forward, "BLOCK_ROWS", 64)
+    monkeypatch.setattr("m2f.modeling_m2f.feed_forward.BLOCK_ROWS", 64)
     torch.manual_seed(0)
     norm, fc1, fc2 = nn.LayerNorm(24, eps=1e-3), nn.Linear(24, 48), nn.Linear(48, 24)
     nn.init.normal_(norm.weight)

@@ -1,0 +1,182 @@
+"""Segments images, and writes for each an overlay and a label map, and for all a COCO json, a table of the segments
+and a report that opens in a browser. Started again with the same arguments, it goes on where it was stopped. Exit code
+0: all images have a result; 1: some have none, and the others are written; 2: nothing could be done.
+
+Several processes, on machines that all see the folders, share the images with:
+`accelerate launch [...] -m m2f predict [...]`."""
+
+import argparse
+import os
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from PIL import Image
+from tqdm import tqdm
+from transformers.utils import logging
+
+from m2f.commands.messages import printer
+from m2f.image_processing.image_processing_m2f import TASKS
+from m2f.inference.image_sources import find_images
+from m2f.inference.model_loading import DEFAULT_CHECKPOINT, DTYPES, find_device
+from m2f.inference.prediction_folder import REPORT, Entry, PredictionFolder
+from m2f.inference.prediction_summary import Summary, write_summary
+from m2f.inference.segmenter import Segmenter
+
+EXIT_IMAGES_FAILED = 1
+# A process that is done waits for the others, however long their images take.
+_LONGEST_WAIT = timedelta(days=30)
+_SHOWN_CLASSES = 8
+
+
+def add_arguments(parser: argparse.ArgumentParser):
+    inputs = 'file, folder, pattern ("scans/**/*.png"), URL, or - for a list on standard input, one a line'
+    parser.add_argument("inputs", metavar="INPUT", nargs="+", help=inputs)
+    checkpoint = "of m2f or transformers' mask2former: folder or Hub id"
+    needed = {"required": True} if DEFAULT_CHECKPOINT is None else {"default": DEFAULT_CHECKPOINT}
+    parser.add_argument("--checkpoint", metavar="CHECKPOINT", help=checkpoint, **needed)
+    output = "where results are written (%(default)s)"
+    parser.add_argument("--output", type=Path, default=Path("m2f_predictions"), metavar="FOLDER", help=output)
+    parser.add_argument("--task", choices=TASKS, help="what to predict (what the checkpoint was trained for)")
+    threshold = "lowest score of an instance (0.5), or class probability of a panoptic segment (the checkpoint's)"
+    parser.add_argument("--threshold", type=float, metavar="X", help=threshold)
+    mask_threshold = "mask probability from which a pixel belongs to a segment (0.5)"
+    parser.add_argument("--mask-threshold", type=float, metavar="X", help=mask_threshold)
+    most = "(query, class) pairs that are considered for the instances of an image (as many as queries)"
+    parser.add_argument("--max-detections", type=_count, metavar="N", help=most)
+    parser.add_argument("--shortest-edge", type=_count, metavar="N", help="resize images to this (the checkpoint's)")
+    parser.add_argument("--longest-edge", type=_count, metavar="N", help="but to no more than this")
+    tile = "cut images that are higher or wider than N pixels into overlapping tiles, and merge the results"
+    parser.add_argument("--tile", type=_count, metavar="N", help=tile)
+    overlap = "pixels that neighbouring tiles share; at least the length of most objects is best (a quarter of --tile)"
+    parser.add_argument("--tile-overlap", type=int, metavar="N", help=overlap)
+    parser.add_argument("--device", metavar="NAME", help="such as cpu or cuda:1 (a GPU if there is one)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of weights and computation (%(default)s)")
+    parser.add_argument("--batch-size", type=_count, default=1, metavar="N", help="images or tiles at a time (1)")
+    parser.add_argument("--workers", type=_count, default=2, metavar="N", help="threads that read, and that write (2)")
+    pixels = "refuse images with more, as they may be made to fill the memory (Pillow's 179 million)"
+    parser.add_argument("--max-pixels", type=_count, metavar="N", help=pixels)
+    parser.add_argument("--allow-urls", action="store_true", help="download inputs that are http or https URLs")
+    parser.add_argument("--overwrite", action="store_true", help="remove the results of an earlier run in the folder")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
+
+
+def run(args: argparse.Namespace) -> int:
+    logging.disable_progress_bar()  # transformers shows one for the weights
+    _limit_pixels(args.max_pixels)
+    sources = find_images(args.inputs, sys.stdin, args.allow_urls, args.output)
+    folder = PredictionFolder(args.output, result_settings(args))
+    entries = folder.entries(sources)
+    device = find_device(args.device)  # wrong arguments before any process waits for another
+    if args.dry_run:
+        print("\n".join(dry_run_lines(args, folder, entries)))
+        return 0
+    state = PartialState(cpu=device.type == "cpu", timeout=_LONGEST_WAIT)
+    # Processes get a GPU each, unless the user names a device for all.
+    segmenter = load_segmenter(args, device if args.device not in (None, "cuda") else state.device)
+    if state.is_main_process:
+        folder.begin(args.overwrite)
+    state.wait_for_everyone()
+    todo = [entry for entry in entries if not folder.is_done(entry)]
+    state.wait_for_everyone()  # all have looked before any writes, so that all divide the same list
+    if len(todo) < len(entries):
+        say = printer(state.is_main_process)
+        say(f"{len(entries) - len(todo)} of {len(entries)} images have their result already")
+    started = time.monotonic()
+    predict_images(segmenter, folder, todo[state.process_index :: state.num_processes], state.is_main_process)
+    state.wait_for_everyone()
+    code = 0
+    if state.is_main_process:
+        summary = write_summary(folder, entries, segmenter.id2label, segmenter.things)
+        print("\n".join(summary_lines(summary, folder, len(todo), time.monotonic() - started)))
+        code = EXIT_IMAGES_FAILED if summary.failed else 0
+    state.destroy_process_group()
+    return code
+
+
+def load_segmenter(args: argparse.Namespace, device: Any) -> Segmenter:
+    edges = {"shortest_edge": args.shortest_edge, "longest_edge": args.longest_edge}
+    size = {name: value for name, value in edges.items() if value is not None}
+    return Segmenter.from_pretrained(
+        args.checkpoint,
+        args.task,
+        device,
+        args.dtype,
+        size=size or None,
+        threshold=args.threshold,
+        mask_threshold=args.mask_threshold,
+        max_detections=args.max_detections,
+        tile=args.tile,
+        tile_overlap=args.tile_overlap,
+        batch_size=args.batch_size,
+        workers=args.workers,
+    )
+
+
+def result_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments that results depend on, and the state of a checkpoint that is a folder, which may be written anew
+    between two runs."""
+    names = ("checkpoint", "task", "threshold", "mask_threshold", "max_detections", "shortest_edge", "longest_edge")
+    settings = {name: getattr(args, name) for name in (*names, "tile", "tile_overlap", "dtype")}
+    files = sorted(Path(args.checkpoint).glob("*.*")) if os.path.isdir(args.checkpoint) else []
+    weights = [file for file in files if file.suffix in (".json", ".safetensors", ".bin")]
+    written = max((file.stat().st_mtime_ns for file in weights), default=None)
+    return {**settings, "checkpoint_written": written}
+
+
+def predict_images(segmenter: Segmenter, folder: PredictionFolder, entries: Sequence[Entry], show_progress: bool):
+    """Segments images and writes their files; says which have no result.
+
+    Raises:
+        OSError: the folder cannot be written to any more.
+    """
+    pipeline = segmenter.pipeline(lambda entry: (entry.source.read(), entry.source.name), folder.write)
+    bar = tqdm(total=len(entries), unit=" images", disable=not (show_progress and sys.stderr.isatty()))
+    with bar:
+        for outcome in pipeline.run(entries):
+            if outcome.error is not None:
+                folder.write_failure(outcome.item, str(outcome.error))
+                tqdm.write(_failure_line(outcome.item.source.location, str(outcome.error)), file=sys.stderr)
+            bar.update()
+
+
+def dry_run_lines(args: argparse.Namespace, folder: PredictionFolder, entries: Sequence[Entry]) -> list[str]:
+    """What would be done."""
+    todo = [entry for entry in entries if args.overwrite or not folder.is_done(entry)]
+    lines = [f"would segment {entry.source.location} -> {entry.name}" for entry in todo]
+    return [*lines, f"{len(todo)} of {len(entries)} images; results would be written into {args.output}"]
+
+
+def summary_lines(summary: Summary, folder: PredictionFolder, done: int, seconds: float) -> list[str]:
+    """The result as text; failures again, as their lines may have scrolled away."""
+    speed = f" ({done / seconds:.2f} a second)" if done else ""
+    classes = [f"{row.label} {row.objects}" for row in summary.classes]
+    found = ", ".join(classes[:_SHOWN_CLASSES]) + (", ..." if len(classes) > _SHOWN_CLASSES else "")
+    lines = [f"{len(summary.images)} images{speed}, {summary.object_count} segments" + (f": {found}" if found else "")]
+    if summary.failed:
+        lines.append(f"{len(summary.failed)} images have no result; the same command tries them again")
+    return [*lines, f"report: {folder.path / REPORT}"]
+
+
+def _failure_line(location: str, message: str) -> str:
+    message = " ".join(message.split())
+    return f"skipped: {message}" if location in message else f"skipped: {location}: {message}"
+
+
+def _limit_pixels(limit: int | None):
+    """Images with more are refused: Pillow does so with more than twice its limit, and warns from that on."""
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    if limit is not None:
+        Image.MAX_IMAGE_PIXELS = -(-limit // 2)
+
+
+def _count(text: str) -> int:
+    """An argument's value that is a positive number."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)

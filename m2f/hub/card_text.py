@@ -1,0 +1,168 @@
+"""The text of a model card, below its YAML header."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+_TASKS = {
+    "panoptic": "every pixel gets a class, and countable objects (things) are told apart",
+    "instance": "objects are found one by one, each with a mask, a class and a score",
+    "semantic": "every pixel gets a class, and objects of a class are not told apart",
+}
+_SHORT_TABLE = 20  # rows that stand in the text; longer tables are folded
+
+
+def card_text(
+    *,
+    name: str,
+    config: Mapping[str, Any],
+    processor: Mapping[str, Any],
+    license: str,
+    datasets: Sequence[str],
+    base_model: str | None,
+    options_text: str | None,
+    results: Mapping[str, Any] | None,
+    pictures: Sequence[str],
+) -> str:
+    """Markdown.
+
+    Args:
+        config, processor: contents of config.json and preprocessor_config.json.
+        base_model: None for a model trained from the start.
+        options_text: training_options.yaml of `m2f train`, None where it was trained otherwise.
+        results: results.json of `m2f val`, None where it was not measured.
+        pictures: paths beside the card.
+    """
+    sections = (
+        _introduction(name, config, datasets, base_model),
+        _loading(name),
+        _training(options_text, datasets, base_model),
+        _evaluation(results),
+        [f"![{_CAPTIONS.get(path, path)}]({path})" for path in pictures],
+        _limits(config, processor),
+        _license(license),
+    )
+    return "\n\n".join("\n".join(section) for section in map(list, sections) if section) + "\n"
+
+
+_CAPTIONS = {"card/predictions.png": "Predictions on images of the evaluation", "card/curves.png": "Training curves"}
+
+
+def _introduction(
+    name: str, config: Mapping[str, Any], datasets: Sequence[str], base_model: str | None
+) -> Iterator[str]:
+    task = config.get("task", "panoptic")
+    backbone = (config.get("backbone_config") or {}).get("model_type", "swin")
+    labels = _labels(config)
+    yield f"# {name}\n"
+    yield f"A Mask2Former with a {backbone} backbone for {task} segmentation, made with m2f."
+    yield f"Trained on {', '.join(datasets)}{f', starting from {base_model}' if base_model else ''}.\n"
+    yield f"**Intended use.** Segmentation of images like those of its training data: {_TASKS[task]}."
+    yield f"It knows {len(labels)} classes: {', '.join(labels[:50])}{', ...' if len(labels) > 50 else ''}."
+
+
+def _loading(name: str) -> Iterator[str]:
+    yield f"""## Load it
+
+Put this repository's id, or a folder with its files, in place of `{name}`.
+
+With m2f installed:
+
+```python
+import m2f
+from transformers import pipeline
+
+segments = pipeline("image-segmentation", model="{name}")("image.jpg")
+```
+
+With transformers and torch alone, where the repository holds its code (read it first):
+
+```python
+from transformers import pipeline
+
+segments = pipeline("image-segmentation", model="{name}", trust_remote_code=True)("image.jpg")
+```
+
+In stock transformers, as its own Mask2Former, after `m2f convert {name} folder --to transformers`:
+
+```python
+from transformers import AutoModelForUniversalSegmentation
+
+model = AutoModelForUniversalSegmentation.from_pretrained("folder")
+```"""
+
+
+def _training(options_text: str | None, datasets: Sequence[str], base_model: str | None) -> Iterator[str]:
+    yield "## Training\n"
+    if options_text is None:
+        yield f"Weights: {base_model or 'trained from random values'}. No options of `m2f train` are on record."
+        return
+    yield "```\nm2f train --config training_options.yaml\n```\n"
+    yield f"<details><summary>training_options.yaml</summary>\n\n```yaml\n{options_text.rstrip()}\n```\n\n</details>"
+
+
+def _evaluation(results: Mapping[str, Any] | None) -> Iterator[str]:
+    yield "## Evaluation\n"
+    if results is None:
+        yield "Not measured."
+        return
+    dataset = results["dataset"]
+    yield f"`m2f val` on the split {dataset['split']} ({dataset['format']}, {results['images']} images)."
+    for task, numbers in results["results"].items():
+        measured = {name: value for name, value in numbers.items() if value is not None}
+        yield f"\n**{task.capitalize()}**\n"
+        yield from _table([[f"{value:.4f}" for value in measured.values()]], list(measured))
+        yield from _class_table(task, results.get("per_class", {}).get(task, ()))
+    if results.get("seconds"):
+        speed = results["images"] / results["seconds"]
+        versions = results.get("versions", {})
+        used = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers") if name in versions)
+        yield f"\nSpeed of that evaluation, reading and measuring included: {speed:.2f} images a second ({used})."
+
+
+def _class_table(task: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if not rows:
+        return
+    names = list(rows[0])
+    lines = list(_table([[_cell(row.get(name)) for name in names] for row in rows], names))
+    if len(rows) <= _SHORT_TABLE:
+        yield from ("", *lines)
+    else:
+        yield from (f"\n<details><summary>{task} per class</summary>\n", *lines, "\n</details>")
+
+
+def _table(rows: Sequence[Sequence[str]], names: Sequence[str]) -> Iterator[str]:
+    yield f"| {' | '.join(names)} |"
+    yield f"|{'---|' * len(names)}"
+    yield from (f"| {' | '.join(row)} |" for row in rows)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else str(value).replace("|", "\\|")
+
+
+def _limits(config: Mapping[str, Any], processor: Mapping[str, Any]) -> Iterator[str]:
+    size = ", ".join(f"{name} {edge}" for name, edge in (processor.get("size") or {}).items())
+    yield "## Limits\n"
+    yield f"- At most {config.get('num_queries', 100)} segments of an image are found."
+    yield f"- Images are resized ({size}); what is only a few pixels large then is missed."
+    yield "- Classes outside the list above are not known; such objects get no class or a wrong one."
+    yield "- Scores are not calibrated probabilities. Check results on images of your own before relying on them."
+
+
+def _license(license: str) -> Iterator[str]:
+    yield "## Licence\n"
+    if license.startswith("cc-by-nc"):
+        yield (
+            f"The weights are under {license.upper()}: they come from ones that the authors of "
+            "[Mask2Former](https://github.com/facebookresearch/Mask2Former) published under it, and may not be used "
+            "commercially. The code of m2f is under Apache 2.0."
+        )
+    else:
+        yield f"The weights are under {license}, the code of m2f under Apache 2.0."
+
+
+def _labels(config: Mapping[str, Any]) -> list[str]:
+    names = config.get("id2label") or {str(i): f"LABEL_{i}" for i in range(2)}  # transformers leaves two of them out
+    return [names[label] for label in sorted(names, key=int)]

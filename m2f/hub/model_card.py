@@ -1,0 +1,208 @@
+"""The README.md of a published model: what the Hub reads (YAML) and what people read.
+
+Everything in it is taken from files: config.json, preprocessor_config.json, the results of `m2f val --output`, and
+what `m2f train` left in its folder. What no file says is asked for, and never made up.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from m2f.hub.card_text import card_text
+from m2f.hub.weights_license import checked_license, required_license
+
+CARD_FILE = "README.md"
+_PICTURES = "card"  # folder beside the card
+_OPTIONS_FILE, _CURVES, _SAMPLES = "training_options.yaml", "curves.png", "samples"  # of `m2f train`
+_PIPELINE = "image-segmentation"
+_FROM_SCRATCH = "none"
+# Number of the evaluation -> type and name that the Hub knows it by. The rest of the numbers stand in the text.
+_METRICS = {
+    "PQ": ("pq", "Panoptic quality"),
+    "SQ": ("sq", "Segmentation quality"),
+    "RQ": ("rq", "Recognition quality"),
+    "AP": ("mask_ap", "Mask AP"),
+    "AP50": ("mask_ap_50", "Mask AP at IoU 0.5"),
+    "mIoU": ("mean_iou", "Mean IoU"),
+}
+_NEEDED = ("license", "library_name", "pipeline_tag", "datasets")
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What files do not say.
+
+    Args:
+        license: identifier of the Hub's list, such as "apache-2.0"; may be left out where the weights bring their own.
+        datasets: the Hub's ids or names of what the model was trained on.
+        base_model: Hub id of what it was fine-tuned from, "none" for a model trained from the start; by default the
+            `model` or `backbone` of training_options.yaml.
+        results: folder of `m2f val --output`; None: the card says that there are no numbers.
+        name: of the model; by default the folder's.
+    """
+
+    license: str | None = None
+    datasets: tuple[str, ...] = ()
+    base_model: str | None = None
+    results: Path | None = None
+    name: str | None = None
+
+
+def write_card(folder: Path, facts: CardFacts) -> Path:
+    """Write README.md, and the pictures that it shows, into the folder of a saved model.
+
+    Raises:
+        FileNotFoundError: the folder has no config.json, or the results' folder no results.json.
+        ValueError: fields are missing (all are named), the licence is not the weights' own, or the results are those
+            of an unfinished evaluation.
+    """
+    folder = Path(folder)
+    config, options = _read_json(folder / "config.json"), _training_options(folder)
+    results = _read_results(facts.results)
+    base_model = facts.base_model or options.get("model") or options.get("backbone")
+    license = checked_license(facts.license, _required_license(config, base_model))
+    known = {"license": license, "datasets": facts.datasets, "base_model": base_model}
+    if missing := [name for name, value in known.items() if not value]:
+        raise ValueError(f"the model card of {folder} lacks {_options_for(missing)}")
+    base_model = None if base_model == _FROM_SCRATCH else base_model
+    name = facts.name or folder.resolve().name
+    data = ModelCardData(
+        license=license,
+        library_name="transformers",
+        pipeline_tag=_PIPELINE,
+        tags=["m2f", "mask2former", f"{config.get('task', 'panoptic')}-segmentation"],
+        datasets=list(facts.datasets),
+        base_model=base_model if base_model is None or _is_hub_id(base_model) else None,
+        model_name=name,
+        eval_results=_eval_results(results, facts.datasets[0]),
+    )
+    text = card_text(
+        name=name,
+        config=config,
+        processor=_read_json(folder / "preprocessor_config.json"),
+        license=license,
+        datasets=facts.datasets,
+        base_model=base_model,
+        options_text=_text_of(folder / _OPTIONS_FILE),
+        results=results,
+        pictures=_copy_pictures(folder),
+    )
+    ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}").save(folder / CARD_FILE)
+    check_card(folder)
+    return folder / CARD_FILE
+
+
+def check_card(folder: Path):
+    """Check README.md before it is published.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: fields are missing, the licence is not the weights' own, or files that it links are not there; all
+            are named.
+    """
+    path = Path(folder) / CARD_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} has no {CARD_FILE}; write the model card with {_options_for(_NEEDED)}")
+    card = ModelCard.load(path)
+    missing = [name for name in _NEEDED if not getattr(card.data, name, None)]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)} in its YAML header")
+    if card.data.pipeline_tag != _PIPELINE:
+        raise ValueError(f"{path} has pipeline_tag {card.data.pipeline_tag!r}; models of m2f are for {_PIPELINE}")
+    base = card.data.get("base_model")
+    bases = base if isinstance(base, list) else [base]
+    checked_license(card.data.license, _required_license(_read_json(Path(folder) / "config.json"), *bases))
+    absent = [link for link in _local_links(card.text) if not (Path(folder) / link).is_file()]
+    if absent:
+        raise ValueError(f"{path} links files that are not there: {', '.join(absent)}")
+
+
+def _required_license(config: Mapping[str, Any], *bases: str | None) -> str | None:
+    return required_license(config, config.get("_name_or_path"), *bases)
+
+
+def _local_links(text: str) -> list[str]:
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    return [link for link in links if not re.match(r"[a-z]+:|#", link)]
+
+
+def _options_for(missing: Any) -> str:
+    options = {
+        "license": "a licence (--license)",
+        "datasets": "what it was trained on (--dataset)",
+        "base_model": f"what it was fine-tuned from (--base-model, {_FROM_SCRATCH!r} for nothing)",
+    }
+    return ", ".join(options[name] for name in options if name in missing)
+
+
+def _eval_results(results: Mapping[str, Any] | None, dataset: str) -> list[EvalResult] | None:
+    """For `model-index`."""
+    if results is None:
+        return None
+    return [
+        EvalResult(
+            task_type=_PIPELINE,
+            task_name=f"{task} segmentation",
+            dataset_type=dataset,
+            dataset_name=dataset,
+            dataset_split=results["dataset"]["split"],
+            metric_type=_METRICS[name][0],
+            metric_name=_METRICS[name][1],
+            metric_value=round(value, 5),
+        )
+        for task, numbers in results["results"].items()
+        for name, value in numbers.items()
+        if name in _METRICS and value is not None
+    ]
+
+
+def _copy_pictures(folder: Path) -> list[str]:
+    """The curves and the last sheet of predictions of a training, copied where a push takes them; their paths."""
+    samples = sorted((folder / _SAMPLES).glob("*.png"))
+    pictures = [path for path in (*samples[-1:], folder / _CURVES) if path.is_file()]
+    if pictures:
+        (folder / _PICTURES).mkdir(exist_ok=True)
+    names = {_CURVES: "curves.png"}
+    links = [f"{_PICTURES}/{names.get(path.name, 'predictions.png')}" for path in pictures]
+    for path, link in zip(pictures, links, strict=True):
+        shutil.copyfile(path, folder / link)
+    return links
+
+
+def _read_results(folder: Path | None) -> dict[str, Any] | None:
+    """results.json of `m2f val --output`."""
+    if folder is None:
+        return None
+    path = Path(folder) / "results.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} has no results.json; measure the model with `m2f val --output {folder}`")
+    record = _read_json(path)
+    if not record.get("finished") or "dataset" not in record:
+        raise ValueError(f"{path} is not that of a finished `m2f val`; measure the model with it")
+    return record
+
+
+def _training_options(folder: Path) -> dict[str, Any]:
+    import yaml
+
+    return yaml.safe_load(_text_of(folder / _OPTIONS_FILE) or "{}")
+
+
+def _text_of(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there; save model and processor there first")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _is_hub_id(name: str) -> bool:
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not Path(name).exists()

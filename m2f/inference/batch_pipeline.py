@@ -1,0 +1,136 @@
+"""Items go through three steps at the same time: made ready in threads, computed in batches, finished in threads."""
+
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, Protocol
+
+# A batch that is not full is computed when so many batches' worth of items came after its first one, so that an odd
+# size neither waits for the end nor fills the memory.
+_PATIENCE = 4
+
+
+class Prepared(Protocol):
+    """What the first step makes of an item."""
+
+    key: Hashable  # items of one key may come together in a batch; None: always alone
+
+
+class Outcome(NamedTuple):
+    """What became of an item."""
+
+    index: int  # of the item
+    item: Any
+    result: Any
+    error: Exception | None = None  # then there is no result
+
+
+class BatchPipeline:
+    """Runs items through `prepare`, `compute` and `finish`, of each of which several may be under way.
+
+    Args:
+        prepare: makes an item ready; runs in threads.
+        compute: of a list of items that are ready, all of one key, the list of what was computed for each; runs in
+            the caller's thread.
+        finish: makes the result of an item that is ready and what was computed; runs in threads.
+        batch_size: items that are computed together at most.
+        workers: threads for each of the outer steps.
+        item_errors: exceptions of `prepare` and `compute` that spoil one item alone. After such an error `compute` is
+            called again for each item of the batch. Other exceptions, and those of `finish` that are not
+            `result_errors`, end the run.
+        result_errors: exceptions of `finish` that spoil one item alone.
+    """
+
+    def __init__(
+        self,
+        prepare: Callable[[Any], Prepared],
+        compute: Callable[[list], Sequence],
+        finish: Callable[[Any, Any], Any],
+        batch_size: int = 1,
+        workers: int = 2,
+        item_errors: tuple[type[Exception], ...] = (ValueError, OSError),
+        result_errors: tuple[type[Exception], ...] = (ValueError,),
+    ):
+        self.prepare, self.compute, self.finish = prepare, compute, finish
+        self.batch_size, self.workers = batch_size, workers
+        self.item_errors, self.result_errors = item_errors, result_errors
+
+    def run(self, items: Iterable) -> Iterator[Outcome]:
+        """The outcome of each item, as soon as it is there. Items are taken when there is room for them."""
+        readers, finishers = ThreadPoolExecutor(self.workers), ThreadPoolExecutor(self.workers)
+        try:
+            yield from self._run(enumerate(items), readers, finishers)
+        finally:  # also if the caller wants no more
+            readers.shutdown(cancel_futures=True)
+            finishers.shutdown(cancel_futures=True)
+
+    def run_in_order(self, items: Iterable) -> Iterator[Outcome]:
+        """The same in the order of the items."""
+        early: dict[int, Outcome] = {}
+        wanted = 0
+        for outcome in self.run(items):
+            early[outcome.index] = outcome
+            while wanted in early:
+                yield early.pop(wanted)
+                wanted += 1
+
+    def _run(
+        self, source: Iterator[tuple[int, Any]], readers: ThreadPoolExecutor, finishers: ThreadPoolExecutor
+    ) -> Iterator[Outcome]:
+        reading: deque[tuple[int, Any, Future]] = deque()
+        finishing: deque[tuple[int, Any, Future]] = deque()
+        waiting: dict[Hashable, list[tuple[int, Any, Prepared]]] = {}
+        ahead = 2 * self.batch_size + self.workers
+        while True:
+            while len(reading) < ahead and (entry := next(source, None)) is not None:
+                reading.append((*entry, readers.submit(self.prepare, entry[1])))
+            while finishing and (finishing[0][2].done() or len(finishing) > ahead):
+                yield self._outcome(*finishing.popleft())
+            if not reading and not waiting:
+                break
+            newest = None
+            if reading:
+                newest, item, future = reading.popleft()
+                try:
+                    prepared = future.result()
+                except self.item_errors as error:
+                    yield Outcome(newest, item, None, error)
+                else:
+                    waiting.setdefault(prepared.key, []).append((newest, item, prepared))
+            batch = self._next_batch(waiting, newest)
+            for index, item, prepared, computed in self._computed(batch):
+                if isinstance(computed, Exception):
+                    yield Outcome(index, item, None, computed)
+                else:
+                    finishing.append((index, item, finishers.submit(self.finish, prepared, computed)))
+        while finishing:
+            yield self._outcome(*finishing.popleft())
+
+    def _next_batch(self, waiting: dict[Hashable, list], newest: int | None) -> list:
+        """Takes a batch that is full or has waited for long, or if no item comes any more, any."""
+        for key, entries in waiting.items():
+            is_old = newest is None or newest - entries[0][0] >= _PATIENCE * self.batch_size
+            if key is None or len(entries) >= self.batch_size or is_old:
+                return waiting.pop(key)
+        return []
+
+    def _computed(self, batch: list[tuple[int, Any, Prepared]]) -> Iterator[tuple[int, Any, Prepared, Any]]:
+        """The entries of a batch, with what was computed or the error."""
+        if not batch:
+            return
+        try:
+            computed = self.compute([prepared for _, _, prepared in batch])
+        except self.item_errors as error:
+            computed = [error] if len(batch) == 1 else None
+        if computed is None:
+            for entry in batch:
+                yield from self._computed([entry])
+        else:
+            for entry, part in zip(batch, computed, strict=True):
+                yield (*entry, part)
+
+    def _outcome(self, index: int, item: Any, future: Future) -> Outcome:
+        try:
+            return Outcome(index, item, future.result())
+        except self.result_errors as error:
+            return Outcome(index, item, None, error)

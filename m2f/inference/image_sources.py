@@ -1,0 +1,184 @@
+"""What a user names as images: files, folders, patterns, URLs and lists of them; and reading one image of any kind."""
+
+import glob
+import os
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable, Sequence
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from m2f.data.dataset_paths import image_files
+from m2f.data.image_reading import FORMATS, SUFFIXES, ImageFile, decoded, file_content
+from m2f.data.segment_map import NOTHING, SegmentMap
+from m2f.image_processing.image_input import load_images, to_rgb
+
+STANDARD_INPUT = "-"
+_URL_SCHEMES = ("http://", "https://")
+_WILDCARDS = "*?["
+_URL_SECONDS = 60
+_URL_BYTES = 512 * 2**20
+
+
+class ImageSource(NamedTuple):
+    """An image to be read.
+
+    location: path or URL.
+    name: relative to what the user named, with "/" between folders.
+    """
+
+    location: str
+    name: str
+
+    @property
+    def is_url(self) -> bool:
+        return is_url(self.location)
+
+    def read(self) -> Image.Image:
+        """See `read_image`."""
+        return read_image(self.location)
+
+
+def is_url(text: str) -> bool:
+    return text.lower().startswith(_URL_SCHEMES)
+
+
+def find_images(
+    inputs: Sequence[str], standard_input: TextIO, allow_urls: bool = False, leave_out: Path | None = None
+) -> list[ImageSource]:
+    """The images that inputs name, each once, in their order; those of a folder sorted.
+
+    Args:
+        inputs: files, folders (searched with the folders in them), patterns such as "scans/**/*.png", URLs, and "-"
+            for a list of these in `standard_input`, one a line.
+        allow_urls: whether inputs may be downloaded.
+        leave_out: a folder of which nothing is taken, because the results are written there, unless it, a folder or
+            a file in it is named itself.
+
+    Raises:
+        FileNotFoundError: an input does not exist, or names no image.
+        ValueError: an input is a URL, and these are not allowed.
+    """
+    words = [line for word in inputs for line in (_lines(standard_input) if word == STANDARD_INPUT else [word])]
+    if not words:
+        raise FileNotFoundError("no images found: the list on standard input is empty")
+    hidden = leave_out and leave_out.resolve()
+    found: dict[str, ImageSource] = {}
+    for word in words:
+        for source in _images_of(word, allow_urls, hidden):
+            found.setdefault(source.location if source.is_url else os.path.realpath(source.location), source)
+    return list(found.values())
+
+
+def read_image(image: Any) -> Image.Image:
+    """An upright RGB image of 8 bits.
+
+    Args:
+        image: path, URL, bytes, PIL image, or array or tensor of (H,W), (H,W,C) or (C,H,W) with C in 1, 3, 4; uint8,
+            16-bit, bool, or float in 0..255. The EXIF orientation is applied.
+
+    Raises:
+        ValueError: it is damaged, of an unknown format, or holds other values.
+        OSError: it does not exist or cannot be downloaded.
+    """
+    if isinstance(image, str) and is_url(image):
+        return _read_file(_download(image), image)
+    if isinstance(image, str | os.PathLike):
+        return _read_file(Path(image), os.fspath(image))
+    if isinstance(image, bytes | bytearray):
+        return _read_file(bytes(image), f"{len(image)} bytes")
+    rgb = decoded(lambda: to_rgb(load_images(image)[0]), "an image in memory")
+    return rgb if isinstance(rgb, Image.Image) else _eight_bits(rgb, np.asarray(image).dtype.kind == "f")
+
+
+def name_of(image: Any) -> str:
+    """What messages call an image that is given to Python: its file, or nothing."""
+    return os.fspath(image) if isinstance(image, str | os.PathLike) else getattr(image, "filename", "") or ""
+
+
+def _read_file(source: Path | bytes, name: str) -> Image.Image:
+    try:
+        file = ImageFile(file_content(source, name), name)
+    except ValueError as error:
+        if isinstance(error.__cause__, UnidentifiedImageError):  # its message names an object in memory
+            raise ValueError(f"{name} is no image of a known format ({', '.join(FORMATS)})") from error
+        raise
+    # A reader of images with their labels: here are none, of no size in memory.
+    nothing = np.broadcast_to(np.int32(NOTHING), (1, *file.size))
+    return file.sample(SegmentMap(nothing, np.zeros(0, np.int64)), name).image
+
+
+def _eight_bits(array: np.ndarray, is_float: bool) -> Image.Image:
+    lowest, highest = float(array.min()), float(array.max())
+    if lowest < 0 or highest > 255:
+        raise ValueError(f"an image holds values from {lowest:g} to {highest:g}; 0 to 255 are expected")
+    if is_float and 0 < highest <= 1:
+        raise ValueError(f"a float image holds values up to {highest:g}; multiply it by 255, 0 to 255 are expected")
+    return Image.fromarray(np.rint(array).astype(np.uint8))
+
+
+def _lines(standard_input: TextIO) -> list[str]:
+    return [line.rstrip("\r\n") for line in standard_input if line.strip()]
+
+
+def _images_of(word: str, allow_urls: bool, leave_out: Path | None) -> Iterable[ImageSource]:
+    if is_url(word):
+        if not allow_urls:
+            raise ValueError(f"{word} is a URL; give --allow-urls to download it")
+        return [ImageSource(word, _name_of_url(word))]
+    if os.path.isdir(word):
+        found = _images_in(word, leave_out)
+    elif os.path.lexists(word):
+        return [ImageSource(word, os.path.basename(word))]
+    elif glob.has_magic(word):
+        found = _matches(word, leave_out)
+    else:
+        raise FileNotFoundError(f"no such file or folder: {word}")
+    if not found:
+        raise FileNotFoundError(f"no images found: {word} has no file that ends in {', '.join(sorted(SUFFIXES))}")
+    return found
+
+
+def _images_in(folder: str, leave_out: Path | None) -> list[ImageSource]:
+    if leave_out is not None and Path(folder).resolve().is_relative_to(leave_out):
+        leave_out = None  # named on purpose
+    names = [name for name in image_files(Path(folder)) if not _is_inside(os.path.join(folder, name), leave_out)]
+    return [ImageSource(os.path.join(folder, name), name) for name in names]
+
+
+def _matches(pattern: str, leave_out: Path | None) -> list[ImageSource]:
+    """Images, and images in folders, that a pattern matches; named from the first folder with a wildcard on."""
+    root = pattern[: min(pattern.index(sign) for sign in _WILDCARDS if sign in pattern)].rpartition("/")[0]
+    start = root or ("/" if pattern.startswith("/") else ".")
+    found = []
+    for path in sorted(glob.glob(pattern, recursive=True)):
+        inner = _images_in(path, leave_out) if os.path.isdir(path) else []
+        if os.path.isfile(path) and Path(path).suffix.lower() in SUFFIXES and not _is_inside(path, leave_out):
+            inner = [ImageSource(path, "")]
+        found += [ImageSource(image.location, os.path.relpath(image.location, start)) for image in inner]
+    return found
+
+
+def _is_inside(path: str, folder: Path | None) -> bool:
+    return folder is not None and Path(path).resolve().is_relative_to(folder)
+
+
+def _name_of_url(url: str) -> str:
+    path = urllib.parse.unquote(urllib.parse.urlsplit(url).path)
+    return path.replace("\\", "/").rstrip("/").rpartition("/")[2] or "image"
+
+
+def _download(url: str) -> bytes:
+    try:
+        with urllib.request.urlopen(url, timeout=_URL_SECONDS) as answer:
+            content = answer.read(_URL_BYTES + 1)
+    # HTTPException (of a broken answer) is no OSError.
+    except (OSError, HTTPException, ValueError) as error:
+        raise OSError(f"cannot download {url}: {error}") from error
+    if len(content) > _URL_BYTES:
+        raise ValueError(f"{url} has more than {_URL_BYTES >> 20} MiB; download it yourself")
+    return content

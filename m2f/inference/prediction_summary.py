@@ -1,0 +1,197 @@
+"""The results of all images in one: a COCO json, a table of the segments, and the numbers that a report shows."""
+
+import csv
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any, NamedTuple, TextIO
+
+from m2f.inference.html_report import render_report
+from m2f.inference.output_names import write_whole
+from m2f.inference.prediction_folder import COCO_JSON, OBJECTS_CSV, REPORT, Entry, PredictionFolder
+
+CSV_COLUMNS = (
+    "image", "id", "class", "class_id", "score", "area", "left", "top", "width", "height",
+)  # fmt: skip
+_REPORT_PICTURES = 500  # each takes about 40 KB of the report
+_REPORT_OBJECTS = 2000
+
+
+class ImageRow(NamedTuple):
+    """An image in the report; `thumbnail` and `overlay` are base64 of JPEG, empty beyond the first images."""
+
+    name: str
+    files: str  # the name of its files
+    size: tuple[int, int]  # (height, width)
+    objects: int
+    classes: str
+    mean_score: float | None
+    covered: float  # share of the pixels, of segments that overlap counted twice
+    thumbnail: str
+    overlay: str
+
+
+class ClassRow(NamedTuple):
+    """A class in the report."""
+
+    label: str
+    objects: int
+    images: int
+    median_area: float
+    mean_area: float
+    mean_score: float
+    histogram: list[int]  # segments by size, see `Summary.bins`
+
+
+class Summary(NamedTuple):
+    """What a run gave.
+
+    failed: (location, message) of images without a result.
+    areas: of all segments.
+    bins: (first area, last area) of each bar of a histogram, powers of 2.
+    objects: (image, segment) of the best scores.
+    """
+
+    images: list[ImageRow]
+    classes: list[ClassRow]
+    failed: list[tuple[str, str]]
+    bins: list[tuple[int, int]]
+    objects: list[tuple[str, Mapping[str, Any]]]
+
+    @property
+    def object_count(self) -> int:
+        return sum(row.objects for row in self.classes)
+
+
+def write_summary(
+    folder: PredictionFolder, entries: Sequence[Entry], id2label: Mapping[int, str], things: Sequence[int]
+) -> Summary:
+    """Write predictions.json, objects.csv and report.html from the records, which are read once.
+
+    Args:
+        entries: all images of the run.
+        id2label: name of each class.
+        things: the classes that are things.
+    """
+    categories = [
+        {"id": label, "name": name, "isthing": int(label in things)} for label, name in sorted(id2label.items())
+    ]
+    collected = _Collected(_image_names(entries))
+
+    def write_both(coco_path: Path):
+        with coco_path.open("w", encoding="utf-8") as coco:
+            write_whole(folder.path / OBJECTS_CSV, lambda csv_path: collected.write(csv_path, coco, folder, entries))
+            images = json.dumps(collected.coco_images)
+            coco.write(f'\n],\n"images": {images},\n"categories": {json.dumps(categories)}}}\n')
+
+    write_whole(folder.path / COCO_JSON, write_both)
+    summary = collected.summary()
+    folder.write_text(REPORT, render_report(summary, folder.settings))
+    return summary
+
+
+class _Collected:
+    """Writes json and table record by record, and keeps what the report needs."""
+
+    def __init__(self, names: Mapping[Entry, str]):
+        self.names = names
+        self.coco_images: list[dict[str, Any]] = []
+        self._rows: list[ImageRow] = []
+        self._failed: list[tuple[str, str]] = []
+        self._objects: list[tuple[str, Mapping[str, Any]]] = []
+        self._areas: dict[str, list[int]] = defaultdict(list)
+        self._scores: dict[str, list[float]] = defaultdict(list)
+        self._images_of: Counter[str] = Counter()
+        self._annotations = 0
+
+    def write(self, csv_path: Path, coco: TextIO, folder: PredictionFolder, entries: Sequence[Entry]):
+        coco.write('{"annotations": [')
+        with csv_path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(CSV_COLUMNS)
+            for image_id, (entry, record) in enumerate(folder.records(entries), start=1):
+                if "error" in record:
+                    self._failed.append((entry.source.location, record["error"]))
+                    continue
+                name, segments = self.names[entry], record["segments"]
+                height, width = record["size"]
+                self.coco_images.append({"id": image_id, "file_name": name, "width": width, "height": height})
+                for segment in segments:
+                    coco.write(self._annotation(segment, image_id))
+                    table.writerow(_csv_row(name, segment))
+                self._note(name, entry, record)
+
+    def summary(self) -> Summary:
+        highest = max((max(areas) for areas in self._areas.values()), default=0)
+        bins = [(2**power, 2 ** (power + 1) - 1) for power in range(highest.bit_length())]
+        first = min((min(areas).bit_length() - 1 for areas in self._areas.values()), default=0)
+        classes = [
+            ClassRow(
+                label=label,
+                objects=len(areas),
+                images=self._images_of[label],
+                median_area=median(areas),
+                mean_area=fmean(areas),
+                mean_score=fmean(self._scores[label]),
+                histogram=_histogram(areas, len(bins))[first:],
+            )
+            for label, areas in sorted(self._areas.items(), key=lambda item: -len(item[1]))
+        ]
+        return Summary(self._rows, classes, self._failed, bins[first:], self._best_objects())
+
+    def _annotation(self, segment: Mapping[str, Any], image_id: int) -> str:
+        self._annotations += 1
+        fields = ("category_id", "segmentation", "bbox", "area", "score", "iscrowd")
+        annotation = {"id": self._annotations, "image_id": image_id, **{field: segment[field] for field in fields}}
+        return ("\n" if self._annotations == 1 else ",\n") + json.dumps(annotation)
+
+    def _note(self, name: str, entry: Entry, record: Mapping[str, Any]):
+        segments = record["segments"]
+        for segment in segments:
+            self._areas[segment["label"]].append(segment["area"])
+            self._scores[segment["label"]].append(segment["score"])
+        counts = Counter(segment["label"] for segment in segments)
+        self._images_of.update(counts.keys())
+        has_picture = len(self._rows) < _REPORT_PICTURES
+        height, width = record["size"]
+        self._rows.append(
+            ImageRow(
+                name=name,
+                files=entry.name,
+                size=(height, width),
+                objects=len(segments),
+                classes=", ".join(f"{label} {count}" for label, count in counts.most_common()),
+                mean_score=fmean(segment["score"] for segment in segments) if segments else None,
+                covered=sum(segment["area"] for segment in segments) / (height * width),
+                thumbnail=record["thumbnail"] if has_picture else "",
+                overlay=record["overlay"] if has_picture else "",
+            )
+        )
+        # Without the masks, which are most of a record.
+        plain = [{key: value for key, value in segment.items() if key != "segmentation"} for segment in segments]
+        self._objects += [(name, segment) for segment in plain]
+        if len(self._objects) > 4 * _REPORT_OBJECTS:
+            self._objects = self._best_objects()
+
+    def _best_objects(self) -> list[tuple[str, Mapping[str, Any]]]:
+        return sorted(self._objects, key=lambda pair: -pair[1]["score"])[:_REPORT_OBJECTS]
+
+
+def _image_names(entries: Sequence[Entry]) -> dict[Entry, str]:
+    """What the images are called in the results: as relative to the inputs, or where that is not unique, where they
+    are."""
+    count = Counter(entry.source.name for entry in entries)
+    return {entry: entry.source.name if count[entry.source.name] == 1 else entry.source.location for entry in entries}
+
+
+def _csv_row(name: str, segment: Mapping[str, Any]) -> Iterator[Any]:
+    yield from (name, segment["id"], segment["label"], segment["category_id"])
+    yield from (round(segment["score"], 6), segment["area"], *segment["bbox"])
+
+
+def _histogram(areas: Sequence[int], bins: int) -> list[int]:
+    counts = Counter(math.frexp(area)[1] - 1 for area in areas)
+    return [counts[number] for number in range(bins)]

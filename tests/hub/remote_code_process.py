@@ -1,0 +1,71 @@
+"""Run by test_remote_code.py in a new process: loads a folder with transformers' Auto classes and records results.
+
+Arguments: folder or Hub id, output folder, "without" or "with" an installed m2f.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+ABSENT = ("m2f", "scipy", "pycocotools", "torchvision", "accelerate")
+
+
+class Without:
+    """A finder that does not find the packages of `ABSENT`."""
+
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, path=None, target=None):
+        return None if name.split(".")[0] in ABSENT else self.finder.find_spec(name, path, target)
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+
+def main(source: str, output: Path, mode: str):
+    if mode == "with":
+        import m2f  # noqa: F401
+    else:
+        sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
+    from transformers import (
+        AutoConfig,
+        AutoModel,
+        AutoModelForImageSegmentation,
+        AutoModelForUniversalSegmentation,
+        pipeline,
+    )
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+    trusted = {"trust_remote_code": True}
+    config = AutoConfig.from_pretrained(source, **trusted)
+    processor = AutoImageProcessor.from_pretrained(source, **trusted)
+    model = AutoModelForUniversalSegmentation.from_pretrained(source, **trusted).eval()
+    other = AutoModelForImageSegmentation.from_pretrained(source, **trusted).eval()
+    base = AutoModel.from_pretrained(source, **trusted).eval()
+    image = Image.open(output / "image.png")
+    inputs = processor(images=image, return_tensors="pt")
+    with torch.no_grad():
+        outputs, again, of_base = model(**inputs), other(**inputs), base(**inputs)
+    assert torch.equal(outputs.masks_queries_logits, again.masks_queries_logits)
+    assert torch.equal(outputs.masks_queries_logits, of_base.masks_queries_logits[-1])
+    segments = pipeline("image-segmentation", model=source, **trusted)(image, threshold=0.0)
+    by_parts = pipeline("image-segmentation", model=model, image_processor=processor)(image, threshold=0.0)
+    assert [(s["label"], s["score"]) for s in segments] == [(s["label"], s["score"]) for s in by_parts]
+    model.save_pretrained(output / "saved")
+    processor.save_pretrained(output / "saved")
+    torch.save({"class": outputs.class_queries_logits, "mask": outputs.masks_queries_logits}, output / "logits.pt")
+    names = {
+        "classes": [type(x).__module__ for x in (config, processor, model, base)],
+        "segments": [(s["label"], s["score"]) for s in segments],
+        "kernel": hasattr(torch.ops.m2f, "ms_deform_attn_v1"),
+        "m2f": "m2f" in sys.modules,
+    }
+    (output / "record.json").write_text(json.dumps(names))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3])

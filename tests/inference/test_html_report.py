@@ -1,0 +1,164 @@
+"""The report: numbers, escaping, no reference to anything outside, and, where there is a browser, that it works."""
+
+import base64
+import hashlib
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+from object_reader import NAMES, Thing, draw, object_reader
+
+from m2f.inference.html_report import bars, render_report
+from m2f.inference.image_sources import ImageSource
+from m2f.inference.prediction_folder import PredictionFolder
+from m2f.inference.prediction_summary import write_summary
+from m2f.inference.segmenter import Segmenter
+
+EVIL = '<img src=x onerror="alert(1)">&\'{{ 7 * 7 }}%41#?.png'
+SIZE = (64, 96)
+
+
+class Page(HTMLParser):
+    """The tags with their attributes, and the text."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The folder and the summary of two scenes and a broken image, one of them with a name that is markup."""
+    folder = PredictionFolder(tmp_path_factory.mktemp("out"), {"checkpoint": "<i>x</i>", "task": None})
+    folder.begin()
+    model = object_reader()
+    predict = Segmenter(model, model.processor)
+    sources = [ImageSource(f"/in/{name}", name) for name in (EVIL, "2.png", "10.png", "broken.png")]
+    entries = folder.entries(sources)
+    small, large = Thing(1, 0, 0.9, 0, 0, 8, 8), Thing(2, 1, 0.6, 16, 16, 48, 80)
+    for entry, things in zip(entries, ([small], [small, large], []), strict=False):
+        folder.write(entry, predict(draw(SIZE, things)))
+    folder.write_failure(entries[3], "a <script> of a message")
+    return folder, write_summary(folder, entries, dict(enumerate(NAMES)), [0, 1])
+
+
+@pytest.fixture(scope="module")
+def page(written) -> str:
+    return (written[0].path / "report.html").read_text(encoding="utf-8")
+
+
+def test_numbers(written):
+    """Areas by hand: 8 x 8 but for the rounded corner (the others are at the image's border), 32 x 64 but for four."""
+    _, summary = written
+    assert summary.failed == [("/in/broken.png", "a <script> of a message")]
+    assert [(row.label, row.objects, row.images, row.median_area) for row in summary.classes] == [
+        ("cell", 2, 2, 63),
+        ("<b>vessel</b>", 1, 1, 2044),
+    ]
+    assert [row.objects for row in summary.images] == [1, 2, 0]
+    assert summary.images[1].covered == (63 + 2044) / (64 * 96)
+    assert summary.bins[0] == (32, 63) and summary.bins[-1] == (1024, 2047) and len(summary.bins) == 6
+    assert [row.histogram for row in summary.classes] == [[2, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1]]
+
+
+def test_bars():
+    """The highest is as high as the chart."""
+    shown = bars([1, 0, 4], [(1, 1), (2, 3), (2**20, 2**21 - 1)], 12, 100)
+    assert [(bar.x, bar.y, bar.height, bar.label) for bar in shown] == [
+        (0, 75, 25, "1"),
+        (12, 100, 0, "2"),
+        (24, 0, 100, "1M"),
+    ]
+    assert bars([], [], 12, 100) == []
+
+
+def test_everything_from_files_is_text(page):
+    parsed = Page(page)
+    assert EVIL in parsed.text and "<b>vessel</b>" in parsed.text and "<i>x</i>" in parsed.text
+    assert "a <script> of a message" in parsed.text
+    tags = [tag for tag, _ in parsed.tags]
+    assert tags.count("script") == 1 and not {"b", "i"} & set(tags) - {"b"}
+    assert all(not name.startswith("on") for _, attributes in parsed.tags for name in attributes)
+    assert sum(tag == "img" for tag in tags) == 6  # two of each image
+
+
+def test_nothing_from_outside(page):
+    parsed = Page(page)
+    sources = [a[name] for _, a in parsed.tags for name in ("src", "href", "action", "data") if name in a]
+    assert all(source.startswith(("data:", "overlays/")) for source in sources) and sources
+    assert "://" not in page and "@import" not in page and "url(" not in page
+    assert "//" not in "".join(source for source in sources if not source.startswith("data:"))
+
+
+def test_policy_allows_the_script_alone(page):
+    policy = next(a["content"] for tag, a in Page(page).tags if a.get("http-equiv") == "Content-Security-Policy")
+    script = re.search(r"<script>(.*)</script>", page, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy.startswith("default-src 'none'") and f"script-src 'sha256-{digest}'" in policy
+
+
+def test_links_lead_to_the_overlays(written, page):
+    from urllib.parse import unquote
+
+    folder, _ = written
+    links = {a["href"] for tag, a in Page(page).tags if tag == "a"}
+    assert len(links) == 3 and all((folder.path / unquote(link)).is_file() for link in links)
+
+
+def test_names_that_are_no_text(tmp_path):
+    """File names are bytes; those that are no UTF-8 do not stop the report."""
+    folder = PredictionFolder(tmp_path / "out", {})
+    folder.begin()
+    entries = folder.entries([ImageSource("/in/\udcff.png", "\udcff.png")])
+    model = object_reader()
+    folder.write(entries[0], Segmenter(model, model.processor)(draw(SIZE, [Thing(1, 0, 0.9, 0, 0, 8, 8)])))
+    write_summary(folder, entries, dict(enumerate(NAMES)), [0, 1])
+    for name in ("report.html", "objects.csv"):
+        assert "\\udcff.png" in (tmp_path / "out" / name).read_text(encoding="utf-8")
+
+
+def test_empty_report():
+    from m2f.inference.prediction_summary import Summary
+
+    page = render_report(Summary([], [], [("x", "broken")], [], []), {})
+    assert "x: broken" in Page(page).text and "<table" not in page
+
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+# Sorts the images by name and by number of segments, up and down, and writes what was seen into the page's title.
+CLICKS = """<script>
+const rows = () => Array.from(document.querySelectorAll("#images tbody tr"));
+const order = () => rows().map(row => row.cells[0].textContent.slice(0, 2));
+const heads = document.querySelectorAll("#images th button");
+const seen = [];
+for (const head of [0, 0, 3, 3]) { heads[head].click(); seen.push(order().join(" ")); }
+document.title = seen.join("; ");
+</script></body>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+def test_in_a_browser(written, page, tmp_path):
+    """Sorting: names as numbers where they are numbers; the first click on a number sorts the largest first. The
+    console stays empty."""
+    files = {"report": page, "clicked": re.sub(r"<meta http-equiv.*?>", "", page, flags=re.DOTALL)}
+    files["clicked"] = files["clicked"].replace("</body>", CLICKS)
+    output = {}
+    for name, text in files.items():
+        (tmp_path / f"{name}.html").write_text(text, encoding="utf-8")
+        options = ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}")
+        command = [BROWSER, *options, "--enable-logging=stderr", "--dump-dom", str(tmp_path / f"{name}.html")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0 and "CONSOLE" not in done.stderr, done.stderr
+        output[name] = done.stdout
+    title = re.search(r"<title>(.*?)</title>", output["clicked"])[1]
+    assert title == "&lt;i 2. 10; 10 2. &lt;i; 2. &lt;i 10; 10 &lt;i 2."

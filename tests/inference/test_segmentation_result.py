@@ -1,0 +1,158 @@
+"""Maps, masks, run lengths, pictures and other tools' formats of a result. Expected values are masks made here."""
+
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from m2f.data.segment_overlay import distinct_colours
+from m2f.evaluation.mask_rle import encode_masks
+from m2f.inference.detection import detections_from_masks
+from m2f.inference.segmentation_result import SegmentationResult
+
+NAMES = {0: "cat", 1: "dog", 2: "sky"}
+IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8))
+
+
+def of_masks(*masks: np.ndarray, labels=(0, 1), scores=(0.9, 0.5)) -> SegmentationResult:
+    infos = [{"label_id": label, "score": score} for label, score in zip(labels, scores, strict=True)]
+    stack = torch.from_numpy(np.stack(masks)) if masks else torch.zeros(0, 20, 30, dtype=torch.bool)
+    return SegmentationResult.from_detections(IMAGE, detections_from_masks(stack, infos[: len(masks)]), NAMES, "x")
+
+
+def two_that_overlap() -> tuple[np.ndarray, np.ndarray]:
+    first, second = np.zeros((20, 30), bool), np.zeros((20, 30), bool)
+    first[2:8, 3:12] = True
+    second[5:15, 8:30] = True
+    second[10, 20] = False
+    return first, second
+
+
+def of_map() -> SegmentationResult:
+    ids = np.zeros((20, 30), np.int32)
+    ids[:10], ids[12:, 5:9] = 1, 2
+    infos = [
+        {"id": 1, "label_id": 2, "was_fused": True, "score": 0.7},
+        {"id": 2, "label_id": 0, "was_fused": False, "score": 0.8},
+        {"id": 3, "label_id": 1, "was_fused": False, "score": 0.9},  # has no pixel
+    ]
+    return SegmentationResult.from_map(IMAGE, "panoptic", ids, infos, NAMES)
+
+
+def test_segments_of_masks():
+    masks = two_that_overlap()
+    result = of_masks(*masks)
+    assert [(s.id, s.label, s.score, s.area, tuple(s.box), s.is_thing) for s in result.segments] == [
+        (1, "cat", 0.9, 54, (3, 2, 12, 8), True),
+        (2, "dog", 0.5, 219, (8, 5, 30, 15), True),
+    ]
+    np.testing.assert_array_equal(result.masks, masks)
+    assert (result.size, len(result), result.name) == ((20, 30), 2, "x")
+
+
+def test_better_score_lies_on_top():
+    first, second = two_that_overlap()
+    result = of_masks(first, second)
+    np.testing.assert_array_equal(result.id_map, np.where(first, 1, np.where(second, 2, 0)))
+    np.testing.assert_array_equal(result.label_map, np.where(first, 0, np.where(second, 1, -1)))
+
+
+def test_segments_of_a_map():
+    result = of_map()
+    assert [(s.id, s.label, s.area, tuple(s.box), s.is_thing) for s in result.segments] == [
+        (1, "sky", 300, (0, 0, 30, 10), False),
+        (2, "cat", 32, (5, 12, 9, 20), True),
+    ]
+    np.testing.assert_array_equal(result.segments[1].mask, result.id_map == 2)
+    assert np.unique(result.label_map).tolist() == [-1, 0, 2]
+
+
+def test_nothing_found():
+    for result in (
+        of_masks(),
+        SegmentationResult.from_map(IMAGE, "panoptic", np.zeros((20, 30), np.int32), [], NAMES),
+    ):
+        assert (len(result), result.to_coco(), result.masks.shape) == (0, [], (0, 20, 30))
+        assert not result.id_map.any() and (result.label_map == -1).all()
+        np.testing.assert_array_equal(np.asarray(result.plot()), np.asarray(IMAGE))
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 2**32 - 1), st.floats(0.05, 0.95))
+def test_run_lengths_are_those_of_the_whole_mask(height, width, seed, density):
+    """pycocotools, given the whole mask, makes the expected ones. A full column goes on in the next one."""
+    mask = np.random.default_rng(seed).random((height, width)) < density
+    mask[seed % height, seed % width] = True
+    image = Image.new("RGB", (width, height))
+    (found,) = detections_from_masks(torch.from_numpy(mask[None]), [{"label_id": 0, "score": 1.0}])
+    result = SegmentationResult.from_detections(image, [found], NAMES)
+    assert result.segments[0].rle == encode_masks(mask[None])[0]
+
+
+def test_coco():
+    first, second = two_that_overlap()
+    annotations = of_masks(first, second).to_coco(image_id="a")
+    assert annotations[1] == {
+        "image_id": "a",
+        "category_id": 1,
+        "segmentation": encode_masks(second[None])[0],
+        "bbox": [8, 5, 22, 10],
+        "area": 219,
+        "score": 0.5,
+        "iscrowd": 0,
+    }
+
+
+def test_supervision(monkeypatch):
+    """The arguments of the class; a stand-in takes them, as the package is not among the requirements."""
+    module = ModuleType("supervision")
+    module.Detections = lambda **fields: fields
+    monkeypatch.setitem(sys.modules, "supervision", module)
+    masks = two_that_overlap()
+    fields = of_masks(*masks).to_supervision()
+    np.testing.assert_array_equal(fields["xyxy"], [[3, 2, 12, 8], [8, 5, 30, 15]])
+    np.testing.assert_array_equal(fields["mask"], masks)
+    assert fields["confidence"].tolist() == pytest.approx([0.9, 0.5]) and fields["class_id"].tolist() == [0, 1]
+    assert fields["data"]["class_name"].tolist() == ["cat", "dog"]
+
+
+def test_supervision_that_is_not_there(monkeypatch):
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(ImportError, match="pip install supervision"):
+        of_masks().to_supervision()
+
+
+def test_picture():
+    """Colours: classes have the first three, the thing with the number 1 (from 0) the fifth. Outlines are full."""
+    result = of_map()
+    picture = np.asarray(result.plot(captions=False))
+    colours = distinct_colours(5)
+    assert (picture[9, 0] == colours[2]).all()  # the lower edge of the sky
+    assert (picture[12, 5] == colours[4]).all()
+    np.testing.assert_array_equal(picture[11], np.asarray(IMAGE)[11])  # nothing there
+
+
+def test_bands_do_not_show(monkeypatch):
+    """Rows of 30 pixels in bands of 1 and of 4 rows give the picture that is drawn at once."""
+    result = of_masks(*two_that_overlap())
+    whole = np.asarray(result.plot(captions=False))
+    for pixels in (30, 130):
+        monkeypatch.setattr("m2f.inference.segmentation_result._BAND_PIXELS", pixels)
+        np.testing.assert_array_equal(np.asarray(result.plot(captions=False)), whole)
+
+
+def test_captions_where_there_is_room():
+    """The sky is 30 by 10, too small for its name at the least size of the font; a large image has room."""
+    small, large = of_map(), None
+    np.testing.assert_array_equal(np.asarray(small.plot()), np.asarray(small.plot(captions=False)))
+    assert (np.asarray(small.plot(captions=True)) != np.asarray(small.plot(captions=False))).any()
+    image = IMAGE.resize((300, 200))
+    mask = np.ones((200, 300), bool)
+    (found,) = detections_from_masks(torch.from_numpy(mask[None]), [{"label_id": 0, "score": 1.0}])
+    large = SegmentationResult.from_detections(image, [found], NAMES)
+    differing = (np.asarray(large.plot()) != np.asarray(large.plot(captions=False))).any(2)
+    assert differing.any() and not differing[50:].any() and not differing[:, 150:].any()  # in the upper left corner
