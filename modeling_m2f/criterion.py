@@ -9,10 +9,13 @@ from torch.nn.functional import cross_entropy
 from transformers import initialization as init
 
 from m2f.modeling_m2f.loss_normalizer import Normalizer, of_accumulated_steps, of_this_step
-from m2f.modeling_m2f.mask_losses import PointChoice, matched_mask_losses
+from m2f.modeling_m2f.mask_losses import matched_mask_losses
 from m2f.modeling_m2f.mask_targets import MaskTargets
 from m2f.modeling_m2f.matcher import HungarianMatcher, Matches, assign
-from m2f.modeling_m2f.point_sampling import sample_cells, uniform_points
+from m2f.modeling_m2f.point_sampling import PointChoice, sample_features, uniform_points
+
+# Logits at the matcher's points that exist at once.
+MATCHED_ELEMENTS = 2**22
 
 TERMS = ("loss_ce", "loss_mask", "loss_dice")
 
@@ -93,27 +96,33 @@ class Criterion(nn.Module):
         self, class_logits: Tensor, embeddings: Tensor, features: Tensor, targets: list[MaskTargets]
     ) -> list[Matches]:
         """Per prediction and image, from mask logits at the matcher's points alone."""
-        costs = [[] for _ in class_logits]
-        for image, image_targets in enumerate(targets):
-            # (h * w, C): the features are sampled, not the masks, in which sampling is linear.
-            cells = features[image].float().flatten(1).T.contiguous()
-            for prediction, image_costs in enumerate(costs):
-                logits = class_logits[prediction, image]
-                if not len(image_targets):
-                    image_costs.append(logits.new_zeros(len(logits), 0))
-                    continue
-                points = uniform_points(1, self.matcher.num_points, cells.device)[0]
-                sampled = sample_cells(cells, points, features.shape[-2:])
-                image_costs.append(
-                    self.matcher.cost(
-                        logits,
-                        embeddings[prediction, image].float() @ sampled.T,
-                        image_targets.classes,
-                        image_targets.at_shared_points(points),
-                        image_targets.weights(points),
-                    )
-                )
-        return assign(costs)
+        costs = [
+            self._image_costs(class_logits[:, image], embeddings[:, image], features[image], image_targets)
+            for image, image_targets in enumerate(targets)
+        ]
+        return assign([list(prediction) for prediction in zip(*costs, strict=True)])
+
+    def _image_costs(
+        self, class_logits: Tensor, embeddings: Tensor, features: Tensor, targets: MaskTargets
+    ) -> list[Tensor]:
+        """(Q, N) of each prediction of one image, from (L, Q, K+1), (L, Q, C) and (C, h, w).
+
+        All predictions are compared at the same points; the original draws new ones for each (departure: sampling the
+        features takes longer than all else, and what each prediction's costs are expected to be does not change).
+        """
+        if not len(targets):
+            return list(class_logits[..., :0])
+        points = uniform_points(1, self.matcher.num_points, features.device)[0]
+        # The features are sampled, not the masks, which are linear in them.
+        sampled = sample_features(features, points)
+        wanted, weights = targets.at_shared_points(points), targets.weights(points)
+        costs = []
+        at_once = max(1, MATCHED_ELEMENTS // (class_logits.shape[1] * len(points)))
+        for logits, queries in zip(class_logits.split(at_once), embeddings.split(at_once), strict=True):
+            point_logits = queries.float().flatten(0, 1) @ sampled
+            cost = self.matcher.cost(logits.flatten(0, 1), point_logits, targets.classes, wanted, weights)
+            costs += cost.unflatten(0, logits.shape[:2])
+        return costs
 
     def _class_losses(
         self, class_logits: Tensor, targets: list[MaskTargets], matches: list[Matches]

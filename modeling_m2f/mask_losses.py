@@ -12,20 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from m2f.modeling_m2f.kernels.point_kernels import mask_losses_, use_point_kernels
 from m2f.modeling_m2f.mask_targets import MaskTargets
 from m2f.modeling_m2f.matcher import Matches
-from m2f.modeling_m2f.point_sampling import sample_at_points, uncertain_points
+from m2f.modeling_m2f.point_sampling import PointChoice, drawn_points, sample_at_points, uncertain_points
 
 # Numbers in the largest tensor of a group of masks.
 GROUP_ELEMENTS = 2**21
-
-
-class PointChoice(NamedTuple):
-    """Arguments of `uncertain_points`."""
-
-    num_points: int
-    oversample_ratio: float
-    importance_ratio: float
 
 
 def mask_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -121,13 +114,17 @@ def _image_losses(
     embeddings: (L, Q, C). features: (C, h, w). gradient: of the embeddings, (L, Q, C), and of the features, (C, hw).
     """
     flat = features.flatten(1)
-    size = max(1, GROUP_ELEMENTS // max(flat.shape[1], int(2 * points.num_points * points.oversample_ratio)))
+    group_losses_of, elements = _group_losses, max(flat.shape[1], 2 * points.num_candidates)
+    if use_point_kernels(flat.device):
+        # The kernel splits a group once more; large products are faster.
+        group_losses_of, elements = _kernel_group_losses, flat.shape[1]
+    size = max(1, GROUP_ELEMENTS // elements)
     losses = []
     for start in range(0, len(rows.target), size):
         group = _Rows(*(indices[start : start + size] for indices in rows))
         chosen = embeddings[group.prediction, group.query]
         masks = (chosen @ flat).unflatten(1, features.shape[1:])
-        group_losses, mask_gradient = _group_losses(
+        group_losses, mask_gradient = group_losses_of(
             masks, targets, group.target, points, coefficients, gradient is not None
         )
         losses.append(group_losses)
@@ -150,6 +147,21 @@ def _group_losses(
         losses = torch.stack([mask_loss(logits, wanted, weights), dice_loss(logits, wanted, weights)])
         gradient = torch.autograd.grad((coefficients @ losses).sum(), masks)[0].flatten(1) if learns else None
     return losses.detach(), gradient
+
+
+def _kernel_group_losses(
+    masks: Tensor, targets: MaskTargets, indices: Tensor, points: PointChoice, coefficients: Tensor, learns: bool
+) -> tuple[Tensor, Tensor | None]:
+    """`_group_losses` by the CPU's kernel, which writes the gradient in the place of the logits. The points of a few
+    masks at a time are drawn."""
+    # A mask a thread; few, because fresh memory takes longer than the numbers that are drawn into it.
+    size = max(torch.get_num_threads(), GROUP_ELEMENTS // (4 * points.num_drawn))
+    losses = []
+    for some_masks, some_indices in zip(masks.split(size), indices.split(size), strict=True):
+        drawn = drawn_points(len(some_masks), points, masks.device)
+        counts = (points.num_candidates, points.num_uncertain)
+        losses.append(mask_losses_(some_masks, drawn, *counts, targets.stored(some_indices), coefficients, learns))
+    return torch.cat(losses, 1), masks.flatten(1) if learns else None
 
 
 class _WithGradients(torch.autograd.Function):

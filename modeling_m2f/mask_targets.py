@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from m2f.modeling_m2f.kernels.point_kernels import StoredMasks
 from m2f.modeling_m2f.point_sampling import bilinear_corners
 
 
@@ -71,6 +72,17 @@ class MaskTargets:
             counts &= ~(self.ignored.flatten()[index] & inside)
         return counts.float()
 
+    def stored(self, masks: Tensor) -> StoredMasks:
+        """Where the masks `masks` (n,) int64 are found, for the kernel that reads them by itself."""
+        pixels, first = self._pixels(masks)
+        ignored = None if self.ignored is None else self.ignored.contiguous()
+        valid_size = self.valid_size or self.canvas
+        return StoredMasks(pixels, first, masks.contiguous(), self.size, self.canvas, valid_size, ignored)
+
+    def _pixels(self, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """All stored pixels, flat, and the index of the first of each of the masks `masks` (n,)."""
+        raise NotImplementedError
+
     def _add_shared(self, values: Tensor, index: Tensor, weight: Tensor):
         """Add `weight` times the value of the pixels at `index` (R,) of every mask to `values` (N, R)."""
         raise NotImplementedError
@@ -103,8 +115,11 @@ class IndexMapTargets(MaskTargets):
             values.scatter_add_(0, ids.clamp(min=0)[None], (weight * (ids >= 0))[None])
 
     def _cells(self, masks: Tensor, index: Tensor) -> Tensor:
-        offsets = self.layers[masks] * self.ids.shape[1]
-        return _pick(self.ids.flatten(), index + offsets[:, None]) == masks[:, None]
+        pixels, first = self._pixels(masks)
+        return _pick(pixels, index + first[:, None]) == masks[:, None]
+
+    def _pixels(self, masks: Tensor) -> tuple[Tensor, Tensor]:
+        return self.ids.flatten(), self.layers[masks] * self.ids.shape[1]
 
 
 class StackTargets(MaskTargets):
@@ -126,8 +141,11 @@ class StackTargets(MaskTargets):
         values += weight * self._cells(every, index.expand(len(self), -1))
 
     def _cells(self, masks: Tensor, index: Tensor) -> Tensor:
-        offsets = self.rows[masks] * (self.size[0] * self.size[1])
-        return _pick(self.masks, index + offsets[:, None]).float()
+        pixels, first = self._pixels(masks)
+        return _pick(pixels, index + first[:, None]).float()
+
+    def _pixels(self, masks: Tensor) -> tuple[Tensor, Tensor]:
+        return self.masks, self.rows[masks] * (self.size[0] * self.size[1])
 
 
 def _pick(values: Tensor, index: Tensor) -> Tensor:

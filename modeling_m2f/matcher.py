@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from m2f.modeling_m2f.kernels.point_kernels import sigmoid_sums, use_point_kernels
+
 # Per image (query indices, target indices), min(Q, N) of each, int64 on the logits' device.
 Matches = list[tuple[Tensor, Tensor]]
 
@@ -32,6 +34,18 @@ def pairwise_dice_cost(logits: Tensor, targets: Tensor, weights: Tensor | None =
         probabilities, targets = probabilities * weights, targets * weights
     overlap = 2 * probabilities @ targets.T
     return 1 - (overlap + 1) / (probabilities.sum(-1)[:, None] + targets.sum(-1)[None] + 1)
+
+
+def pairwise_costs(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """`pairwise_mask_cost` and `pairwise_dice_cost`; on a CPU with one exponential for both."""
+    if not use_point_kernels(logits.device):
+        return pairwise_mask_cost(logits, targets, weights), pairwise_dice_cost(logits, targets, weights)
+    probabilities, probability_sums, softplus_sums = sigmoid_sums(logits, weights)
+    targets = targets if weights is None else weights * targets
+    count = logits.shape[-1] if weights is None else weights.sum().clamp(min=1)
+    overlap = 2 * (probabilities @ targets.T)
+    mask_cost = (softplus_sums[:, None] - logits @ targets.T) / count
+    return mask_cost, 1 - (overlap + 1) / (probability_sums[:, None] + targets.sum(-1)[None] + 1)
 
 
 class HungarianMatcher:
@@ -71,12 +85,9 @@ class HungarianMatcher:
         """
         # Half-precision products would tie and overflow; the caller's autocast must not reach them.
         with torch.autocast(class_logits.device.type, enabled=False):
-            point_logits = point_logits.float()
-            return (
-                self.class_weight * -class_logits.float().softmax(-1)[:, classes]
-                + self.mask_weight * pairwise_mask_cost(point_logits, point_targets, point_weights)
-                + self.dice_weight * pairwise_dice_cost(point_logits, point_targets, point_weights)
-            )
+            mask_cost, dice_cost = pairwise_costs(point_logits.float(), point_targets, point_weights)
+            class_cost = -class_logits.float().softmax(-1)[:, classes]
+            return self.class_weight * class_cost + self.mask_weight * mask_cost + self.dice_weight * dice_cost
 
 
 @torch.no_grad()

@@ -5,14 +5,24 @@ features, whatever their sizes.
 """
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, grid_sample
 
+from m2f.modeling_m2f.kernels.point_kernels import draw_uniform, sample_shared, use_point_kernels
+
 
 def uniform_points(count: int, num_points: int, device: torch.device) -> Tensor:
-    """(count, num_points, 2) float32, uniform in [0, 1)."""
+    """(count, num_points, 2) float32, uniform in [0, 1).
+
+    On a CPU a row depends on PyTorch's default generator and the rows before it alone, not on how many follow. The
+    kernel draws it from a seed that the generator gives, so its numbers are not those of plain PyTorch.
+    """
+    if use_point_kernels(device):
+        seeds = torch.empty(count, dtype=torch.int64).random_()
+        return draw_uniform(seeds, 2 * num_points).view(count, num_points, 2)
     return torch.rand(count, num_points, 2, device=device)
 
 
@@ -84,6 +94,43 @@ def sample_cells(cells: Tensor, points: Tensor, size: tuple[int, int]) -> Tensor
 
 
 @torch.no_grad()
+def sample_features(features: Tensor, points: Tensor) -> Tensor:
+    """Bilinear values of one map with many channels: (C, h, w) and (R, 2) -> (C, R) float32."""
+    features = features.float()
+    if use_point_kernels(features.device):
+        return sample_shared(features, points)
+    return sample_cells(features.flatten(1).T.contiguous(), points, features.shape[1:]).T
+
+
+class PointChoice(NamedTuple):
+    """How many points a mask is compared at, and which, see `uncertain_points`."""
+
+    num_points: int
+    oversample_ratio: float
+    importance_ratio: float
+
+    @property
+    def num_candidates(self) -> int:
+        return int(self.num_points * self.oversample_ratio)
+
+    @property
+    def num_uncertain(self) -> int:
+        """Of the candidates those that are kept."""
+        return int(self.importance_ratio * self.num_points)
+
+    @property
+    def num_drawn(self) -> int:
+        """Candidates and the points that fill up."""
+        return self.num_candidates + self.num_points - self.num_uncertain
+
+
+def drawn_points(count: int, choice: PointChoice, device: torch.device) -> Tensor:
+    """The points of `count` masks that `uncertain_points` begins with, candidates first: (count, num_drawn, 2)."""
+    # In one draw, so that on a CPU a mask's points depend on the masks before it alone, not on how many follow.
+    return uniform_points(count, choice.num_drawn, device)
+
+
+@torch.no_grad()
 def uncertain_points(
     mask_logits: Tensor,
     num_points: int,
@@ -104,13 +151,12 @@ def uncertain_points(
     Returns:
         (N, num_points, 2) float32.
     """
-    num_candidates, num_uncertain = int(num_points * oversample_ratio), int(importance_ratio * num_points)
-    # In one draw, so that on a CPU a mask's points depend on the masks before it alone, not on how many follow.
-    drawn = uniform_points(len(mask_logits), num_candidates + num_points - num_uncertain, mask_logits.device)
-    candidates, others = drawn[:, :num_candidates], drawn[:, num_candidates:]
+    choice = PointChoice(num_points, oversample_ratio, importance_ratio)
+    drawn = drawn_points(len(mask_logits), choice, mask_logits.device)
+    candidates, others = drawn[:, : choice.num_candidates], drawn[:, choice.num_candidates :]
     distance = sample_at_points(mask_logits[:, None], candidates).squeeze(1).abs()
     weights = weigh(candidates)
     if weights is not None:
         distance.masked_fill_(weights == 0, torch.inf)
-    nearest = distance.topk(num_uncertain, dim=1, largest=False, sorted=False).indices
+    nearest = distance.topk(choice.num_uncertain, dim=1, largest=False, sorted=False).indices
     return torch.cat([candidates.gather(1, nearest[..., None].expand(-1, -1, 2)), others], 1)

@@ -1,13 +1,15 @@
 """The training objective written down plainly: every mask of every prediction in full, and autograd.
 
-The truth that the lean criterion is compared with. It draws its points from the same generator in the same order: the
-matcher's first, image by image and prediction by prediction, then those of the matched masks in the same order.
+The truth that the lean criterion is compared with. It draws its points by the same function in the same order: the
+matcher's first, image by image, then those of the matched masks, image by image and prediction by prediction.
 """
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, grid_sample
+
+from m2f.modeling_m2f.point_sampling import uniform_points
 
 WEIGHTS = {"loss_ce": 2.0, "loss_mask": 5.0, "loss_dice": 5.0}
 
@@ -38,7 +40,7 @@ def match(class_logits: Tensor, logits: Tensor, classes: Tensor, targets: Tensor
 
 def points_of(logits: Tensor, num_points: int) -> Tensor:
     """(N, h, w) -> (N, num_points, 2): the 3/4 with the least |logit| of three times as many, and 1/4 anywhere."""
-    drawn = torch.rand(len(logits), 3 * num_points + num_points - 3 * num_points // 4, 2)
+    drawn = uniform_points(len(logits), 3 * num_points + num_points - 3 * num_points // 4, logits.device)
     candidates, others = drawn[:, : 3 * num_points], drawn[:, 3 * num_points :]
     nearest = at_points(logits, candidates).abs().argsort(1)[:, : 3 * num_points // 4]
     return torch.cat([candidates.gather(1, nearest[..., None].expand(-1, -1, 2)), others], 1)
@@ -53,9 +55,9 @@ def plain_criterion(
     matches = {}
     with torch.no_grad():
         for b, (image_classes, image_masks) in enumerate(zip(classes, masks, strict=True)):
-            for i in range(num_predictions):
-                if len(image_classes):
-                    points = torch.rand(1, num_points, 2)
+            if len(image_classes):
+                points = uniform_points(1, num_points, features.device)
+                for i in range(num_predictions):
                     logits = at_points(mask_logits[i, b], points.expand(mask_logits.shape[2], -1, -1))
                     targets = at_points(image_masks, points.expand(len(image_masks), -1, -1))
                     matches[i, b] = match(class_logits[i, b], logits, image_classes, targets)

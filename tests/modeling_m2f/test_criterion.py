@@ -9,10 +9,12 @@ from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from m2f.modeling_m2f.criterion import Criterion
-from m2f.modeling_m2f.mask_losses import PointChoice, dice_loss, mask_loss
+from m2f.modeling_m2f.mask_losses import dice_loss, mask_loss
 from m2f.modeling_m2f.matcher import HungarianMatcher, assign, pairwise_dice_cost, pairwise_mask_cost
-from m2f.modeling_m2f.point_sampling import sample_at_points, sample_cells, uncertain_points
+from m2f.modeling_m2f.point_sampling import PointChoice, sample_at_points, sample_cells, uncertain_points
 from m2f.modeling_m2f.targets import IGNORED, NOTHING, PADDING_LABEL, prepare_targets
+
+pytest_plugins = ("kernel_fixtures",)
 
 NUM_CLASSES, NUM_QUERIES = 5, 8
 CANVAS = (64, 96)
@@ -72,11 +74,16 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("group_elements", [1, 2**21])
+@pytest.mark.parametrize("elements", [1, 2**21])
 @pytest.mark.parametrize("form", FORMS)
-def test_terms_and_gradients_are_those_of_the_plain_criterion(form, group_elements, monkeypatch):
-    """With the same points, for every form of labels, one mask at a time and all at once."""
-    monkeypatch.setattr("m2f.modeling_m2f.mask_losses.GROUP_ELEMENTS", group_elements)
+@pytest.mark.parametrize("kernels", ["compiled", "reference"])
+def test_terms_and_gradients_are_those_of_the_plain_criterion(
+    kernels, form, elements, compiled_kernel, no_threads, monkeypatch
+):
+    """With the same points, for every form of labels, one mask and one prediction at a time and all at once."""
+    monkeypatch.setenv("M2F_KERNELS", kernels)
+    monkeypatch.setattr("m2f.modeling_m2f.mask_losses.GROUP_ELEMENTS", elements)
+    monkeypatch.setattr("m2f.modeling_m2f.criterion.MATCHED_ELEMENTS", elements)
     torch.manual_seed(0)
     predictions = random_predictions()
     ids, masks, classes = overlapping_maps()
@@ -90,6 +97,15 @@ def test_terms_and_gradients_are_those_of_the_plain_criterion(form, group_elemen
         torch.testing.assert_close(actual[1][name], term.detach(), atol=1e-5, rtol=1e-6)
     for gradient, other in zip(gradients(actual, predictions), gradients(expected, predictions), strict=True):
         torch.testing.assert_close(gradient, other, atol=1e-6, rtol=1e-5)
+
+
+@pytest.fixture
+def no_threads():
+    """A mask a thread is the least that the kernel works on at once."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 class LargestTensor(TorchDispatchMode):
