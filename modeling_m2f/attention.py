@@ -89,7 +89,7 @@ class CrossAttention(nn.Module):
         hidden_states: Tensor,
         position: Tensor,
         features: Tensor,
-        feature_position: Tensor,
+        positioned_features: Tensor,
         keep: Tensor,
         return_weights: bool,
     ) -> tuple[Tensor, Tensor | None]:
@@ -97,7 +97,8 @@ class CrossAttention(nn.Module):
 
         Args:
             hidden_states: (B, Q, C). position: (1 or B, Q, C).
-            features: (B, S_l, C). feature_position: (1 or B, S_l, C), added to the key, not to the value.
+            features: (B, S_l, C), of which values are made.
+            positioned_features: the same with their positions added, of which keys are made.
             keep: (B, 1, Q, S_l) bool.
 
         Returns:
@@ -109,7 +110,7 @@ class CrossAttention(nn.Module):
         )
         attended, weights = attend(
             linear(hidden_states + position, q_weight, q_bias),
-            linear(features + feature_position, k_weight, k_bias),
+            linear(positioned_features, k_weight, k_bias),
             linear(features, v_weight, v_bias),
             self.num_heads,
             keep,

@@ -149,7 +149,6 @@ class PixelDecoder(nn.Module):
     ):
         super().__init__()
         self.xavier_gain = xavier_gain
-        self.recompute = recompute
         self.level_embed = nn.Parameter(torch.empty(NUM_LEVELS, channels))
         self.input_projections = nn.ModuleList(
             nn.Sequential(nn.Conv2d(in_size, channels, 1), MaskedGroupNorm(NUM_GROUPS, channels))
@@ -220,21 +219,14 @@ class PixelDecoder(nn.Module):
     def _fpn_level(self, i: int, features: Tensor, coarser: Tensor, valid: ValidRegion | None) -> Tensor:
         lateral_conv, lateral_norm = getattr(self, f"adapter_{i}")
         output_conv, output_norm = getattr(self, f"layer_{i}")
-
-        def merge(lateral: Tensor, coarser: Tensor) -> Tensor:
-            merged = lateral_norm(lateral, valid)
-            del lateral  # of these maps, the largest there are, each is freed as soon as it can be
-            # In place: the norm's backward pass needs its input and not its result.
-            merged += interpolate(
-                replicate_edge(coarser, valid), size=merged.shape[-2:], mode="bilinear", align_corners=False
-            )
-            # Zeros outside, as the 3x3 convolution sees them beyond the border of a map.
-            return output_conv(zero_padding(merged, valid))
-
-        if self.recompute:
-            merged = recomputed(self, merge, lateral_conv(features), coarser)
-        else:
-            merged = merge(lateral_conv(features), coarser)
+        # Of these maps, the largest there are, none is kept longer than needed.
+        merged = lateral_norm(lateral_conv(features), valid)
+        # In place: the norm's backward pass needs its input and not its result.
+        merged += interpolate(
+            replicate_edge(coarser, valid), size=merged.shape[-2:], mode="bilinear", align_corners=False
+        )
+        # Zeros outside, as the 3x3 convolution sees them beyond the border of a map.
+        merged = output_conv(zero_padding(merged, valid))
         return relu(output_norm(merged, valid), inplace=True)
 
 

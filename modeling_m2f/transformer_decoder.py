@@ -59,14 +59,16 @@ class MaskedAttentionLayer(GradientCheckpointingLayer):
         hidden_states: Tensor,
         query_position: Tensor,
         features: Tensor,
-        feature_position: Tensor,
+        positioned_features: Tensor,
         keep: Tensor,
         return_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """(B, Q, C) -> (B, Q, C), self-attention weights and cross-attention weights; arguments as in
         `CrossAttention.forward`."""
         x = self._before(self.cross_attn_layer_norm, hidden_states)
-        attended, cross_weights = self.cross_attn(x, query_position, features, feature_position, keep, return_weights)
+        attended, cross_weights = self.cross_attn(
+            x, query_position, features, positioned_features, keep, return_weights
+        )
         hidden_states = self._after(self.cross_attn_layer_norm, hidden_states + attended)
 
         x = self._before(self.self_attn_layer_norm, hidden_states)
@@ -138,6 +140,8 @@ class MaskedAttentionDecoder(nn.Module):
         Returns:
             TransformerDecoderOutput without `mask_features`.
         """
+        # Added once for all layers that see a level.
+        positioned = [x + position for x, position in zip(features, feature_positions, strict=True)]
         states, self_weights, cross_weights = [queries], [], []
         normalised = [self.layernorm(queries)]
         embeddings = [self.mask_predictor(normalised[0])]
@@ -146,7 +150,7 @@ class MaskedAttentionDecoder(nn.Module):
             valid = None if level_valid is None else level_valid[level]
             keep = attention_mask(embeddings[-1], level_mask_features[level], valid)
             state, self_weight, cross_weight = layer(
-                states[-1], query_position, features[level], feature_positions[level], keep, return_weights
+                states[-1], query_position, features[level], positioned[level], keep, return_weights
             )
             states.append(state)
             self_weights.append(self_weight)

@@ -1,38 +1,27 @@
 """How fast a machine multiplies matrices, and how many multiplications a model needs: together, the least time."""
 
-import time
 from collections.abc import Callable
 from math import prod
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from m2f.bench.paired_timing import paired_seconds
 from m2f.modeling_m2f.linear import onednn_linear
 
 # M = N = K of the product that is timed: large enough for the full rate.
 EDGE = 3072
+OPERATIONS = 2 * EDGE**3
 
 
-def matrix_rate(dtype: torch.dtype, device: str, seconds: float = 1.0) -> float:
-    """Floating point operations a second of a large matrix product, by the fastest way that torch has: the median of
-    what fits into `seconds`."""
+def matrix_product(dtype: torch.dtype, device: str) -> Callable[[], object]:
+    """A product of `OPERATIONS` floating point operations, in the fastest way that torch has for it."""
     a, b = (torch.randn(EDGE, EDGE, device=device).to(dtype) for _ in range(2))
     ways = [lambda: a @ b]
     if device == "cpu" and dtype == torch.float32 and onednn_linear() is not None:
         ways.append(lambda: onednn_linear()(a, b, None, "none", [], ""))
-    return 2 * EDGE**3 / min(_median_seconds(way, device, seconds) for way in ways)
-
-
-def _median_seconds(work: Callable[[], object], device: str, budget: float) -> float:
-    found, start = [], time.perf_counter()
-    work()
-    while len(found) < 3 or time.perf_counter() - start < budget:
-        begin = time.perf_counter()
-        work()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        found.append(time.perf_counter() - begin)
-    return sorted(found)[len(found) // 2]
+    seconds = paired_seconds({str(i): way for i, way in enumerate(ways)}, 3, device)
+    return min(zip(seconds.values(), ways, strict=True), key=lambda pair: min(pair[0]))[1]
 
 
 def matrix_operations(work: Callable[[], object]) -> int:

@@ -4,18 +4,20 @@ parts; with peak memory and the share of what the machine's matrix products allo
 import argparse
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from m2f.bench.compared_models import BACKBONES, FORMS, THEIRS, forms_for, make_form
 from m2f.bench.inference_stages import MODEL_STAGES, STAGES, stage_work
-from m2f.bench.matrix_rate import matrix_operations, matrix_rate
+from m2f.bench.matrix_rate import OPERATIONS, matrix_operations, matrix_product
 from m2f.bench.measurement_report import machine, spread, write_results
 from m2f.bench.paired_timing import paired_seconds, ratios
 from m2f.bench.peak_memory import can_measure, growth
 from m2f.bench.speed_plot import draw_speed
 
+_PRODUCT = "matrix product"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -42,10 +44,7 @@ def run(args: argparse.Namespace) -> int:
     if args.peak_of:
         print(_own_peak(args))
         return 0
-    results = {"machine": machine(args.device, threads=args.threads), "matrix_rate": {}, "rows": []}
-    for dtype in args.dtype:
-        results["matrix_rate"][dtype] = matrix_rate(_DTYPES[dtype], args.device)
-        print(f"matrix products, {dtype}: {results['matrix_rate'][dtype] / 1e9:.0f} GFLOP/s")
+    results = {"machine": machine(args.device, threads=args.threads), "rows": []}
     for backbone in args.backbone:
         for dtype in args.dtype:
             _measure(args, backbone, dtype, results)
@@ -58,17 +57,18 @@ def _measure(args: argparse.Namespace, backbone: str, dtype: str, results: dict)
     """Adds a row for each size, batch and stage; the file is written after each."""
     names = args.form or [name for name in forms_for(_DTYPES[dtype]) if not name.endswith("compiled")]
     forms = {name: make_form(name, backbone, _DTYPES[dtype], args.device) for name in names}
+    product = matrix_product(_DTYPES[dtype], args.device)
     for size in args.size:
         for batch in args.batch:
             for stage in args.stage:
                 row = {"backbone": backbone, "dtype": dtype, "size": list(size), "batch": batch, "stage": stage}
-                row |= _row(args, forms, row, results["matrix_rate"][dtype])
+                row |= _row(args, forms, row, product)
                 results["rows"].append(row)
                 _print_row(row)
                 write_results(results, args.out)
 
 
-def _row(args: argparse.Namespace, forms: dict, row: dict, rate: float) -> dict:
+def _row(args: argparse.Namespace, forms: dict, row: dict, product: Callable[[], object]) -> dict:
     size, batch, stage = tuple(row["size"]), row["batch"], row["stage"]
     works = {
         name: stage_work(stage, form, FORMS[name][0], size, batch, args.device)
@@ -76,7 +76,9 @@ def _row(args: argparse.Namespace, forms: dict, row: dict, rate: float) -> dict:
         # A compiled network is one piece.
         if not name.endswith("compiled") or stage in ("model", "end to end")
     }
-    seconds = paired_seconds(works, args.repetitions, args.device)
+    # In turn with the others, because a machine's rate changes with what else it does.
+    seconds = paired_seconds(works | {_PRODUCT: product}, args.repetitions, args.device)
+    rate = OPERATIONS / spread(seconds.pop(_PRODUCT))["median"]
     found = {name: {"seconds": spread(values)} for name, values in seconds.items()}
     if THEIRS in seconds:
         for name, ratio in ratios(seconds, THEIRS).items():
@@ -90,7 +92,7 @@ def _row(args: argparse.Namespace, forms: dict, row: dict, rate: float) -> dict:
         for name in works:
             if not name.endswith("compiled"):
                 found[name]["peak_bytes"] = _peak(args, name, row)
-    return {"forms": found}
+    return {"matrix_rate": rate, "forms": found}
 
 
 def _peak(args: argparse.Namespace, form: str, row: dict) -> int:
@@ -111,7 +113,8 @@ def _own_peak(args: argparse.Namespace) -> int:
 
 def _print_row(row: dict):
     height, width = row["size"]
-    print(f"{row['backbone']} {height}x{width} batch {row['batch']} {row['dtype']}: {row['stage']}")
+    print(f"{row['backbone']} {height}x{width} batch {row['batch']} {row['dtype']}: {row['stage']}", end="")
+    print(f" (matrix products: {row['matrix_rate'] / 1e9:.0f} GFLOP/s)")
     for name, found in row["forms"].items():
         times = " / ".join(f"{value:.3f}" for value in found["seconds"].values())
         line = f"  {name:24s} {times} s"

@@ -8,7 +8,7 @@ from torch import nn
 
 from m2f.bench.compared_models import make_form
 from m2f.bench.inference_stages import STAGES, make_outputs, make_processor, stage_work
-from m2f.bench.matrix_rate import matrix_operations, matrix_rate
+from m2f.bench.matrix_rate import matrix_operations, matrix_product
 from m2f.bench.paired_timing import paired_seconds, ratios
 from m2f.cli import main
 
@@ -65,8 +65,13 @@ def test_own_operators_count_as_torchs(forms, monkeypatch):
     assert found == matrix_operations(work)
 
 
-def test_rate_is_positive_and_ratios_are_of_neighbours():
-    assert matrix_rate(torch.float32, "cpu", seconds=0.0) > 1e9
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_product_that_is_timed_has_the_operations_it_says(dtype, monkeypatch):
+    monkeypatch.setattr("m2f.bench.matrix_rate.EDGE", 64)
+    assert matrix_operations(matrix_product(dtype, "cpu")) == 2 * 64**3
+
+
+def test_ratios_are_of_neighbours():
     found = ratios({"a": [1.0, 2.0, 4.0], "b": [2.0, 2.0, 2.0]}, "b")
     assert found["a"] == {"min": 0.5, "median": 1.0, "max": 2.0}
     calls = []
