@@ -4,6 +4,7 @@ Two steps, so that a bad input is reported before anything is computed: `load_*`
 `to_rgb` and `resize_*` then work on what is known to be good.
 """
 
+import functools
 import io
 import os
 from collections.abc import Callable
@@ -13,6 +14,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from transformers.image_utils import load_image as load_url
+
+from m2f.image_processing.image_threads import map_in_threads
 
 LoadedImage = Image.Image | np.ndarray  # the array is (H, W, channels)
 
@@ -36,10 +39,14 @@ def load_images(images: Any, input_data_format: str | None = None) -> list[Loade
     Raises:
         ValueError: no image, an image without pixels, or one whose channels cannot be found.
     """
-    loaded = [_load_one_image(image, input_data_format) for image in _flatten(images, array_ndim=4)]
-    if not loaded:
+    images = _flatten(images, array_ndim=4)
+    if not images:
         raise ValueError("images is an empty list; pass at least one image")
-    return loaded
+    # One that is given twice is read once: two threads must not decode the same PIL image.
+    unique = {id(image): image for image in images}
+    loaded = map_in_threads(functools.partial(_load_one_image, input_data_format=input_data_format), unique.values())
+    found = dict(zip(unique, loaded, strict=True))
+    return [found[id(image)] for image in images]
 
 
 def load_label_maps(segmentation_maps: Any, count: int) -> list[np.ndarray]:
@@ -89,12 +96,15 @@ def to_rgb(image: LoadedImage) -> LoadedImage:
 
 
 def resize_rgb(image: LoadedImage, size: tuple[int, int], resample: int) -> np.ndarray:
-    """(H,W,3) uint8 or float32 array of the result of `to_rgb`, resized by PIL (antialiased) as in the original."""
+    """(H,W,3) uint8 or float32 array of the result of `to_rgb`, resized by PIL (antialiased) as in the original.
+
+    It may be read-only.
+    """
     target = Image.Resampling(resample)
     if isinstance(image, Image.Image):
         if size != spatial_size(image):
             image = image.resize(size[::-1], target)
-        return np.array(image)
+        return np.asarray(image)
     if size == spatial_size(image):
         return image
     planes = [Image.fromarray(np.ascontiguousarray(image[:, :, channel])) for channel in range(3)]
@@ -123,6 +133,7 @@ def _load_one_image(image: Any, input_data_format: str | None) -> LoadedImage:
         return _channels_last(_to_numpy(image), input_data_format, prefer_first)
     image = _open_pil(image, load_url)
     _check_pixels(spatial_size(image), f"a PIL image of mode {image.mode}")
+    image.load()
     return image
 
 

@@ -16,12 +16,10 @@ from transformers.utils import cached_file, logging
 
 from m2f.image_processing.image_input import load_images, load_label_maps, spatial_size
 from m2f.image_processing.model_inputs import (
-    batch_items,
     canvas_sizes,
     check_map_sizes,
     check_three_channels,
-    make_pixel_mask,
-    make_pixels,
+    make_inputs,
     make_targets,
 )
 from m2f.image_processing.post_processing_mixin import PostProcessingMixin
@@ -77,8 +75,9 @@ class M2FImageProcessor(PostProcessingMixin, BaseImageProcessor):
     `size` is an int (the shortest edge, the longest without limit), {"shortest_edge"[, "longest_edge"]},
     {"longest_edge"}, {"height", "width"} or {"max_height", "max_width"}. `pad_size` {"height", "width"} is a fixed
     canvas in place of the batch's maximum. `do_pad=False` pads nothing. `do_convert_rgb=False` refuses images that do
-    not have 3 channels. `device` places the outputs. `disable_grouping` and `image_seq_length` are accepted, as the
-    base class has them, and change nothing.
+    not have 3 channels. Images are decoded and resized on the CPU, several at once in as many threads as PyTorch has,
+    and normalised and padded on `device`, where the outputs are; the results are the same on each. `disable_grouping`
+    and `image_seq_length` are accepted, as the base class has them, and change nothing.
 
     Raises:
         TypeError: an unknown setting.
@@ -226,13 +225,7 @@ class M2FImageProcessor(PostProcessingMixin, BaseImageProcessor):
         targets = {}
         if segmentation_maps is not None:
             targets = make_targets(segmentation_maps, instance_id_to_semantic_id, sizes, canvases, settings)
-        places = list(zip(images, sizes, canvases, strict=True))
-        kind = settings["return_tensors"]
-        data = {
-            "pixel_values": batch_items([make_pixels(*place, settings) for place in places], kind),
-            "pixel_mask": batch_items([make_pixel_mask(*place[1:], settings["device"]) for place in places], kind),
-        }
-        return BatchFeature(data={**data, **targets})
+        return BatchFeature(data={**make_inputs(images, sizes, canvases, settings), **targets})
 
 
 def _limit_longest_edge(size: SizeDict, max_size: int) -> SizeDict:

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m2f.image_processing.post_processing import MaskGeometry, resized_chunks
+from m2f.image_processing.plain_masks import MaskGeometry
+from m2f.image_processing.post_processing import masks_at_target
+from m2f.modeling_m2f.kernels.resized_masks import lay_masks, use_resized_masks
 
 
 class Instances(NamedTuple):
@@ -34,6 +36,7 @@ def find_instances(
     mask_threshold: float,
     top_k: int,
     thing_label_ids: Collection[int] | None = None,
+    chunk_bytes: int | None = None,
 ) -> Instances:
     """The `top_k` best (query, class) pairs as instances; one query may appear with several classes.
 
@@ -47,6 +50,7 @@ def find_instances(
         mask_logits: (Q,h,w).
         mask_threshold: a pixel is inside if its mask probability is above; at 0.5, if its logit is above 0. The masks
             are resized as logits; transformers resizes them when they are binary.
+        chunk_bytes: of upsampled masks at one time, in plain PyTorch; None: post_processing.CHUNK_BYTES.
     """
     num_labels = class_logits.shape[-1] - 1
     pair_scores = class_logits.float().softmax(-1)[:, :-1].flatten()
@@ -60,12 +64,17 @@ def find_instances(
         )
     scores, queries, labels = scores[candidate], queries[candidate], labels[candidate]
 
+    if len(scores) == 0:
+        return Instances(scores, labels, torch.zeros((0, *geometry.target), dtype=torch.bool, device=scores.device))
     unique_queries, mask_index = queries.unique(return_inverse=True)
-    masks, mask_scores, has_pixels = _binary_masks(mask_logits[unique_queries], geometry, mask_threshold)
-    scores = scores * mask_scores[mask_index]
+    masks = masks_at_target(mask_logits, unique_queries, geometry, chunk_bytes)
+    areas, sums = masks.measure(_logit(mask_threshold))
+    # 1e-6 as in the original: a mask without a pixel scores 0.
+    scores = scores * (sums / (areas + 1e-6)).float()[mask_index]
     order = scores.argsort(descending=True, stable=True)
-    order = order[(scores[order] >= threshold) & has_pixels[mask_index[order]]]
-    return Instances(scores[order], labels[order], masks[mask_index[order]])
+    order = order[(scores[order] >= threshold) & (areas[mask_index[order]] > 0)]
+    # Upsampled once more, in the order of the result: kept from the first time they would be there twice for a moment.
+    return Instances(scores[order], labels[order], masks.binary(mask_index[order], _logit(mask_threshold)))
 
 
 def visible_instances(instances: Instances, overlap_mask_area_threshold: float) -> tuple[Tensor, Instances]:
@@ -78,6 +87,9 @@ def visible_instances(instances: Instances, overlap_mask_area_threshold: float) 
         (H,W) int32 map: background -1, else the index of the instance among those that are left; and these instances.
     """
     masks = instances.masks
+    if use_resized_masks(masks.device):
+        owner, kept = lay_masks(masks, overlap_mask_area_threshold)
+        return owner, instances.take(kept)
     owner = torch.full(masks.shape[1:], -1, dtype=torch.int64, device=masks.device)
     kept = torch.zeros(len(masks), dtype=torch.bool, device=masks.device)
     for index, mask in enumerate(masks):
@@ -107,20 +119,6 @@ def encode_coco_rle(masks: Tensor) -> list[dict]:
         rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
         encoded.append({"size": [int(edge) for edge in rle["size"]], "counts": rle["counts"].decode("ascii")})
     return encoded
-
-
-def _binary_masks(mask_logits: Tensor, geometry: MaskGeometry, mask_threshold: float) -> tuple[Tensor, Tensor, Tensor]:
-    """(U,H,W) bool masks, (U,) mean probability inside each, (U,) whether it has a pixel."""
-    logit_threshold = _logit(mask_threshold)
-    masks = torch.zeros((len(mask_logits), *geometry.target), dtype=torch.bool, device=mask_logits.device)
-    sums = torch.zeros(len(mask_logits), device=mask_logits.device)
-    for start, logits in resized_chunks(mask_logits, geometry):
-        inside = masks[start : start + len(logits)]
-        torch.gt(logits, logit_threshold, out=inside)
-        sums[start : start + len(logits)] = (logits.sigmoid() * inside).sum((1, 2))
-    areas = masks.sum((1, 2))
-    # 1e-6 as in the original: a mask without a pixel scores 0.
-    return masks, sums / (areas + 1e-6), areas > 0
 
 
 def _logit(probability: float) -> float:

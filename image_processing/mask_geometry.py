@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from m2f.image_processing.post_processing import MaskGeometry
+from m2f.image_processing.plain_masks import MaskGeometry
 
 # The mask logits have a quarter of the padded size, in the original, in transformers and in m2f.
 _MASK_STRIDE = 4

@@ -1,5 +1,6 @@
 """The steps of preprocessing between checked inputs and the tensors that a model takes."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,8 +11,10 @@ from torch import Tensor
 from transformers.utils import logging
 
 from m2f.image_processing.image_input import LoadedImage, resize_label_map, resize_rgb, spatial_size, to_rgb
+from m2f.image_processing.image_threads import map_in_threads
 from m2f.image_processing.mask_labels import binary_masks_and_classes
 from m2f.image_processing.resize_rule import round_up
+from m2f.modeling_m2f.kernels.padded_pixels import pad_pixels, use_pad_pixels
 
 logger = logging.get_logger(__name__)
 
@@ -60,29 +63,86 @@ def canvas_sizes(
     return [canvas] * len(sizes)
 
 
-def make_pixels(image: LoadedImage, size: tuple[int, int], canvas: tuple[int, int], settings: Mapping) -> Tensor:
-    """(3,*canvas) float32: resized, rescaled and normalised pixels in the upper left corner, 0 elsewhere.
+def make_inputs(
+    images: Sequence[LoadedImage],
+    sizes: Sequence[tuple[int, int]],
+    canvases: Sequence[tuple[int, int]],
+    settings: Mapping,
+) -> dict[str, Tensor | np.ndarray | list[Tensor]]:
+    """pixel_values, (B,3,*canvas) float32: resized, rescaled and normalised pixels in the upper left corner, 0
+    elsewhere; pixel_mask, (B,*canvas) int64, 1 where the image is. As `settings["return_tensors"]` asks for.
 
-    The padding is 0 after normalisation, the mean colour, as in the original.
+    The padding is 0 after normalisation, the mean colour, as in the original. PIL resizes on the CPU, several images
+    in threads; each image is then written to its place in the batch in one pass. Where `settings["device"]` is another
+    device, 8-bit pixels are sent there, and normalised and padded there: the same operations with the same results.
+    Resizing there would differ, because PIL rounds to 8 bits after each of its two passes.
+
+    Raises:
+        ValueError: the canvases differ, which do_pad=False allows, and a batch is asked for.
     """
+    kind, device = settings["return_tensors"], torch.device(settings["device"] or "cpu")
+    if kind is None:
+        places = [_room((), canvas, device) for canvas in canvases]
+    else:
+        _check_one_shape(canvases)
+        batch = _room((len(images),), canvases[0], device)
+        places = zip(*batch, strict=True)
+    table = _normalize(torch.arange(256, dtype=torch.float32).repeat(3, 1, 1), settings)
+    make = functools.partial(_make_pixels, settings=settings, table=table, in_threads=len(images) == 1)
+    made = map_in_threads(make, images, sizes, places)
+    if kind is None:
+        batch = map(list, zip(*made, strict=True))
+    elif kind == "np":
+        batch = (tensor.cpu().numpy() for tensor in batch)
+    return dict(zip(("pixel_values", "pixel_mask"), batch, strict=True))
+
+
+def _room(batch: tuple[int, ...], canvas: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Values and mask, not filled."""
+    values = torch.empty((*batch, 3, *canvas), dtype=torch.float32, device=device)
+    return values, torch.empty((*batch, *canvas), dtype=torch.int64, device=device)
+
+
+def _check_one_shape(canvases: Sequence[tuple[int, int]]) -> None:
+    shapes = sorted({(3, *canvas) for canvas in canvases})
+    if len(shapes) > 1:
+        raise ValueError(
+            f"images of different shapes {shapes} cannot be one batch; pass do_pad=True or return_tensors=None"
+        )
+
+
+def _make_pixels(
+    image: LoadedImage,
+    size: tuple[int, int],
+    place: tuple[Tensor, Tensor],
+    settings: Mapping,
+    table: Tensor,
+    in_threads: bool,
+) -> tuple[Tensor, Tensor]:
+    """Fill `place`, (3,H,W) values and (H,W) mask, and return it. `table` (3,1,256) has the values of 8-bit levels."""
     if settings["do_rescale"]:
         _warn_if_rescaled_already(image)
     array = resize_rgb(to_rgb(image), size, settings["resample"])
-    pixels = torch.zeros((3, *canvas), dtype=torch.float32, device=settings["device"])
-    region = pixels[:, : size[0], : size[1]]
-    region.copy_(torch.from_numpy(array).permute(2, 0, 1))
+    values, mask = place
+    if array.dtype == np.uint8 and use_pad_pixels(values.device):
+        pad_pixels(array, table, values, mask, in_threads)
+        return place
+    values.zero_()
+    region = values[:, : size[0], : size[1]]
+    # Sent as they are; copy_ would convert them first. PIL's arrays are read-only, which from_numpy warns about.
+    pixels = torch.from_numpy(array if array.flags.writeable else array.copy()).to(values.device)
+    _normalize(region.copy_(pixels.permute(2, 0, 1)), settings)
+    mask.zero_()[: size[0], : size[1]] = 1
+    return place
+
+
+def _normalize(values: Tensor, settings: Mapping) -> Tensor:
+    """(3,H,W) float32, rescaled and normalised in place as `settings` say."""
     if settings["do_rescale"]:
-        region.mul_(settings["rescale_factor"])
+        values.mul_(settings["rescale_factor"])
     if settings["do_normalize"]:
-        region.sub_(_per_channel(settings["image_mean"], region)).div_(_per_channel(settings["image_std"], region))
-    return pixels
-
-
-def make_pixel_mask(size: tuple[int, int], canvas: tuple[int, int], device: Any) -> Tensor:
-    """(*canvas) int64, 1 where the image is."""
-    mask = torch.zeros(canvas, dtype=torch.int64, device=device)
-    mask[: size[0], : size[1]] = 1
-    return mask
+        values.sub_(_per_channel(settings["image_mean"], values)).div_(_per_channel(settings["image_std"], values))
+    return values
 
 
 def make_targets(
@@ -113,23 +173,6 @@ def make_targets(
         for items, item in zip(targets.values(), pair, strict=True):
             items.append(item.numpy() if settings["return_tensors"] == "np" else item.to(settings["device"]))
     return targets
-
-
-def batch_items(items: list[Tensor], return_tensors: str | None) -> Tensor | np.ndarray | list[Tensor]:
-    """Tensors of equal shape as one tensor ("pt") or array ("np"); the list itself for None.
-
-    Raises:
-        ValueError: the shapes differ, which do_pad=False allows.
-    """
-    if return_tensors is None:
-        return items
-    shapes = sorted({tuple(item.shape) for item in items})
-    if len(shapes) > 1:
-        raise ValueError(
-            f"images of different shapes {shapes} cannot be one batch; pass do_pad=True or return_tensors=None"
-        )
-    batch = torch.stack(items) if len(items) > 1 else items[0][None]  # stack would copy
-    return batch.cpu().numpy() if return_tensors == "np" else batch
 
 
 def _per_channel(values: float | Sequence[float], like: Tensor) -> Tensor:

@@ -8,12 +8,15 @@ Pure functions of tensors; they run where the tensors are and compute in float32
 transformers resizes everything to 384 x 384, keeps the padding, and resizes probabilities or binary masks.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from m2f.image_processing.plain_masks import MaskGeometry, PlainMasks, crop_and_resize, resized_chunks
+from m2f.modeling_m2f.kernels.resized_masks import ResizedMasks, use_resized_masks
+from m2f.modeling_m2f.kernels.semantic_votes import use_votes, vote_by_class
 
 # Upsampled float32 mask logits that exist at one time (beside their probabilities, of the same size). All 100 queries
 # at 1024 x 2048 would be 800 MB. More is no faster on a CPU: panoptic merging of 100 queries, 200 x 272 to 480 x 640,
@@ -21,28 +24,28 @@ from torch import Tensor
 CHUNK_BYTES = 32 * 2**20
 
 
-class MaskGeometry(NamedTuple):
-    """The sizes between a mask's logits and the image file, each (height, width) in pixels."""
+def masks_at_target(
+    mask_logits: Tensor, chosen: Tensor, geometry: MaskGeometry, chunk_bytes: int | None = None
+) -> ResizedMasks | PlainMasks:
+    """The masks at the indices `chosen` (N,), N > 0, of (Q,h,w) logits: the CPU's kernel, or plain PyTorch.
 
-    padded: tuple[int, int]
-    valid: tuple[int, int]
-    target: tuple[int, int]
-
-
-def resize_masks(maps: Tensor, geometry: MaskGeometry) -> Tensor:
-    """(N,h,w) logits -> (N,H,W) at the target size: bilinear to the padded size, crop, bilinear to the target."""
-    return _crop_and_resize(_bilinear(maps.float(), geometry.padded), geometry)
-
-
-def resized_chunks(mask_logits: Tensor, geometry: MaskGeometry) -> Iterator[tuple[int, Tensor]]:
-    """`resize_masks` a few masks at a time: pairs of the first mask's index and (n,H,W) logits."""
-    pixels = max(size[0] * size[1] for size in geometry)
-    step = max(1, CHUNK_BYTES // (4 * pixels))
-    for start in range(0, len(mask_logits), step):
-        yield start, resize_masks(mask_logits[start : start + step], geometry)
+    The kernel does not take logits that are not finite, nor any that are to shrink on the way to the padded size.
+    """
+    grows = all(size <= padded for size, padded in zip(mask_logits.shape[1:], geometry.padded, strict=True))
+    if grows and use_resized_masks(mask_logits.device):
+        masks = ResizedMasks(mask_logits, chosen, *geometry)
+        if masks.finite:
+            return masks
+    return PlainMasks(mask_logits, chosen, geometry, chunk_bytes or CHUNK_BYTES)
 
 
-def semantic_scores(class_logits: Tensor, mask_logits: Tensor, geometry: MaskGeometry, resize_scores: bool) -> Tensor:
+def semantic_scores(
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    geometry: MaskGeometry,
+    resize_scores: bool,
+    chunk_bytes: int | None = None,
+) -> Tensor:
     """(K,H,W) score of each class at each pixel: sum over the queries of class probability times mask probability.
 
     The no-object class is dropped without renormalisation, so the scores of a pixel may sum to more or less than 1.
@@ -54,38 +57,74 @@ def semantic_scores(class_logits: Tensor, mask_logits: Tensor, geometry: MaskGeo
         resize_scores: the order of the original's semantic-only checkpoints: scores at the padded size, then crop and
             resize of the scores. False is the order of its panoptic and instance checkpoints: crop and resize of the
             logits, then scores.
+        chunk_bytes: of upsampled masks at one time; None: `CHUNK_BYTES`.
     """
     class_probs = class_logits.float().softmax(-1)[:, :-1]
     at_padded_size = MaskGeometry(geometry.padded, geometry.padded, geometry.padded)
     score_geometry = at_padded_size if resize_scores else geometry
     scores = torch.zeros((class_probs.shape[1], *score_geometry.target), device=mask_logits.device)
-    for start, logits in resized_chunks(mask_logits, score_geometry):
+    for start, logits in resized_chunks(mask_logits, score_geometry, chunk_bytes or CHUNK_BYTES):
         chunk_class_probs = class_probs[start : start + len(logits)]
         # In place: the product needs no second (K,H,W) tensor, and autocast does not take it in half precision.
         scores.flatten(1).addmm_(chunk_class_probs.T, logits.sigmoid().flatten(1))
-    return _crop_and_resize(scores, geometry) if resize_scores else scores
+    return crop_and_resize(scores, geometry) if resize_scores else scores
+
+
+class SemanticMap(NamedTuple):
+    """The winning class of each pixel, from (K,H,W) semantic scores."""
+
+    labels: Tensor  # (H,W) int64
+    best: Tensor  # (H,W) float32, its score
+    total: Tensor  # (H,W) float32, the sum of all classes' scores
+
+
+def semantic_map(
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    geometry: MaskGeometry,
+    resize_scores: bool,
+    chunk_bytes: int | None = None,
+) -> SemanticMap:
+    """`semantic_scores` and the best class of each pixel; on a CPU without (K,H,W) scores.
+
+    The labels are those of the scores but where two classes differ by less than float32 rounds.
+    """
+    grows = all(size <= padded for size, padded in zip(mask_logits.shape[1:], geometry.padded, strict=True))
+    if grows and use_votes(mask_logits.device) and mask_logits.float().sum().isfinite():
+        class_probs = class_logits.float().softmax(-1)[:, :-1]
+        return SemanticMap(*vote_by_class(class_probs, mask_logits, *geometry, resize_scores))
+    return _best_class(semantic_scores(class_logits, mask_logits, geometry, resize_scores, chunk_bytes))
 
 
 def semantic_segments(scores: Tensor) -> tuple[Tensor, list[dict]]:
-    """One segment for each class that wins a pixel of (K,H,W) semantic scores, in ascending order of the classes.
+    """One segment for each class that wins a pixel of (K,H,W) semantic scores, see `map_segments`."""
+    return map_segments(_best_class(scores), len(scores))
+
+
+def map_segments(found: SemanticMap, num_labels: int) -> tuple[Tensor, list[dict]]:
+    """One segment for each class that wins a pixel, in ascending order of the classes.
 
     Returns:
         (H,W) int32 ids from 1, and for each segment id, label_id, was_fused (always True) and score: the mean over its
         pixels of the class's share of all classes' scores, in [0, 1].
     """
-    best, labels = scores.max(0)
-    share = (best / scores.sum(0).clamp(min=torch.finfo(torch.float32).tiny)).flatten()
-    num_labels = len(scores)
-    areas = labels.flatten().bincount(minlength=num_labels)
-    sums = torch.zeros(num_labels, device=scores.device).index_add_(0, labels.flatten(), share)
+    labels = found.labels.flatten()
+    share = (found.best / found.total.clamp(min=torch.finfo(torch.float32).tiny)).flatten()
+    areas = labels.bincount(minlength=num_labels)
+    sums = torch.zeros(num_labels, device=share.device).index_add_(0, labels, share)
     present = areas > 0
-    ids = (present.cumsum(0) * present).to(torch.int32)[labels]
+    ids = (present.cumsum(0) * present).to(torch.int32)[found.labels]
     labels_present, means = present.nonzero().flatten().tolist(), (sums / areas)[present].tolist()
     segments = [
         {"id": index, "label_id": label, "was_fused": True, "score": score}
         for index, (label, score) in enumerate(zip(labels_present, means, strict=True), start=1)
     ]
     return ids, segments
+
+
+def _best_class(scores: Tensor) -> SemanticMap:
+    best, labels = scores.max(0)
+    return SemanticMap(labels, best, scores.sum(0))
 
 
 def panoptic_segments(
@@ -96,6 +135,7 @@ def panoptic_segments(
     mask_threshold: float,
     overlap_mask_area_threshold: float,
     label_ids_to_fuse: Collection[int],
+    chunk_bytes: int | None = None,
 ) -> tuple[Tensor, list[dict]]:
     """Merge the queries into segments that do not overlap.
 
@@ -111,6 +151,7 @@ def panoptic_segments(
     Args:
         class_logits: (Q,K+1).
         mask_logits: (Q,h,w).
+        chunk_bytes: of upsampled masks at one time, in plain PyTorch; None: `CHUNK_BYTES`.
 
     Returns:
         (H,W) int32 ids, void 0, segments from 1; and for each segment id, label_id, was_fused (whether its label is in
@@ -121,38 +162,13 @@ def panoptic_segments(
     if len(kept) == 0:
         return torch.zeros(geometry.target, dtype=torch.int32, device=mask_logits.device), []
     scores, labels = scores[kept], labels[kept]
-    winner, inside, mask_areas = _win_pixels(mask_logits[kept], scores, geometry, mask_threshold)
-    won_areas = winner.flatten().bincount(minlength=len(kept))
-    visible_areas = winner[inside].bincount(minlength=len(kept))
-    areas = torch.stack([won_areas, mask_areas, visible_areas]).tolist()
+    codes, counts = masks_at_target(mask_logits, kept, geometry, chunk_bytes).merge(scores, mask_threshold)
     accepted = [
         min(won, mask, visible) > 0 and won / mask >= overlap_mask_area_threshold
-        for won, mask, visible in zip(*areas, strict=True)
+        for won, mask, visible in zip(*counts.tolist(), strict=True)
     ]
     id_of_query, segments = _number_segments(accepted, labels.tolist(), scores.tolist(), label_ids_to_fuse)
-    id_map = torch.tensor(id_of_query, dtype=torch.int32, device=winner.device)[winner]
-    return id_map.masked_fill_(~inside, 0), segments
-
-
-def _win_pixels(
-    mask_logits: Tensor, scores: Tensor, geometry: MaskGeometry, mask_threshold: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(H,W) index of the winning query, (H,W) whether its mask probability reaches the threshold, (Q,) mask areas."""
-    best = torch.full(geometry.target, -1.0, device=mask_logits.device)
-    winner = torch.zeros(geometry.target, dtype=torch.int64, device=mask_logits.device)
-    inside = torch.zeros(geometry.target, dtype=torch.bool, device=mask_logits.device)
-    mask_areas = []
-    for start, logits in resized_chunks(mask_logits, geometry):
-        probs = logits.sigmoid()
-        in_mask = probs >= mask_threshold
-        mask_areas.append(in_mask.sum((1, 2)))
-        chunk_best, chunk_winner = (probs * scores[start : start + len(probs), None, None]).max(0)
-        chunk_inside = in_mask.gather(0, chunk_winner[None])[0]
-        better = chunk_best > best
-        best = torch.where(better, chunk_best, best)
-        winner = torch.where(better, chunk_winner + start, winner)
-        inside = torch.where(better, chunk_inside, inside)
-    return winner, inside, torch.cat(mask_areas)
+    return torch.tensor([0, *id_of_query], dtype=torch.int32, device=codes.device)[codes], segments
 
 
 def _number_segments(
@@ -174,15 +190,3 @@ def _number_segments(
         if was_fused:
             fused[label] = segments[-1]
     return ids, segments
-
-
-def _crop_and_resize(maps: Tensor, geometry: MaskGeometry) -> Tensor:
-    height, width = geometry.valid
-    return _bilinear(maps[:, :height, :width], geometry.target)
-
-
-def _bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """(N,H,W) -> (N,*size); bilinear resizing to the same size is the identity."""
-    if tuple(maps.shape[1:]) == tuple(size):
-        return maps
-    return F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]

@@ -1,6 +1,7 @@
 """The three post-processing methods of M2FImageProcessor: model outputs of a batch to results for each image."""
 
-from collections.abc import Collection, Iterator, Sequence
+import functools
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,12 +11,9 @@ from transformers.utils import logging
 
 from m2f.image_processing.instance_masks import Instances, encode_coco_rle, find_instances, visible_instances
 from m2f.image_processing.mask_geometry import mask_geometries
-from m2f.image_processing.post_processing import (
-    MaskGeometry,
-    panoptic_segments,
-    semantic_scores,
-    semantic_segments,
-)
+from m2f.image_processing.memory_fallback import within_memory
+from m2f.image_processing.plain_masks import MaskGeometry
+from m2f.image_processing.post_processing import map_segments, panoptic_segments, semantic_map, semantic_scores
 from m2f.image_processing.resize_rule import resized_size
 
 logger = logging.get_logger(__name__)
@@ -30,7 +28,7 @@ class PostProcessingMixin:
     `target_sizes` must then be the sizes of the original images. Without `target_sizes` results have the valid size.
 
     Names, positions and return types of the arguments are those of transformers. All results are on the device of the
-    outputs.
+    outputs, but those of an image for which a GPU's memory did not suffice are on the CPU (a warning tells).
     """
 
     @torch.no_grad()
@@ -54,15 +52,16 @@ class PostProcessingMixin:
         Raises:
             ValueError: target sizes do not fit the batch, or a valid size exceeds the padded size.
         """
-        results = []
-        for class_logits, mask_logits, geometry in self._split_batch(outputs, target_sizes):
-            scores = semantic_scores(class_logits, mask_logits, geometry, resize_scores=self.task == "semantic")
-            result = scores.argmax(0)
-            if return_segmentation_scores:
-                data = {"segmentation": result, "segmentation_scores": scores}
-                result = SemanticSegmentationPostProcessorOutput(data=data)
-            results.append(result)
-        return results
+
+        def work(class_logits, mask_logits, chunk_bytes, geometry):
+            arguments = (class_logits, mask_logits, geometry, self.task == "semantic", chunk_bytes)
+            if not return_segmentation_scores:
+                return semantic_map(*arguments).labels
+            scores = semantic_scores(*arguments)
+            data = {"segmentation": scores.argmax(0), "segmentation_scores": scores}
+            return SemanticSegmentationPostProcessorOutput(data=data)
+
+        return self._each_image(work, outputs, target_sizes)
 
     @torch.no_grad()
     def post_process_instance_segmentation(
@@ -118,17 +117,19 @@ class PostProcessingMixin:
                 f"no label is a thing (task {self.task!r}, thing_label_ids {self.thing_label_ids}), so there are no "
                 "instances; use post_process_semantic_segmentation, or set the processor's task or thing_label_ids"
             )
-        results = []
-        for class_logits, mask_logits, geometry in self._split_batch(outputs, target_sizes):
-            instances = find_instances(class_logits, mask_logits, geometry, threshold, mask_threshold, top_k, things)
+
+        def work(class_logits, mask_logits, chunk_bytes, geometry):
+            limits = (threshold, mask_threshold, top_k, things)
+            instances = find_instances(class_logits, mask_logits, geometry, *limits, chunk_bytes)
             if return_coco_annotation:
                 segmentation = encode_coco_rle(instances.masks)
             elif return_binary_maps:
                 segmentation = instances.masks
             else:
                 segmentation, instances = visible_instances(instances, overlap_mask_area_threshold)
-            results.append({"segmentation": segmentation, "segments_info": _instance_info(instances)})
-        return results
+            return {"segmentation": segmentation, "segments_info": _instance_info(instances)}
+
+        return self._each_image(work, outputs, target_sizes)
 
     @torch.no_grad()
     def post_process_panoptic_segmentation(
@@ -171,15 +172,24 @@ class PostProcessingMixin:
         )
         thresholds = (threshold, mask_threshold, overlap_mask_area_threshold)
         fused = self._labels_to_fuse(outputs.class_queries_logits.shape[-1] - 1, label_ids_to_fuse)
-        results = []
-        for class_logits, mask_logits, geometry in self._split_batch(outputs, target_sizes):
+
+        def work(class_logits, mask_logits, chunk_bytes, geometry):
             if self.task == "semantic":
-                scores = semantic_scores(class_logits, mask_logits, geometry, resize_scores=True)
-                segmentation, segments = semantic_segments(scores)
+                found = semantic_map(class_logits, mask_logits, geometry, True, chunk_bytes)
+                segmentation, segments = map_segments(found, class_logits.shape[-1] - 1)
             else:
-                segmentation, segments = panoptic_segments(class_logits, mask_logits, geometry, *thresholds, fused)
-            results.append({"segmentation": segmentation, "segments_info": segments})
-        return results
+                limits = (*thresholds, fused)
+                segmentation, segments = panoptic_segments(class_logits, mask_logits, geometry, *limits, chunk_bytes)
+            return {"segmentation": segmentation, "segments_info": segments}
+
+        return self._each_image(work, outputs, target_sizes)
+
+    def _each_image(self, work: Callable[..., Any], outputs: Any, target_sizes: Sequence | None) -> list:
+        """`work(class logits, mask logits, bytes of a chunk, geometry=sizes)` of each image."""
+        return [
+            within_memory(functools.partial(work, geometry=geometry), class_logits, mask_logits)
+            for class_logits, mask_logits, geometry in self._split_batch(outputs, target_sizes)
+        ]
 
     def _split_batch(
         self, outputs: Any, target_sizes: Sequence | None

@@ -1,41 +1,21 @@
 // Mask logits of one image on a CPU: resized, compared and counted, a tile of pixels at a time. What is computed is
-// defined in plain PyTorch by image_processing/post_processing.py and instance_masks.py.
-//
-// The two bilinear steps and the crop between them are linear, and treat rows and columns apart: a pixel is a sum over
-// 3 x 3 cells of the logits, with weights that resized_masks.py prepares. A tile's cells are spread over its columns
-// first, once for each row of cells, and then over its rows. Nothing of size (N,H,W) is stored but binary masks.
+// defined in plain PyTorch by image_processing/plain_masks.py. Nothing of size (N,H,W) is stored but binary masks.
 //
 // A pixel lies between the smallest and the largest logit of the cells that its tile reads. Where these bounds tell
 // the winner of a tile, or that a mask covers all of it or nothing, no pixel is computed.
 //
 // No result depends on the number of threads: they add integers, or write what is theirs.
 
-#include "cpu_common.h"
+#include "mask_resizing.h"
 
-#include <algorithm>
 #include <mutex>
 
 namespace {
 
-constexpr int64_t TILE = 32, PIXELS = TILE * TILE;  // rows and columns of pixels; 4 KiB of logits
-constexpr int64_t TAPS = 3;
 // The bounds are widened by what rounding can make of a sum of 9 products: less than 12 * 2^-24 of the largest logit.
 constexpr float ROUNDING = 1e-6f;
 // From here on 1 / (1 + exp(-x)) is 1 in float32.
 constexpr float SATURATED = 17.5f;
-
-// One direction. Pixel i is the sum over k of weight(k, i) * map[cell(k, i)].
-struct Axis {
-  int64_t source, target, tiles;
-  const int32_t* cells;  // (TAPS, tiles * TILE), ascending; beyond the target as at its end
-  const float* weights;  // (TAPS, tiles * TILE)
-
-  Axis(int64_t source_, int64_t target_, const void* cells_, const void* weights_)
-      : source(source_), target(target_), tiles((target_ + TILE - 1) / TILE),
-        cells(static_cast<const int32_t*>(cells_)), weights(static_cast<const float*>(weights_)) {}
-  const int32_t* cell(int64_t k, int64_t i) const { return cells + k * tiles * TILE + i; }
-  const float* weight(int64_t k, int64_t i) const { return weights + k * tiles * TILE + i; }
-};
 
 // Of the maps (.., h, w) those that `chosen` lists.
 struct Maps {
@@ -46,64 +26,14 @@ struct Maps {
 
   int64_t tiles() const { return rows.tiles * columns.tiles; }
   const float* map(int64_t n) const { return logits + chosen[n] * rows.source * columns.source; }
-};
-
-// The pixels of a tile, cut off at `last_row`, and the cells that they read.
-struct Tile {
-  int64_t top, left, height, width, first_row, last_row, first_column, last_column;
-
-  Tile(const Maps& in, int64_t top_, int64_t bottom, int64_t column) : top(top_), left(column * TILE) {
-    height = bottom - top;
-    width = std::min(TILE, in.columns.target - left);
-    first_row = *in.rows.cell(0, top);
-    last_row = *in.rows.cell(TAPS - 1, bottom - 1);
-    first_column = *in.columns.cell(0, left);
-    last_column = *in.columns.cell(TAPS - 1, left + width - 1);
+  Tile tile(int64_t row, int64_t column) const {
+    return Tile(rows, columns, row * TILE, std::min((row + 1) * TILE, rows.target), column * TILE,
+                std::min((column + 1) * TILE, columns.target));
   }
-  Tile(const Maps& in, int64_t row, int64_t column)
-      : Tile(in, row * TILE, std::min((row + 1) * TILE, in.rows.target), column) {}
-  int64_t area() const { return height * width; }
-};
-
-// Room for one thread's work on a tile.
-struct Room {
-  std::vector<float> spread;  // (cells' rows, TILE)
-  alignas(64) float pixels[PIXELS];
-
-  explicit Room(const Maps& in) : spread(in.rows.source * TILE) {}
-};
-
-// Rows [first_row, last_row] of `map` spread over the tile's columns, then over its rows. Columns beyond the tile are
-// computed too. Never inlined, so that every caller gets the same bits.
-#if defined(__GNUC__)
-__attribute__((noinline))
-#endif
-void resize(const Maps& in, const float* map, const Tile& tile, Room& room) {
-  const int32_t *c0 = in.columns.cell(0, tile.left), *c1 = in.columns.cell(1, tile.left);
-  const int32_t* c2 = in.columns.cell(2, tile.left);
-  const float *w0 = in.columns.weight(0, tile.left), *w1 = in.columns.weight(1, tile.left);
-  const float* w2 = in.columns.weight(2, tile.left);
-  for (int64_t row = tile.first_row; row <= tile.last_row; ++row) {
-    const float* from = map + row * in.columns.source;
-    float* to = room.spread.data() + (row - tile.first_row) * TILE;
-    for (int64_t i = 0; i < TILE; ++i) to[i] = w0[i] * from[c0[i]] + w1[i] * from[c1[i]] + w2[i] * from[c2[i]];
+  void resize_map(int64_t n, const Tile& tile, Room& room) const {
+    resize(rows, columns, Grid{map(n), columns.source, 0, 0}, tile, room);
   }
-  for (int64_t y = 0; y < tile.height; ++y) {
-    const float* from[TAPS];
-    float weight[TAPS];
-    for (int64_t k = 0; k < TAPS; ++k) {
-      from[k] = room.spread.data() + (*in.rows.cell(k, tile.top + y) - tile.first_row) * TILE;
-      weight[k] = *in.rows.weight(k, tile.top + y);
-    }
-    float* to = room.pixels + y * TILE;
-    for (int64_t i = 0; i < TILE; ++i) to[i] = weight[0] * from[0][i] + weight[1] * from[1][i] + weight[2] * from[2][i];
-  }
-}
-
-inline float sigmoid(float x) {
-  const float power = exp_nonpositive(x < 0 ? x : -x), share = 1.0f / (1.0f + power);
-  return x < 0 ? power * share : share;
-}
+};
 
 // Bounds of a mask in a tile, widened by rounding.
 struct Bounds {
@@ -124,7 +54,7 @@ bool bound_map(const Maps& in, int64_t n, std::vector<float>& rows, float* bound
   float *low = rows.data(), *high = low + width;
   uint32_t odd = 0;
   for (int64_t r = 0; r < in.rows.tiles; ++r) {
-    const Tile band(in, r, 0);
+    const Tile band = in.tile(r, 0);
     for (int64_t row = band.first_row; row <= band.last_row; ++row) {
       const float* from = in.map(n) + row * width;
       const bool first = row == band.first_row;
@@ -137,7 +67,7 @@ bool bound_map(const Maps& in, int64_t n, std::vector<float>& rows, float* bound
       }
     }
     for (int64_t c = 0; c < in.columns.tiles; ++c) {
-      const Tile tile(in, r, c);
+      const Tile tile = in.tile(r, c);
       float smallest = low[tile.first_column], largest = high[tile.first_column];
       for (int64_t i = tile.first_column; i <= tile.last_column; ++i) {
         smallest = low[i] < smallest ? low[i] : smallest;
@@ -172,7 +102,7 @@ struct Merge {
     alignas(64) float best[PIXELS];
     alignas(64) int32_t winner[PIXELS];  // n + 1, negative where the winner's mask does not reach the threshold
 
-    explicit Space(const Maps& in) : room(in), counts(in.count), highest(in.count) {}
+    explicit Space(const Maps& in) : room(in.rows.source), counts(in.count), highest(in.count) {}
   };
 
   // The maps that may win a pixel of the tile: those whose best is not below another's worst.
@@ -196,10 +126,10 @@ struct Merge {
     at.counts.mask[n] += inside;
   }
 
-  void compare(int64_t n, Space& at) const {
+  void compare(const Tile& tile, int64_t n, Space& at) const {
     const int32_t inside = static_cast<int32_t>(n) + 1, outside = -inside;
     const float score = scores[n], limit = threshold;
-    for (int64_t i = 0; i < PIXELS; ++i) {
+    for (int64_t i = 0; i < tile.pixels(); ++i) {
       const float weighted = score * sigmoid(at.room.pixels[i]);
       const int32_t code = at.room.pixels[i] >= limit ? inside : outside;
       const bool better = weighted > at.best[i];
@@ -230,7 +160,7 @@ struct Merge {
   }
 
   void work(int64_t index, Space& at) const {
-    const Tile tile(in, index / in.columns.tiles, index % in.columns.tiles);
+    const Tile tile = in.tile(index / in.columns.tiles, index % in.columns.tiles);
     find_candidates(index, at);
     const bool contested = at.candidates.size() > 1;
     if (contested) std::fill(at.best, at.best + PIXELS, -1.0f);
@@ -244,11 +174,11 @@ struct Merge {
       if (full) at.counts.mask[n] += tile.area();
       if (wins && !contested && !partial) fill(tile, n, full, at);
       if (!partial && !(wins && contested)) continue;
-      resize(in, in.map(n), tile, at.room);
+      in.resize_map(n, tile, at.room);
       if (partial) count_inside(tile, n, at);
       if (!wins) continue;
       if (!contested) std::fill(at.best, at.best + PIXELS, -1.0f);
-      compare(n, at);
+      compare(tile, n, at);
       compared = true;
     }
     if (compared) finish(tile, at);
@@ -262,7 +192,7 @@ void measure(const Maps& in, const float* bounds, float threshold, int64_t n, in
   *sum = 0;
   for (int64_t c = 0; c < in.columns.tiles; ++c) {
     const int64_t index = row * in.columns.tiles + c;
-    const Tile tile(in, row, c);
+    const Tile tile = in.tile(row, c);
     const Bounds bound(bounds, in.count, index, n);
     if (!(bound.high > threshold)) continue;
     if (bound.low > threshold && bound.low > SATURATED) {
@@ -270,14 +200,17 @@ void measure(const Maps& in, const float* bounds, float threshold, int64_t n, in
       *sum += static_cast<double>(tile.area());
       continue;
     }
-    resize(in, in.map(n), tile, room);
+    in.resize_map(n, tile, room);
     for (int64_t y = 0; y < tile.height; ++y) {
+      const float* from = room.pixels + y * TILE;
+      const int32_t width = static_cast<int32_t>(tile.width);
       int32_t inside = 0;
       float total = 0;
-      for (int64_t x = 0; x < tile.width; ++x) {
-        const float logit = room.pixels[y * TILE + x];
-        inside += logit > threshold;
-        total += logit > threshold ? sigmoid(logit) : 0.0f;
+      for (int32_t x = 0; x < TILE; ++x) {
+        const bool counts = from[x] > threshold && x < width;
+        const float probability = sigmoid(from[x]);
+        inside += counts;
+        total += counts ? probability : 0.0f;
       }
       *area += inside;
       *sum += total;
@@ -286,13 +219,14 @@ void measure(const Maps& in, const float* bounds, float threshold, int64_t n, in
 }
 
 // A row of tiles of the binary mask n; `mask` (H, W) holds zeros.
-void write(const Maps& in, const float* bounds, float threshold, int64_t n, int64_t row, Room& room, uint8_t* mask) {
+void write_band(const Maps& in, const float* bounds, float threshold, int64_t n, int64_t row, Room& room,
+                uint8_t* mask) {
   for (int64_t c = 0; c < in.columns.tiles; ++c) {
-    const Tile tile(in, row, c);
+    const Tile tile = in.tile(row, c);
     const Bounds bound(bounds, in.count, row * in.columns.tiles + c, n);
     if (!(bound.high > threshold)) continue;
     const bool full = bound.low > threshold;
-    if (!full) resize(in, in.map(n), tile, room);
+    if (!full) in.resize_map(n, tile, room);
     for (int64_t y = 0; y < tile.height; ++y) {
       uint8_t* to = mask + (tile.top + y) * in.columns.target + tile.left;
       if (full) std::fill(to, to + tile.width, uint8_t(1));
@@ -302,6 +236,53 @@ void write(const Maps& in, const float* bounds, float threshold, int64_t n, int6
   }
 }
 
+// Masks on one map, the first on top; one of whose pixels less than a share is still free is left out. `owner` holds
+// -1 where no mask is, and takes the index of a mask among those that are kept. Whether one is kept depends on those
+// before it, so threads only find out where masks have pixels: a team that met twice for each mask would wait more
+// than it worked.
+struct Layers {
+  static constexpr int64_t BLOCK = 1 << 13;  // pixels
+  const uint8_t* masks;  // (count, pixels)
+  int64_t pixels;
+  int32_t* owner;
+  std::vector<int32_t> areas;  // (count, blocks)
+
+  Layers(const void* masks_, int64_t count, int64_t pixels_, void* owner_, const Team& team)
+      : masks(static_cast<const uint8_t*>(masks_)), pixels(pixels_), owner(static_cast<int32_t*>(owner_)),
+        areas(count * blocks()) {
+    in_parallel(count * blocks(), team, [&](int64_t begin, int64_t end) {
+      for (int64_t unit = begin; unit < end; ++unit) {
+        const int64_t n = unit / blocks(), block = unit % blocks();
+        int32_t area = 0;
+        for (int64_t i = first_of(block); i < first_of(block + 1); ++i) area += masks[n * pixels + i];
+        areas[unit] = area;
+      }
+    });
+  }
+  int64_t blocks() const { return (pixels + BLOCK - 1) / BLOCK; }
+  int64_t first_of(int64_t block) const { return std::min(pixels, block * BLOCK); }
+
+  // Whether mask n is kept; it then gets `index`.
+  bool lay(int64_t n, float share, int32_t index) const {
+    const uint8_t* mask = masks + n * pixels;
+    const int32_t* area = areas.data() + n * blocks();
+    int64_t all = 0, visible = 0;
+    for (int64_t block = 0; block < blocks(); ++block) {
+      if (!area[block]) continue;
+      int32_t here = 0;
+      for (int64_t i = first_of(block); i < first_of(block + 1); ++i) here += mask[i] & (owner[i] < 0);
+      all += area[block];
+      visible += here;
+    }
+    if (!visible || !(static_cast<float>(visible) >= share * static_cast<float>(all))) return false;
+    for (int64_t block = 0; block < blocks(); ++block)
+      if (area[block])
+        for (int64_t i = first_of(block); i < first_of(block + 1); ++i)
+          owner[i] = mask[i] & (owner[i] < 0) ? index : owner[i];
+    return true;
+  }
+};
+
 // sizes: number of chosen maps; height and width of the maps; height and width of the target.
 Maps maps_of(const void* logits, const void* chosen, const void* const* tables, const int64_t* sizes) {
   const Axis rows(sizes[1], sizes[3], tables[0], tables[1]), columns(sizes[2], sizes[4], tables[2], tables[3]);
@@ -310,8 +291,8 @@ Maps maps_of(const void* logits, const void* chosen, const void* const* tables, 
 
 }  // namespace
 
-// In every entry: logits (.., h, w) float32; chosen (N) int64; tables: cells and weights of the rows, cells and weights
-// of the columns; sizes as above. bounds: (tiles, 2, N) float32.
+// In most entries: logits (.., h, w) float32; chosen (N) int64; tables: cells and weights of the rows, cells and
+// weights of the columns; sizes as above. bounds: (tiles, 2, N) float32.
 
 // Returns whether all cells read are finite.
 extern "C" int64_t m2f_bound_masks(
@@ -351,7 +332,7 @@ extern "C" void m2f_measure_masks(
     float threshold, void* areas, void* sums, int64_t threads, void* gomp_parallel) {
   const Maps in = maps_of(logits, chosen, tables, sizes);
   in_parallel(in.count * in.rows.tiles, team_of(threads, gomp_parallel), [&](int64_t begin, int64_t end) {
-    Room room(in);
+    Room room(in.rows.source);
     for (int64_t unit = begin; unit < end; ++unit)
       measure(in, static_cast<const float*>(bounds), threshold, unit / in.rows.tiles, unit % in.rows.tiles, room,
               static_cast<int64_t*>(areas) + unit, static_cast<double*>(sums) + unit);
@@ -365,11 +346,23 @@ extern "C" void m2f_write_masks(
   const Maps in = maps_of(logits, chosen, tables, sizes);
   const int64_t* index = static_cast<const int64_t*>(which);
   in_parallel(count * in.rows.tiles, team_of(threads, gomp_parallel), [&](int64_t begin, int64_t end) {
-    Room room(in);
+    Room room(in.rows.source);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t mask = unit / in.rows.tiles, pixels = in.rows.target * in.columns.target;
-      write(in, static_cast<const float*>(bounds), threshold, index[mask], unit % in.rows.tiles, room,
+      write_band(in, static_cast<const float*>(bounds), threshold, index[mask], unit % in.rows.tiles, room,
             static_cast<uint8_t*>(masks) + mask * pixels);
     }
   });
+}
+
+// masks (count, pixels) uint8 of 0 and 1; owner (pixels) int32, all -1; kept (count) uint8.
+extern "C" void m2f_lay_masks(const void* masks, int64_t count, int64_t pixels, float share, void* owner, void* kept,
+                              int64_t threads, void* gomp_parallel) {
+  const Layers layers(masks, count, pixels, owner, team_of(threads, gomp_parallel));
+  int32_t index = 0;
+  for (int64_t n = 0; n < count; ++n) {
+    const bool keeps = layers.lay(n, share, index);
+    static_cast<uint8_t*>(kept)[n] = keeps;
+    index += keeps;
+  }
 }

@@ -1,0 +1,42 @@
+"""8-bit images to normalised, padded model inputs by csrc/padded_pixels_cpu.cpp on a CPU.
+
+What is computed is defined by image_processing/model_inputs.py in plain PyTorch, which runs everywhere else.
+"""
+
+import ctypes
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from m2f.modeling_m2f.kernels.cpu_library import integers, pointer, threads
+from m2f.modeling_m2f.kernels.whole_sources import library, use_source
+
+SOURCE = "padded_pixels_cpu.cpp"
+
+
+def use_pad_pixels(device: torch.device) -> bool:
+    """Whether `pad_pixels` can write to `device`.
+
+    Raises:
+        ValueError: M2F_KERNELS has an unknown value.
+        KernelUnavailableError: M2F_KERNELS=compiled and the CPU's kernel cannot be had.
+    """
+    return use_source(SOURCE, device, "Image preparation")
+
+
+def pad_pixels(image: np.ndarray, table: Tensor, values: Tensor, mask: Tensor, in_threads: bool):
+    """Write table[c, image[:, :, c]] and ones into the upper left corners of `values` and `mask`, 0 elsewhere.
+
+    Args:
+        image: (h,w,3) uint8.
+        table: (3,256) float32, the value of each level of each channel.
+        values: (3,H,W) float32, contiguous, at least as large as the image.
+        mask: (H,W) int64, contiguous.
+        in_threads: whether to use PyTorch's threads; False where the caller has threads of its own.
+    """
+    image = np.ascontiguousarray(image)
+    sizes = integers(*image.shape[:2], *mask.shape)
+    work = values.numel() if in_threads else 0
+    pixels = ctypes.c_void_p(image.ctypes.data)
+    library(SOURCE).m2f_pad_pixels(pixels, pointer(table), sizes, pointer(values), pointer(mask), *threads(work))
