@@ -154,4 +154,5 @@ def rle_areas(rles: list[dict]) -> np.ndarray:
     """(N,) float64 pixels."""
     from pycocotools import mask as coco_mask
 
-    return np.asarray(coco_mask.area(rles), np.float64) if rles else np.zeros(0)
+    # One by one: pycocotools 2.0.11 puts their number into 8 bits.
+    return np.array([coco_mask.area(rle) for rle in rles], np.float64)

@@ -19,7 +19,7 @@ from scipy.ndimage import binary_erosion
 from m2f.data.segment_map import SegmentMap, pack_masks
 from m2f.evaluation.coco_matching import choose_engine
 from m2f.evaluation.instance_average_precision import InstanceAveragePrecision
-from m2f.evaluation.instance_segments import TrueInstances
+from m2f.evaluation.instance_segments import TrueInstances, rle_areas
 
 # The order of COCOeval.stats for three numbers of detections.
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -305,3 +305,13 @@ def test_prints_nothing(nuclei, capsys, engine):
     one_image = {**dataset, "images": dataset["images"][:1], "categories": [{"id": 0, "name": "nucleus"}]}
     metric_of(one_image, results, engine=engine).evaluate()
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("count", [0, 1, 255, 256, 300])
+def test_areas_of_any_number_of_masks(count):
+    """pycocotools 2.0.11 cannot take more than 255 at a time."""
+    mask = np.zeros((6, 5), dtype=np.uint8, order="F")
+    mask[1:4, 2:4] = 1
+    rle = coco_mask.encode(mask)
+    areas = rle_areas([rle] * count)
+    assert areas.dtype == np.float64 and areas.tolist() == [6.0] * count
