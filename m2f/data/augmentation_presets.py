@@ -1,4 +1,4 @@
-"""The augmentations of the paper's configurations by name, and a gentle one for any other data.
+"""The augmentations of the paper's configurations by name, a gentle one for any other data, and one for microscopes.
 
 Source: the configuration files of facebookresearch/Mask2Former (configs/<data set>/...: INPUT.IMAGE_SIZE, MIN_SCALE,
 MAX_SCALE, MIN_SIZE_TRAIN, MAX_SIZE_TRAIN, CROP, COLOR_AUG_SSD, SIZE_DIVISIBILITY) and its dataset mappers.
@@ -7,7 +7,7 @@ MAX_SCALE, MIN_SIZE_TRAIN, MAX_SIZE_TRAIN, CROP, COLOR_AUG_SSD, SIZE_DIVISIBILIT
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from m2f.data.augmentation import Compose, RandomFlip
+from m2f.data.augmentation import Compose, RandomFlip, RandomTranspose
 from m2f.data.color_jitter import SsdColorTransform
 from m2f.data.random_resize_crop import (
     FixedSizeCrop,
@@ -17,7 +17,7 @@ from m2f.data.random_resize_crop import (
     ResizeAndCrop,
     ResizeShortestEdge,
 )
-from m2f.image_processing.resolution_presets import get_preset
+from m2f.image_processing.resolution_presets import RESOLUTION_PRESETS, get_preset
 
 
 class AugmentationPreset(NamedTuple):
@@ -46,6 +46,20 @@ class JitterRecipe:
         square = (self.size, self.size)
         steps = (RandomFlip(), ResizeAndCrop(LargeScaleJitter(square, *self.scales), self.crop(square)))
         return AugmentationPreset(Compose(steps), square, processor_size)
+
+
+@dataclass(frozen=True)
+class MicroscopeRecipe(JitterRecipe):
+    """Large-scale jitter and crop as above; all eight orientations, because no image has an upright one; other stains
+    and exposures."""
+
+    def build(self, processor_size: dict[str, int]) -> AugmentationPreset:
+        square = (self.size, self.size)
+        resize = ResizeAndCrop(LargeScaleJitter(square, *self.scales), self.crop(square))
+        orient = (RandomFlip("horizontal"), RandomFlip("vertical"), RandomTranspose())
+        # SSD's 32 levels of brightness would make black of fluorescent objects, which may be 15 above their ground.
+        colors = SsdColorTransform(brightness=8)
+        return AugmentationPreset(Compose((resize, *orient, colors)), square, processor_size)
 
 
 @dataclass(frozen=True)
@@ -84,15 +98,18 @@ RECIPES = {
     "mapillary-vistas-semantic": _MAPILLARY,
     # For a fine-tune on images of any kind: the standard scale jitter of Ghiasi et al. (2021), no change of colour.
     "fine-tune": JitterRecipe(640, (0.8, 1.25), RandomCrop),
+    # A crop shows from a quarter of an image to all of it.
+    "microscope": MicroscopeRecipe(256, (1.0, 2.0), RandomCrop),
 }
 
 
 def augmentation_preset(name: str, size: int | None = None) -> AugmentationPreset:
-    """The recipe called `name`: a data set and task of the paper, such as "coco-panoptic", or "fine-tune".
+    """The recipe called `name`: a data set and task of the paper, such as "coco-panoptic", "fine-tune" or
+    "microscope".
 
     Args:
-        size: edge of the square crop in place of the recipe's 1024 or 640, for the recipes with scale jitter
-            ("coco-..." and "fine-tune").
+        size: edge of the square crop in place of the recipe's 1024, 640 or 256, for the recipes with scale jitter
+            ("coco-...", "fine-tune" and "microscope").
 
     Raises:
         ValueError: no such recipe (the message lists them), or one that `size` does not fit.
@@ -110,6 +127,6 @@ def augmentation_preset(name: str, size: int | None = None) -> AugmentationPrese
 
 def _processor_size(name: str, recipe: JitterRecipe | ShortestEdgeRecipe) -> dict[str, int]:
     """The paper's test size; without one, or with another crop, the size that a jitter of 1 gives."""
-    if isinstance(recipe, JitterRecipe) and (name == "fine-tune" or recipe != RECIPES[name]):
+    if isinstance(recipe, JitterRecipe) and (name not in RESOLUTION_PRESETS or recipe != RECIPES[name]):
         return {"longest_edge": recipe.size}
     return get_preset(name).processor_fields()["size"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from labelled_samples import assert_consistent, make_sample
 
-from m2f.data.augmentation import RandomFlip
+from m2f.data.augmentation import RandomFlip, RandomTranspose
 from m2f.data.augmentation_presets import RECIPES, augmentation_preset
 from m2f.data.color_jitter import SsdColorTransform
 from m2f.data.random_resize_crop import (
@@ -21,7 +21,7 @@ EDGES_512 = (256, 307, 358, 409, 460, 512, 563, 614, 665, 716, 768, 819, 870, 92
 
 
 def test_every_resolution_preset_has_its_augmentation():
-    assert set(RECIPES) == set(RESOLUTION_PRESETS) | {"fine-tune"}
+    assert set(RECIPES) == set(RESOLUTION_PRESETS) | {"fine-tune", "microscope"}
 
 
 @pytest.mark.parametrize("name", ["coco-panoptic", "coco-instance"])
@@ -66,6 +66,16 @@ def test_fine_tune_and_other_sizes():
     assert small.augmentation.steps[1].resize == LargeScaleJitter((256, 256), 0.1, 2.0)
     assert small.augmentation.steps[1].crop == FixedSizeCrop((256, 256))
     assert small.canvas == (256, 256) and small.processor_size == {"longest_edge": 256}
+
+
+def test_microscope():
+    """Eight orientations, and the mildest jitter that still shows a quarter of an image."""
+    preset = augmentation_preset("microscope", size=96)
+    jitter = ResizeAndCrop(LargeScaleJitter((96, 96), 1.0, 2.0), RandomCrop((96, 96)))
+    orientations = (RandomFlip("horizontal"), RandomFlip("vertical"), RandomTranspose())
+    assert preset.augmentation.steps == (jitter, *orientations, SsdColorTransform(brightness=8))
+    assert preset.canvas == (96, 96) and preset.processor_size == {"longest_edge": 96}
+    assert augmentation_preset("microscope").processor_size == {"longest_edge": 256}
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
