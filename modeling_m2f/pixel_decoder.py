@@ -127,7 +127,7 @@ class PixelDecoder(nn.Module):
         channels: C, `M2FConfig.feature_size`.
         mask_channels: channels of the mask features.
         feedforward_dim, num_layers, num_heads, dropout: of the deformable encoder.
-        recompute: compute the widest activations again in the backward pass, see `recompute`.
+        recompute: of the encoder's layers.
         finest_encoder_stride, mask_stride: strides of the finest encoded map and of the mask features; one feature
             pyramid level is added per factor of two between them.
         xavier_gain: gain of the input projections' initialisation.

@@ -6,16 +6,13 @@ mask_losses.py in the folder above.
 """
 
 import ctypes
-import functools
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from m2f.modeling_m2f.kernels.cpu_compiler import KernelUnavailableError, load_library
 from m2f.modeling_m2f.kernels.cpu_library import integers, pointer, threads
-from m2f.modeling_m2f.kernels.kernel_choice import explain_reference, kernels_choice
-from m2f.modeling_m2f.kernels.kernel_sources import read_source
+from m2f.modeling_m2f.kernels.whole_sources import library, use_source
 
 POINTS_SOURCE, LOSSES_SOURCE = "point_sampling_cpu.cpp", "mask_losses_cpu.cpp"
 # As in the second source.
@@ -48,17 +45,14 @@ def use_point_kernels(device: torch.device) -> bool:
         ValueError: M2F_KERNELS has an unknown value.
         KernelUnavailableError: M2F_KERNELS=compiled and the CPU's kernels cannot be had.
     """
-    if kernels_choice() == "reference" or device.type != "cpu":
-        return False
-    reason = _unavailable_reason()
-    return reason is None or explain_reference(device, reason, "The loss")
+    return all(use_source(source, device, "The loss") for source in (POINTS_SOURCE, LOSSES_SOURCE))
 
 
 def draw_uniform(seeds: Tensor, count: int) -> Tensor:
     """Uniform numbers in [0, 1), those of a row given by its seed alone: (n,) int64 -> (n, count) float32."""
     numbers = torch.empty(len(seeds), count)
     sizes = map(ctypes.c_int64, numbers.shape)
-    _library(POINTS_SOURCE).m2f_draw(pointer(seeds), pointer(numbers), *sizes, *threads(4 * numbers.numel()))
+    library(POINTS_SOURCE).m2f_draw(pointer(seeds), pointer(numbers), *sizes, *threads(4 * numbers.numel()))
     return numbers
 
 
@@ -67,7 +61,7 @@ def sample_shared(maps: Tensor, points: Tensor) -> Tensor:
     maps, points = maps.contiguous(), points.contiguous()
     values = torch.empty(len(maps), len(points))
     arguments = (pointer(maps), pointer(points), pointer(values), integers(*maps.shape, len(points)))
-    _library(POINTS_SOURCE).m2f_sample(*arguments, *threads(_WORK_PER_POINT * values.numel()))
+    library(POINTS_SOURCE).m2f_sample(*arguments, *threads(_WORK_PER_POINT * values.numel()))
     return values
 
 
@@ -78,7 +72,7 @@ def sigmoid_sums(logits: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor
     weights = weights if weights is None else weights.contiguous()
     results = (torch.empty_like(logits), *(logits.new_empty(len(logits)) for _ in range(2)))
     arguments = (*map(pointer, (logits, weights, *results)), *map(ctypes.c_int64, logits.shape))
-    _library(POINTS_SOURCE).m2f_sigmoid_sums(*arguments, *threads(_WORK_PER_POINT * logits.numel()))
+    library(POINTS_SOURCE).m2f_sigmoid_sums(*arguments, *threads(_WORK_PER_POINT * logits.numel()))
     return results
 
 
@@ -107,20 +101,5 @@ def mask_losses_(
     sizes = integers(*counts, *logits.shape[1:], *places, _PIXEL_TYPES[targets.pixels.dtype], learns)
     buffers = (logits, points, targets.pixels, targets.first, targets.values, targets.ignored, coefficients, losses)
     work = threads(_WORK_PER_POINT * points.shape[0] * points.shape[1])
-    _library(LOSSES_SOURCE).m2f_mask_losses(*map(pointer, buffers), sizes, *work)
+    library(LOSSES_SOURCE).m2f_mask_losses(*map(pointer, buffers), sizes, *work)
     return losses
-
-
-@functools.cache
-def _unavailable_reason() -> str | None:
-    try:
-        for source in (POINTS_SOURCE, LOSSES_SOURCE):
-            _library(source)
-    except KernelUnavailableError as error:
-        return str(error)
-    return None
-
-
-@functools.cache
-def _library(source: str) -> ctypes.CDLL:
-    return load_library(read_source(source), {})
