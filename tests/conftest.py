@@ -1,5 +1,8 @@
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the helpers beside this file
 
@@ -17,3 +20,13 @@ TRANSFORMERS_MARKS = (
 def pytest_configure(config):
     for mark in TRANSFORMERS_MARKS:
         config.addinivalue_line("markers", f"{mark}: used by transformers' common tests")
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_in_accelerate() -> Iterator[None]:
+    """Accelerate keeps device and precision for a whole process, in which the tests of other files come next."""
+    yield
+    if "accelerate.state" in sys.modules:
+        state = sys.modules["accelerate.state"]
+        state.AcceleratorState._reset_state(reset_partial_state=True)
+        state.GradientState._reset_state()

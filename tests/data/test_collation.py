@@ -1,11 +1,9 @@
 import pickle
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from labelled_samples import make_sample, single_segments
 from PIL import Image
 from small_models import small_model
@@ -187,9 +185,8 @@ def test_batches_survive_trainers_concatenation(form, order):
 
 
 @pytest.fixture
-def accelerator() -> Iterator[Accelerator]:
-    yield Accelerator(cpu=True)
-    AcceleratorState._reset_state(reset_partial_state=True)  # other tests make their own
+def accelerator() -> Accelerator:
+    return Accelerator(cpu=True)
 
 
 @pytest.mark.parametrize("form", FORMS)
