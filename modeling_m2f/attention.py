@@ -1,10 +1,11 @@
-"""Dense attention of the Transformer decoder, through `scaled_dot_product_attention`."""
+"""Dense attention of the Transformer decoder, through `scaled_dot_product_attention` or a kernel for masks."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import initialization as init
 
+from m2f.modeling_m2f.kernels.masked_attention import has_masked_attention, masked_attention
 from m2f.modeling_m2f.linear import linear
 from m2f.modeling_m2f.weight_init import xavier_
 
@@ -22,6 +23,8 @@ def attend(
     Returns:
         (B, Q, C), and the weights (B, M, Q, S_l) or None.
     """
+    if keep is not None and not return_weights and _has_kernel(query, key, value, num_heads):
+        return masked_attention(query, key, value, keep, num_heads), None
     query, key, value = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
     weights = None
     if return_weights:
@@ -33,6 +36,15 @@ def attend(
     else:
         attended = scaled_dot_product_attention(query, key, value, attn_mask=keep)
     return attended.transpose(1, 2).flatten(2), weights
+
+
+def _has_kernel(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> bool:
+    tensors = (query, key, value)
+    return (
+        not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
+        and query.dtype == key.dtype == value.dtype
+        and has_masked_attention(query.device, query.dtype, query.shape[-1] // num_heads)
+    )
 
 
 class SelfAttention(nn.Module):

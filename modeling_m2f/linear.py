@@ -86,6 +86,13 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: s
     return _PLAIN[activation](nn.functional.linear(x, weight, bias))
 
 
+def packed(weight: Tensor, rows: int) -> Tensor:
+    """A weight (C_out, C_in) of several products with x of `rows` rows, in the layout that oneDNN would otherwise
+    copy it to in each of them; as it is where `is_fast` does not hold."""
+    reorder = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None)
+    return weight if reorder is None or not is_fast(weight) else reorder(weight, rows)
+
+
 def similarities(rows: Tensor, cells: Tensor) -> Tensor:
     """Dot products of each row (B, Q, C) with each cell (B, S, C): (B, Q, S)."""
     if is_fast(rows, cells):

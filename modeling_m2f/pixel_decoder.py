@@ -7,16 +7,18 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, interpolate, relu
+from torch.nn.functional import dropout, relu
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from m2f.modeling_m2f.convolution import convolve
 from m2f.modeling_m2f.deformable_attention import MultiScaleDeformableAttention
 from m2f.modeling_m2f.feed_forward import FeedForward
+from m2f.modeling_m2f.normalised_maps import normalised
 from m2f.modeling_m2f.outputs import PixelDecoderOutput
 from m2f.modeling_m2f.position_embedding import sine_position_embedding
 from m2f.modeling_m2f.recompute import recomputed
-from m2f.modeling_m2f.valid_region import MaskedGroupNorm, ValidRegion, replicate_edge, zero_padding
+from m2f.modeling_m2f.valid_region import MaskedGroupNorm, ValidRegion
 from m2f.modeling_m2f.weight_init import c2_xavier_, torch_default_bias_, xavier_
 
 NUM_LEVELS = 3
@@ -193,7 +195,7 @@ class PixelDecoder(nn.Module):
         """
         feature_maps = tuple(map(_channels_last, feature_maps))
         maps = [
-            norm(conv(features), valid)
+            normalised(norm, conv(features), valid)
             for (conv, norm), features in zip(self.input_projections, feature_maps[::-1], strict=False)
         ]
         maps = self._encode(maps, valid)
@@ -220,14 +222,9 @@ class PixelDecoder(nn.Module):
         lateral_conv, lateral_norm = getattr(self, f"adapter_{i}")
         output_conv, output_norm = getattr(self, f"layer_{i}")
         # Of these maps, the largest there are, none is kept longer than needed.
-        merged = lateral_norm(lateral_conv(features), valid)
-        # In place: the norm's backward pass needs its input and not its result.
-        merged += interpolate(
-            replicate_edge(coarser, valid), size=merged.shape[-2:], mode="bilinear", align_corners=False
-        )
+        merged = normalised(lateral_norm, lateral_conv(features), valid, coarser=coarser)
         # Zeros outside, as the 3x3 convolution sees them beyond the border of a map.
-        merged = output_conv(zero_padding(merged, valid))
-        return relu(output_norm(merged, valid), inplace=True)
+        return normalised(output_norm, convolve(output_conv, merged), valid, activation=True)
 
 
 def _channels_last(features: Tensor) -> Tensor:

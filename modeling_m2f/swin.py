@@ -10,7 +10,14 @@ apply, a layer is transformers' own.
 import torch
 from torch import Tensor, nn
 from transformers.activations import GELUActivation
-from transformers.models.swin.modeling_swin import SwinAttention, SwinBackbone, SwinLayer, SwinMLP, SwinStage
+from transformers.models.swin.modeling_swin import (
+    SwinAttention,
+    SwinBackbone,
+    SwinLayer,
+    SwinMLP,
+    SwinPatchMerging,
+    SwinStage,
+)
 
 from m2f.modeling_m2f.feed_forward import FeedForward
 from m2f.modeling_m2f.kernels.window_attention import has_window_attention, window_attention
@@ -123,7 +130,18 @@ class LeanSwinLayer(SwinLayer):
         return hidden_states + self.dropout(transformed)
 
 
-_LEAN = {SwinStage: LeanSwinStage, SwinLayer: LeanSwinLayer}
+class LeanSwinPatchMerging(SwinPatchMerging):
+    """Four neighbours to one cell, put together in one copy."""
+
+    def forward(self, input_feature: Tensor, input_dimensions: tuple[int, int]) -> Tensor:
+        """(B, H * W, C) -> (B, ceil(H / 2) * ceil(W / 2), 2 C)."""
+        cells = self.maybe_pad(input_feature.unflatten(1, input_dimensions), *input_dimensions)
+        squares = cells.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (B, H / 2, 2, W / 2, 2, C)
+        merged = squares.permute(0, 1, 3, 4, 2, 5).flatten(3).flatten(1, 2)
+        return project(self.reduction, self.norm(merged))
+
+
+_LEAN = {SwinStage: LeanSwinStage, SwinLayer: LeanSwinLayer, SwinPatchMerging: LeanSwinPatchMerging}
 
 
 def _together(layers: tuple[nn.Module, ...], x: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from m2f.modeling_m2f.attention import CrossAttention, SelfAttention
-from m2f.modeling_m2f.linear import similarities
+from m2f.modeling_m2f.linear import project, similarities
 from m2f.modeling_m2f.outputs import TransformerDecoderOutput
 from m2f.modeling_m2f.pixel_decoder import NUM_LEVELS
 from m2f.modeling_m2f.position_embedding import sine_position_embedding
@@ -76,7 +76,7 @@ class MaskedAttentionLayer(GradientCheckpointingLayer):
         hidden_states = self._after(self.self_attn_layer_norm, hidden_states + attended)
 
         x = self._before(self.final_layer_norm, hidden_states)
-        transformed = self.fc2(self.activation(self.fc1(x)))
+        transformed = project(self.fc2, self.activation(project(self.fc1, x)))
         return self._after(self.final_layer_norm, hidden_states + transformed), self_weights, cross_weights
 
     def _before(self, norm: nn.LayerNorm, x: Tensor) -> Tensor:
@@ -180,7 +180,8 @@ def attention_mask(mask_embedding: Tensor, mask_features: Tensor, valid: Tensor 
     keep = similarities(mask_embedding, mask_features) >= 0
     if valid is not None:
         keep &= valid[:, None]
-    empty = ~keep.any(-1, keepdim=True)
+    # As numbers, because torch's `any` is slow on a CPU: 0.4 against 0.01 ms for 100 x 6400 cells.
+    empty = keep.view(torch.uint8).amax(-1, keepdim=True) == 0
     keep |= empty if valid is None else empty & valid[:, None]
     return keep[:, None]
 

@@ -32,6 +32,10 @@ def matrix_operations(work: Callable[[], object]) -> int:
     counted = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
     if hasattr(torch.ops.m2f, "window_attention_v1"):
         counted[torch.ops.m2f.window_attention_v1] = _window_attention
+    if hasattr(torch.ops.m2f, "masked_attention_v1"):
+        counted[torch.ops.m2f.masked_attention_v1] = _masked_attention
+    if hasattr(torch.ops.m2f, "convolve_3x3_v1"):
+        counted[torch.ops.m2f.convolve_3x3_v1] = _convolution
     if onednn_linear() is not None:
         counted[torch.ops.mkldnn._linear_pointwise] = _linear
     with FlopCounterMode(display=False, custom_mapping=counted) as counter:
@@ -43,9 +47,18 @@ def _linear(x_shape, weight_shape, *others, out_shape=None, **named) -> int:
     return 2 * prod(x_shape) * weight_shape[0]
 
 
+def _convolution(x_shape, weight_shape, *others, out_shape=None, **named) -> int:
+    """Of the convolution as it is defined; Winograd's method needs a quarter of them."""
+    return 2 * x_shape[0] * prod(x_shape[2:]) * prod(weight_shape)
+
+
 def _attention(query_shape, key_shape, value_shape, *others, out_shape=None, **named) -> int:
     batch, heads, queries, head_dim = query_shape
     return 2 * batch * heads * queries * key_shape[2] * (head_dim + value_shape[3])
+
+
+def _masked_attention(query_shape, key_shape, *others, out_shape=None, **named) -> int:
+    return 2 * 2 * prod(query_shape) * key_shape[1]
 
 
 def _window_attention(qkv_shape, padding_shape, bias_shape, *others, out_shape=None, **named) -> int:

@@ -1,0 +1,89 @@
+"""Group normalisation of channels-last maps in place by csrc/group_norm_cpu.cpp on a CPU, with what follows it in a
+feature pyramid.
+
+What is computed is defined by `MaskedGroupNorm` in valid_region.py and `_fpn_level` in pixel_decoder.py, in plain
+PyTorch, which runs everywhere else: there each step is a pass over the largest maps of the model, with padding many.
+"""
+
+import ctypes
+import functools
+
+import torch
+from torch import Tensor
+
+from m2f.modeling_m2f.kernels.cpu_compiler import KernelUnavailableError, load_library
+from m2f.modeling_m2f.kernels.cpu_library import C_TYPES, integers, pointer, threads
+from m2f.modeling_m2f.kernels.kernel_choice import explain_reference, kernels_choice
+from m2f.modeling_m2f.kernels.kernel_sources import read_source
+
+SOURCE = "group_norm_cpu.cpp"
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+def use_group_norm(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether `group_norm_` can run on `device`.
+
+    Raises:
+        ValueError: M2F_KERNELS has an unknown value.
+        KernelUnavailableError: M2F_KERNELS=compiled and the CPU's kernel cannot be had.
+    """
+    if kernels_choice() == "reference" or device.type != "cpu" or dtype not in DTYPES:
+        return False
+    reason = unavailable_reason(dtype)
+    return reason is None or explain_reference(device, reason, "Group normalisation")
+
+
+@functools.cache
+def unavailable_reason(dtype: torch.dtype) -> str | None:
+    """Why the kernel cannot be compiled on this machine; None where it can. Compiles it on the first call."""
+    try:
+        _library(dtype)
+    except KernelUnavailableError as error:
+        return str(error)
+    return None
+
+
+def group_norm_(
+    features: Tensor,
+    groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    valid: tuple[Tensor, Tensor] | None,
+    coarser: Tensor | None,
+    coarser_valid: tuple[Tensor, Tensor] | None,
+    relu: bool,
+):
+    """Overwrite `features` with its normalised form, plus a coarser map resized to its size, or with its negative
+    numbers set to 0; 0 outside the valid part, which alone is seen.
+
+    Args:
+        features: (B, C, H, W), contiguous in channels-last order, float32 or bfloat16.
+        groups, weight, bias, eps: of `nn.GroupNorm`; (C,).
+        valid: rows and columns of the valid part, (B,) int64 each; None: the whole map.
+        coarser: (B, C, h, w), as `features`; None: nothing is added. Not with `relu`.
+        coarser_valid: as `valid`; its last row and column are repeated beyond.
+    """
+    batch, channels, height, width = features.shape
+    coarse_size = (1, 1) if coarser is None else tuple(coarser.shape[2:])
+    parts = [
+        torch.tensor([[length] * batch for length in size]) if cells is None else torch.stack(cells)
+        for cells, size in ((valid, (height, width)), (coarser_valid, coarse_size))
+    ]
+    lines = [x.detach().float().contiguous() for x in (weight, bias)]
+    sizes = integers(batch, height, width, channels, groups, relu, *coarse_size)
+    cells = torch.cat(parts).contiguous()
+    _library(features.dtype).m2f_group_norm(
+        pointer(features),
+        *map(pointer, lines),
+        ctypes.c_double(eps),
+        pointer(cells),
+        pointer(coarser),
+        sizes,
+        *threads(2 * features.numel()),
+    )
+
+
+@functools.cache
+def _library(dtype: torch.dtype) -> ctypes.CDLL:
+    return load_library(read_source(SOURCE), {"M2F_DTYPE": C_TYPES[dtype]})
