@@ -98,7 +98,6 @@ struct Place {
     low = std::min(static_cast<int64_t>(at), coarse_length - 1);
     high = std::min(low + 1, coarse_length - 1);
     share = at - static_cast<float>(low);
-    low = std::min(low, valid - 1);
     high = std::min(high, valid - 1);
   }
 };

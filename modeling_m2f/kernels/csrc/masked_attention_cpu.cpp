@@ -72,7 +72,8 @@ inline bool any(const uint8_t* keep, int64_t count) {
   return seen;
 }
 
-// Scores of row i to numerators of its softmax, relative to the largest score so far; brings its sums up to date.
+// Scores of row i, which sees one of the cells at least, to numerators of its softmax relative to the largest score so
+// far; brings its sums up to date.
 inline void weigh(const uint8_t* keep, int64_t count, int64_t i, Room& room) {
   A* scores = room.scores + i * TOKENS;
   A kept[TOKENS] = {}, largest = room.largest[i], sum = 0;
@@ -85,7 +86,7 @@ inline void weigh(const uint8_t* keep, int64_t count, int64_t i, Room& room) {
     room.denominators[i] *= factor;
     room.largest[i] = largest;
   }
-  for (int64_t s = 0; s < TOKENS; ++s) scores[s] = kept[s] * exp_nonpositive(scores[s] - largest);
+  for (int64_t s = 0; s < TOKENS; ++s) scores[s] = exp_nonpositive(scores[s] - largest);
   for (int64_t s = 0; s < TOKENS; ++s) sum += scores[s];
   room.denominators[i] += sum;
 }
