@@ -35,7 +35,6 @@ def _is_fast(norm: MaskedGroupNorm, features: Tensor, coarser: Tensor | None) ->
     learns = torch.is_grad_enabled() and any(x.requires_grad for x in (*maps, *norm.parameters()))
     return (
         not learns
-        and not torch.is_autocast_enabled("cpu")  # which makes float32 of norms
         and not torch.compiler.is_compiling()  # which fuses the plain form itself
         and is_plain(norm, MaskedGroupNorm)
         and norm.affine
