@@ -6,15 +6,12 @@ PyTorch, which runs everywhere else: there each step is a pass over the largest 
 """
 
 import ctypes
-import functools
 
 import torch
 from torch import Tensor
 
-from m2f.modeling_m2f.kernels.cpu_compiler import KernelUnavailableError, load_library
 from m2f.modeling_m2f.kernels.cpu_library import C_TYPES, integers, pointer, threads
-from m2f.modeling_m2f.kernels.kernel_choice import explain_reference, kernels_choice
-from m2f.modeling_m2f.kernels.kernel_sources import read_source
+from m2f.modeling_m2f.kernels.whole_sources import library, use_source
 
 SOURCE = "group_norm_cpu.cpp"
 DTYPES = (torch.float32, torch.bfloat16)
@@ -27,20 +24,7 @@ def use_group_norm(device: torch.device, dtype: torch.dtype) -> bool:
         ValueError: M2F_KERNELS has an unknown value.
         KernelUnavailableError: M2F_KERNELS=compiled and the CPU's kernel cannot be had.
     """
-    if kernels_choice() == "reference" or device.type != "cpu" or dtype not in DTYPES:
-        return False
-    reason = unavailable_reason(dtype)
-    return reason is None or explain_reference(device, reason, "Group normalisation")
-
-
-@functools.cache
-def unavailable_reason(dtype: torch.dtype) -> str | None:
-    """Why the kernel cannot be compiled on this machine; None where it can. Compiles it on the first call."""
-    try:
-        _library(dtype)
-    except KernelUnavailableError as error:
-        return str(error)
-    return None
+    return dtype in DTYPES and use_source(SOURCE, device, "Group normalisation", M2F_DTYPE=C_TYPES[dtype])
 
 
 def group_norm_(
@@ -73,7 +57,7 @@ def group_norm_(
     lines = [x.detach().float().contiguous() for x in (weight, bias)]
     sizes = integers(batch, height, width, channels, groups, relu, *coarse_size)
     cells = torch.cat(parts).contiguous()
-    _library(features.dtype).m2f_group_norm(
+    library(SOURCE, M2F_DTYPE=C_TYPES[features.dtype]).m2f_group_norm(
         pointer(features),
         *map(pointer, lines),
         ctypes.c_double(eps),
@@ -82,8 +66,3 @@ def group_norm_(
         sizes,
         *threads(2 * features.numel()),
     )
-
-
-@functools.cache
-def _library(dtype: torch.dtype) -> ctypes.CDLL:
-    return load_library(read_source(SOURCE), {"M2F_DTYPE": C_TYPES[dtype]})

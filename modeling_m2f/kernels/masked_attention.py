@@ -7,15 +7,11 @@ torch's `scaled_dot_product_attention` with a mask: 8.0 and 12.9 ms where a quer
 11.4 ms where it sees a twentieth of them in one stretch.
 """
 
-import functools
-
 import torch
 from torch import Tensor
 
-from m2f.modeling_m2f.kernels.cpu_compiler import KernelUnavailableError, load_library
 from m2f.modeling_m2f.kernels.cpu_library import C_TYPES, integers, pointer, threads
-from m2f.modeling_m2f.kernels.kernel_choice import explain_reference, kernels_choice
-from m2f.modeling_m2f.kernels.kernel_sources import read_source
+from m2f.modeling_m2f.kernels.whole_sources import library, use_source
 
 SOURCE = "masked_attention_cpu.cpp"
 OPERATOR = "m2f::masked_attention_v1"
@@ -33,23 +29,12 @@ def has_masked_attention(device: torch.device, dtype: torch.dtype, head_dim: int
 
 @torch.compiler.assume_constant_result  # a compiled graph keeps the choice that was made when it was traced
 def _is_on_cpu(dtype: torch.dtype, head_dim: int) -> bool:
-    if kernels_choice() == "reference":
+    if not use_source(SOURCE, torch.device("cpu"), "Masked attention", **_defines(dtype, head_dim)):
         return False
-    reason = unavailable_reason(dtype, head_dim)
-    if reason is not None:
-        return explain_reference(torch.device("cpu"), reason, "Masked attention")
-    _define_operator()
+    if not hasattr(torch.ops.m2f, OPERATOR.split("::")[1]):
+        operator = torch.library.custom_op(OPERATOR, _masked_attention, mutates_args=(), device_types="cpu")
+        operator.register_fake(lambda query, *others: query.new_empty(query.shape))
     return True
-
-
-@functools.cache
-def unavailable_reason(dtype: torch.dtype, head_dim: int) -> str | None:
-    """Why the kernel cannot be compiled on this machine; None where it can. Compiles it on the first call."""
-    try:
-        _library(dtype, head_dim)
-    except KernelUnavailableError as error:
-        return str(error)
-    return None
 
 
 def masked_attention(query: Tensor, key: Tensor, value: Tensor, keep: Tensor, num_heads: int) -> Tensor:
@@ -67,18 +52,10 @@ def _masked_attention(query: Tensor, key: Tensor, value: Tensor, keep: Tensor, n
     batch, queries, channels = query.shape
     cells, out = key.shape[1], torch.empty_like(query)
     sizes, work = integers(batch, queries, cells, num_heads), 2 * batch * queries * cells * channels
-    library = _library(query.dtype, channels // num_heads)
-    library.m2f_masked_attention(*map(pointer, (query, key, value, keep, out)), sizes, *threads(work))
+    kernel = library(SOURCE, **_defines(query.dtype, channels // num_heads)).m2f_masked_attention
+    kernel(*map(pointer, (query, key, value, keep, out)), sizes, *threads(work))
     return out
 
 
-@functools.cache
-def _library(dtype: torch.dtype, head_dim: int):
-    return load_library(read_source(SOURCE), {"M2F_DTYPE": C_TYPES[dtype], "M2F_HEAD_DIM": head_dim})
-
-
-def _define_operator():
-    """Does nothing where this version of the operator exists."""
-    if not hasattr(torch.ops.m2f, OPERATOR.split("::")[1]):
-        operator = torch.library.custom_op(OPERATOR, _masked_attention, mutates_args=(), device_types="cpu")
-        operator.register_fake(lambda query, *others: query.new_empty(query.shape))
+def _defines(dtype: torch.dtype, head_dim: int) -> dict[str, str | int]:
+    return {"M2F_DTYPE": C_TYPES[dtype], "M2F_HEAD_DIM": head_dim}
