@@ -34,11 +34,15 @@ REQUIREMENTS = [
     "pyyaml>=6.0",
     "safetensors>=0.8",
     "scipy>=1.15",
+    "shtab>=1.13",
     "tqdm>=4.67",
 ]
 EXTRAS = {
     "test": [
         "hypothesis>=6.170",
+        # They run the notebooks.
+        "ipykernel>=7.3",
+        "nbclient>=0.11",
         # Compiles the CUDA source in the tests, on machines without a GPU too.
         'nvidia-cuda-nvrtc>=13.0,<14; sys_platform == "linux"',
         "parameterized>=0.9",
@@ -46,6 +50,8 @@ EXTRAS = {
         "pytest-xdist>=3.8",
         "ruff>=0.17",
         "setuptools>=70.1",
+        # Talks to a browser, where there is one, in which the tests look at the report.
+        "websocket-client>=1.9",
     ],
     "dev": ["pre-commit>=4.7"],
 }
@@ -75,7 +81,7 @@ setup(
     python_requires=">=3.10",
     packages=packages(),
     package_dir=FOLDERS,
-    package_data={"m2f.modeling_m2f.kernels": ["csrc/*"]},
+    package_data={"m2f.modeling_m2f.kernels": ["csrc/*"], "m2f.checkpoints": ["nuclei/*.*", "nuclei/card/*"]},
     include_package_data=False,
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,

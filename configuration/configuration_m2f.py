@@ -12,6 +12,14 @@ from typing import Any
 from transformers import AutoConfig, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+# That of the package, which remote code cannot ask: it runs where m2f is not installed.
+M2F_VERSION = "0.1.0"
+VERSION_FIELD = "m2f_version"  # in config.json: which version wrote the checkpoint
+# The weights that the paper's authors published are under this licence (facebookresearch/Mask2Former, MODEL_ZOO.md),
+# and so is what is trained from them. A field of config.json, because all that saves a model writes it again.
+LICENSE_FIELD = "weights_license"
+ORIGINAL_LICENSE = "cc-by-nc-4.0"
+ORIGINAL_REPOSITORIES = "facebook/mask2former-"  # of the Hub, which hold the same weights
 TASKS = ("panoptic", "instance", "semantic")
 
 # transformers' default backbone, so that a config.json that leaves it out means the same network in both.
@@ -144,12 +152,17 @@ class M2FConfig(PretrainedConfig):
         self.backbone_config = _resolve_backbone_config(
             self.backbone_config, use_timm_backbone=use_timm_backbone, **backbone_kwargs
         )
+        kwargs.pop(VERSION_FIELD, None)  # of the file, which is not the version that saves the next one
         super().__post_init__(**kwargs)
         self.check()
 
     def check(self):
         """Raise ValueError where fields contradict each other; the model's constructor calls it again, because
         fields may be set after construction."""
+        for name, kind in M2FConfig.__annotations__.items():
+            value = getattr(self, name)
+            if kind in (int, float) and isinstance(value, str | list | dict):
+                raise ValueError(f"{name}={value!r} is no number.")
         if self.task not in TASKS:
             raise ValueError(f"task={self.task!r} is unknown; it must be one of {', '.join(TASKS)}.")
         if self.thing_label_ids is not None:
@@ -185,14 +198,16 @@ class M2FConfig(PretrainedConfig):
         """As in transformers; a `mask2former` config.json is read as an m2f one, without its "different model type"
         warning, because every field of it has the same meaning here."""
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        return _from_mask2former(config_dict), kwargs
+        return _with_license(_from_mask2former(config_dict), pretrained_model_name_or_path), kwargs
 
     def save_pretrained(self, save_directory: str | PathLike, *args, **kwargs):
-        """As in transformers; of an `auto_map` that came with remote code only what names files in the folder is kept.
+        """As in transformers; with the version of m2f that writes, and of an `auto_map` that came with remote code
+        only what names files in the folder.
 
         transformers writes it back as it was read, and a folder whose code is not there cannot be loaded.
         """
         saved = copy.copy(self)
+        setattr(saved, VERSION_FIELD, M2F_VERSION)
         if getattr(self, "auto_map", None) is not None:
             saved.auto_map = _local_references(self.auto_map, Path(save_directory))
             if not saved.auto_map:
@@ -202,13 +217,21 @@ class M2FConfig(PretrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> "M2FConfig":
         """As in transformers; accepts the content of a `mask2former` config.json too."""
-        return super().from_dict(_from_mask2former(config_dict), **kwargs)
+        config_dict = _with_license(_from_mask2former(config_dict), kwargs.get("name_or_path"))
+        return super().from_dict(config_dict, **kwargs)
 
 
 def _local_references(auto_map: dict[str, str], folder: Path) -> dict[str, str]:
     """The entries whose file is in the folder, without the repository ("repository--file.Class") they came from."""
     local = {name: reference.split("--")[-1] for name, reference in auto_map.items()}
     return {name: value for name, value in local.items() if (folder / f"{value.rsplit('.', 1)[0]}.py").is_file()}
+
+
+def _with_license(config_dict: dict[str, Any], source: str | Path | None) -> dict[str, Any]:
+    """With the licence of the published weights, if `source` is a repository that holds them."""
+    if not str(source).startswith(ORIGINAL_REPOSITORIES):
+        return config_dict
+    return {LICENSE_FIELD: ORIGINAL_LICENSE, **config_dict}
 
 
 def _from_mask2former(config_dict: dict[str, Any]) -> dict[str, Any]:

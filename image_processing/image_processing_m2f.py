@@ -25,6 +25,7 @@ from m2f.image_processing.model_inputs import (
 from m2f.image_processing.post_processing_mixin import PostProcessingMixin
 from m2f.image_processing.resize_rule import resized_size
 from m2f.image_processing.resolution_presets import get_preset
+from m2f.image_processing.tile_setting import check_tile
 
 logger = logging.get_logger(__name__)
 
@@ -46,6 +47,11 @@ class M2FImageProcessorKwargs(ImagesKwargs, total=False):
     task: "panoptic", "instance" or "semantic": what the model was trained for. Read by post-processing.
     thing_label_ids: labels that are things; None: all (none for the task "semantic"). Read by post-processing.
     panoptic_threshold: default class probability threshold of the panoptic post-processing.
+    tile: pixels of the image; None: no tiles. `Segmenter`, `m2f predict` and `m2f val` cut images that are higher or
+        wider into overlapping tiles of this size, unless told otherwise, and resize each tile as `size` says of an
+        image of that size. For a model that saw images at one scale. The processor itself, and so transformers'
+        pipeline, prepares whatever image it gets as a whole.
+    tile_overlap: pixels that neighbouring tiles share at least, up to half of a tile; None: a quarter of it.
 
     Former names that transformers' examples still pass: max_size (size["longest_edge"]), reduce_labels
     (do_reduce_labels), size_divisibility (size_divisor), pad_and_return_pixel_mask (do_pad).
@@ -58,6 +64,8 @@ class M2FImageProcessorKwargs(ImagesKwargs, total=False):
     task: str | None
     thing_label_ids: list[int] | None
     panoptic_threshold: float | None
+    tile: int | None
+    tile_overlap: int | None
     max_size: int | None
     reduce_labels: bool | None
     size_divisibility: int | None
@@ -105,6 +113,8 @@ class M2FImageProcessor(PostProcessingMixin, BaseImageProcessor):
     ignore_index = None
     num_labels = None
     thing_label_ids = None
+    tile = None
+    tile_overlap = None
 
     def __init__(self, **kwargs):
         unknown = sorted(set(kwargs) - set(self.valid_kwargs.__annotations__) - _SERVICE_KEYS)
@@ -195,6 +205,7 @@ class M2FImageProcessor(PostProcessingMixin, BaseImageProcessor):
         if kwargs["thing_label_ids"] is not None:
             kwargs["thing_label_ids"] = sorted({int(label) for label in kwargs["thing_label_ids"]})
         _check_own_fields(**{key: kwargs[key] for key in ("task", "thing_label_ids", "panoptic_threshold")})
+        check_tile(kwargs["tile"], kwargs["tile_overlap"])
         return kwargs
 
     def _validate_preprocess_kwargs(

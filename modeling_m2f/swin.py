@@ -38,7 +38,11 @@ def feature_maps_of(backbone: nn.Module, pixel_values: Tensor) -> tuple[Tensor, 
 
     Not a class of its own with another `forward`: transformers translates the names in old checkpoints only for
     backbones of its own classes.
+
+    Raises:
+        ValueError: a Swin with absolute position embeddings, which are for one size, gets another.
     """
+    _check_size(backbone, pixel_values)
     is_lean = is_plain(backbone, SwinBackbone) and backbone.stage_names[0] not in backbone.out_features
     # When compiling, the hooks that transformers puts on stages can be traced through its own forward alone.
     if torch.compiler.is_compiling() or not is_lean:
@@ -54,6 +58,19 @@ def feature_maps_of(backbone: nn.Module, pixel_values: Tensor) -> tuple[Tensor, 
             normalised = backbone.hidden_states_norms[name](features.permute(0, 2, 3, 1))
             feature_maps.append(normalised.permute(0, 3, 1, 2))
     return tuple(feature_maps)
+
+
+def _check_size(backbone: nn.Module, pixel_values: Tensor):
+    config = backbone.config
+    if not getattr(config, "use_absolute_embeddings", False):
+        return
+    wanted = config.image_size if isinstance(config.image_size, list | tuple) else (config.image_size,) * 2
+    if tuple(pixel_values.shape[2:]) != tuple(wanted):
+        raise ValueError(
+            f"the backbone has position embeddings for inputs of {wanted[0]} x {wanted[1]} pixels, got "
+            f"{pixel_values.shape[2]} x {pixel_values.shape[3]}; set the image processor's size and pad_size, or the "
+            "crop size of the training, to that"
+        )
 
 
 class LeanSwinStage(SwinStage):

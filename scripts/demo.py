@@ -1,141 +1,94 @@
-"""Trains a small Mask2Former from random weights on a few microscope images, some minutes on a CPU, and shows what it
-finds on images that it has not seen. `bash scripts/demo.sh` makes the environment first."""
+"""Segments the bundled microscope images with the bundled checkpoint, less than a minute on a CPU, and compares with
+their ground truth; or with --train, trains a small model from random weights first, some minutes.
+`bash scripts/demo.sh` makes the environment first."""
 
 import argparse
 import json
-import math
-import time
-from collections.abc import Iterator
+import re
+import sys
+from collections import defaultdict
 from pathlib import Path
+from statistics import fmean, median
 
-import numpy as np
-import torch
-from demo_model import build_model, build_processor, choose_threads
-from PIL import ImageOps
-from transformers import AutoModelForUniversalSegmentation, pipeline, set_seed
-
-# Without torchvision, transformers 5.17 exports a dummy under transformers.AutoImageProcessor; this is the real class.
-from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from card_nuclei_checkpoint import EXAMPLES
+from demo_training import train_and_show
+from nuclei_card_text import VAL_OPTIONS
 from transformers.utils import logging
 
-from m2f.data.augmentation import Compose, RandomFlip, RandomTranspose
-from m2f.data.coco_instances import CocoInstances
-from m2f.data.collation import Collator
-from m2f.data.segment_map import Sample
-from m2f.data.segment_overlay import draw_masks, draw_segments, side_by_side
-from m2f.evaluation.coco_average_precision import CocoAveragePrecision
-from m2f.image_processing.image_processing_m2f import M2FImageProcessor
-from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
-from m2f.training.parameter_groups import parameter_groups
-
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "nuclei"
-BATCH_SIZE = 4
-LEARNING_RATE = 2e-3
-SHOWN_SCORE = 0.5  # instances with a lower score are not drawn; they count in the average precision
+from m2f.checkpoints.bundled_checkpoint import DEFAULT_CHECKPOINT, checkpoint_location
+from m2f.cli import main as m2f
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=EXAMPLES, help="folder of train.json, val.json, train/ and val/")
     parser.add_argument("--out", type=Path, default=Path("demo_output"), help="folder for everything that is written")
-    parser.add_argument("--seconds", type=float, default=150, help="time for training, evaluation not included")
-    parser.add_argument("--steps", type=int, help="train for this many steps instead, the same on every run")
-    parser.add_argument("--seed", type=int, default=0)
+    training = parser.add_argument_group("training")
+    training.add_argument("--train", action="store_true", help="train a model instead of taking the bundled one")
+    training.add_argument("--seconds", type=float, default=150, help="time for it, evaluation not included")
+    training.add_argument("--steps", type=int, help="train for this many steps instead, the same on every run")
+    training.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.seconds <= 0 or (args.steps is not None and args.steps < 1):
         parser.error(f"--seconds {args.seconds} and --steps {args.steps} must be above 0")
     return args
 
 
-def batches(dataset: CocoInstances, seed: int) -> Iterator[list[Sample]]:
-    """Samples without end, in a new order each epoch, each in one of the eight orientations: cells have no upright."""
-    if len(dataset) < BATCH_SIZE:
-        raise ValueError(f"{dataset.annotation_file} has {len(dataset)} images; a batch needs {BATCH_SIZE}")
-    samples, generator = list(dataset), np.random.default_rng(seed)
-    orient = Compose((RandomFlip("horizontal"), RandomFlip("vertical"), RandomTranspose()))
-    while True:
-        order = generator.permutation(len(samples))
-        for start in range(0, len(order) - BATCH_SIZE + 1, BATCH_SIZE):
-            yield [orient(samples[i], generator) for i in order[start : start + BATCH_SIZE]]
+def run_command(*words: str | Path):
+    """`m2f ...`, shown before it is run.
+
+    Raises:
+        SystemExit: it fails; with its exit code.
+    """
+    print("$ m2f", *words, flush=True)
+    if code := m2f([str(word) for word in words]):
+        raise SystemExit(code)
 
 
-def train_model(model: M2FForUniversalSegmentation, data: Iterator[dict], seconds: float, steps: int | None):
-    """AdamW for `seconds`, or `steps`. The learning rate follows the share that is over: it rises during the first 5%
-    and falls to 0 on a cosine."""
-    # One learning rate, above the paper's 1e-4 and without its x0.1 for the backbone: nothing here is pretrained.
-    optimizer = torch.optim.AdamW(parameter_groups(model, LEARNING_RATE, 0.05, backbone_lr_multiplier=1.0), fused=True)
-    model.train()
-    start, step, done = time.monotonic(), 0, 0.0
-    while done < 1:
-        for group in optimizer.param_groups:  # 1e-3, so that the first step moves
-            group["lr"] = LEARNING_RATE * min(1, (done + 1e-3) / 0.05) * 0.5 * (1 + math.cos(math.pi * done))
-        outputs = model(**next(data))
-        optimizer.zero_grad()
-        outputs.loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        step, elapsed = step + 1, time.monotonic() - start
-        done = step / steps if steps else elapsed / seconds
-        if step % 50 == 1 or done >= 1:
-            print(f"step {step:4d}  {elapsed:4.0f} s  loss {outputs.loss.item():6.2f}", flush=True)
-    print(f"{step} steps of {BATCH_SIZE} images, {step / elapsed:.1f} steps/s on {torch.get_num_threads()} threads")
+def table_lines(predictions: Path) -> list[str]:
+    """Number, size and score of the nuclei of each image.
+
+    Args:
+        predictions: predictions.json of `m2f predict`.
+    """
+    content = json.loads(predictions.read_text(encoding="utf-8"))
+    nuclei = defaultdict(list)
+    for entry in content["annotations"]:
+        nuclei[entry["image_id"]].append((entry["area"], entry["score"]))
+    lines = [f"{'image':24}{'nuclei':>8}{'median area':>13}{'mean score':>12}"]
+    for image in sorted(content["images"], key=lambda image: image["file_name"]):
+        areas, scores = zip(*nuclei[image["id"]], strict=True) if nuclei[image["id"]] else ((), ())
+        means = f"{median(areas):13.0f}{fmean(scores):12.3f}" if areas else f"{'-':>13}{'-':>12}"
+        lines.append(f"{image['file_name']:24}{len(areas):8}{means}")
+    return lines
 
 
-@torch.no_grad()
-def evaluate(
-    model: M2FForUniversalSegmentation, processor: M2FImageProcessor, dataset: CocoInstances, overlays: Path
-) -> CocoAveragePrecision:
-    """Predicts every image of the dataset, draws what was found, and collects it for the average precision."""
-    metric = CocoAveragePrecision(dataset.annotation_file)
-    model.eval()
-    for entry, sample in zip(dataset.images, dataset, strict=True):
-        outputs = model(**processor([sample.image], return_tensors="pt"))
-        size = {"target_sizes": [(sample.image.height, sample.image.width)]}
-        (found,) = processor.post_process_instance_segmentation(
-            outputs, threshold=0, return_coco_annotation=True, **size
-        )
-        metric.process(entry.id, **found)
-        (shown,) = processor.post_process_instance_segmentation(outputs, threshold=SHOWN_SCORE, **size)
-        image = ImageOps.autocontrast(sample.image, cutoff=0.5)  # to see the nuclei; the model gets the plain image
-        panels = [
-            ("image", image),
-            (f"ground truth: {len(sample.segments.class_ids)}", draw_masks(image, sample.segments.masks())),
-            (f"predicted: {len(shown['segments_info'])}", draw_segments(image, **shown)),
-        ]
-        side_by_side(panels).save(overlays / f"{entry.id}.png")
-    return metric
+def card_average_precision() -> float | None:
+    """What the bundled checkpoint's model card says of the bundled images; None if it says nothing."""
+    card = Path(checkpoint_location(None)) / "README.md"
+    row = re.search(r"^\| `examples/nuclei`[^|]*\| ([0-9.]+) \|", card.read_text(encoding="utf-8"), re.MULTILINE)
+    return None if row is None else float(row[1])
+
+
+def segment_and_compare(args: argparse.Namespace):
+    predictions, measured = args.out / "predictions", args.out / "measured"
+    run_command("predict", args.data / "val", "--output", predictions, "--overwrite", "--device", "cpu")
+    print("\n".join(["", *table_lines(predictions / "predictions.json"), ""]))
+    # As the model card was measured.
+    run_command("val", DEFAULT_CHECKPOINT, args.data, *VAL_OPTIONS, "--output", measured, "--overwrite")
+    found = json.loads((measured / "results.json").read_text())["results"]["instance"]
+    stated = card_average_precision() if args.data == EXAMPLES else None
+    print(f"\nAP {found['AP']:.3f}, AP50 {found['AP50']:.3f}", end="")
+    print("" if stated is None else f" (the model card says AP {stated:.3f})")
+    print(f"report             {predictions / 'report.html'}, opens in a browser")
+    print(f"overlays           {predictions / 'overlays'}/*.png")
+    print(f"COCO predictions   {predictions / 'predictions.json'}")
 
 
 def main(args: argparse.Namespace):
     logging.disable_progress_bar()
-    set_seed(args.seed)
-    overlays, folder = args.out / "overlays", args.out / "model"
-    overlays.mkdir(parents=True, exist_ok=True)
-    train, val = (CocoInstances(args.data / f"{split}.json", args.data / split) for split in ("train", "val"))
-    processor, model = build_processor(train), build_model(train)
-    print(f"Training on {len(train)} images of {args.data}, {model.num_parameters():,} parameters", flush=True)
-    collate = Collator(processor)
-    if not args.steps:
-        choose_threads(model, collate(next(batches(train, args.seed))))
-        set_seed(args.seed)
-    train_model(model, map(collate, batches(train, args.seed)), args.seconds, args.steps)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-
-    # What the folder gives back is what is evaluated.
-    model = AutoModelForUniversalSegmentation.from_pretrained(folder)
-    metric = evaluate(model, AutoImageProcessor.from_pretrained(folder), val, overlays)
-    (args.out / "predictions.json").write_text(json.dumps(metric.predictions))
-    segments = pipeline("image-segmentation", model=str(folder))(
-        val[0].image, subtask="instance", threshold=SHOWN_SCORE
-    )
-
-    results = metric.evaluate()
-    print(f"On {len(val)} images not seen in training: AP {results['AP']:.3f}, AP50 {results['AP50']:.3f}")
-    print(f"overlays           {overlays}/*.png")
-    print(f"COCO predictions   {args.out / 'predictions.json'}")
-    print(f"model, processor   {folder}; its pipeline finds {len(segments)} instances on image {val.images[0].id}")
+    train_and_show(args) if args.train else segment_and_compare(args)
 
 
 if __name__ == "__main__":
-    main(parse_args())
+    sys.exit(main(parse_args()))

@@ -1,7 +1,8 @@
-"""The small model of the demo with random weights, its image processor, and the threads that suit it."""
+"""Small models for nuclei with random weights, the image processor of the demo, and the threads that suit it."""
 
 import math
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from m2f.configuration.configuration_m2f import M2FConfig
 from m2f.data.coco_instances import CocoInstances
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
+from m2f.training.label_check import label_fields
 
 IMAGE_SIZE = 192  # height and width that the images are resized to
 
@@ -27,9 +29,20 @@ def build_processor(train: CocoInstances) -> M2FImageProcessor:
 
 def build_model(train: CocoInstances) -> M2FForUniversalSegmentation:
     """1.4 million parameters, against 47 million of the paper's smallest model with a Swin backbone."""
+    return random_model(
+        small_config(IMAGE_SIZE, encoder_layers=1, decoder_layers=4, num_queries=50, **label_fields(train))
+    )
+
+
+def small_config(image_size: int, **fields: Any) -> M2FConfig:
+    """
+    Args:
+        image_size: height and width of what it is trained on.
+        fields: of the configuration: layers, queries, labels.
+    """
     backbone = {
         "model_type": "swin",
-        "image_size": IMAGE_SIZE,
+        "image_size": image_size,
         "embed_dim": 32,
         "depths": [1, 1, 2, 1],
         "num_heads": [2, 4, 8, 16],
@@ -39,29 +52,30 @@ def build_model(train: CocoInstances) -> M2FForUniversalSegmentation:
         "use_absolute_embeddings": True,
         "out_features": ["stage1", "stage2", "stage3", "stage4"],
     }
-    config = M2FConfig(
+    return M2FConfig(
         backbone_config=backbone,
         feature_size=64,
         mask_feature_size=64,
         hidden_dim=64,
-        encoder_layers=1,
         encoder_feedforward_dim=256,
-        decoder_layers=4,
         dim_feedforward=256,
         num_attention_heads=4,
-        num_queries=50,
-        # The mask logits have 48 x 48 pixels, so fewer points than the paper's 12,544 see all of a mask.
+        # Of 192 pixels, the mask logits have 48 x 48 cells, so fewer points than the paper's 12,544 see all of a mask.
         train_num_points=1024,
         oversample_ratio=2.0,
         importance_sample_ratio=0.5,
-        task="instance",
-        id2label=train.id2label,
-        label2id={name: i for i, name in train.id2label.items()},
+        **fields,
     )
+
+
+def random_model(config: M2FConfig) -> M2FForUniversalSegmentation:
+    """Random weights, but for the backbone's position embeddings, which are sines and cosines: nothing else tells
+    nuclei apart that look alike, until a backbone has learned where it is."""
     model = M2FForUniversalSegmentation(config)
     # Found by its name's end, because the path to it differs between versions of transformers.
     embeddings = next(p for name, p in model.named_parameters() if name.endswith("embeddings.position_embeddings"))
-    embeddings.data.copy_(sine_embeddings(IMAGE_SIZE // 4, embeddings.shape[-1]))
+    side = config.backbone_config.image_size // 4
+    embeddings.data.copy_(sine_embeddings(side, embeddings.shape[-1]))
     return model
 
 

@@ -8,8 +8,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+from safetensors import SafetensorError
 
-from m2f.cli import COMMANDS, main
+from m2f.cli import _MEMORY_ADVICE, COMMANDS, main
+from m2f.modeling_m2f.kernels.cpu_compiler import KernelUnavailableError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -60,12 +63,18 @@ def test_command_gets_its_arguments_and_gives_the_exit_code(fake):
         (ValueError("a\n  b"), "a b"),
         (FileNotFoundError(2, "No such file", "x.json"), "[Errno 2] No such file: 'x.json'"),
         (OSError(), "OSError"),
+        (MemoryError(), "not enough memory; use a smaller --batch-size, smaller images or --tile"),
+        (torch.OutOfMemoryError("CUDA out of memory. x"), f"{_MEMORY_ADVICE} (CUDA out of memory. x)"),
+        (RuntimeError("[enforce] DefaultCPUAllocator: can't allocate memory: y"), "y)"),
+        (SafetensorError("header"), "header"),
+        (KernelUnavailableError("no compiler"), "no compiler"),
     ],
 )
 def test_errors_of_values_and_files_are_one_line(fake, capsys, error, message):
     fake(raising(error))
     assert main(["fake"]) == 2
-    assert capsys.readouterr() == ("", f"m2f fake: error: {message}\n")
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("m2f fake: error: ") and err.endswith(f"{message}\n") and err.count("\n") == 1
 
 
 @pytest.mark.parametrize("arguments", [["--debug", "fake"], ["fake", "--debug"]])
@@ -75,10 +84,25 @@ def test_debug_shows_the_traceback(fake, capsys, arguments):
     assert re.search(r"^Traceback .*\n(.*\n)+ValueError: wrong$", capsys.readouterr().err)
 
 
-def test_other_errors_are_bugs_and_keep_their_traceback(fake):
-    fake(raising(KeyError("bug")))
-    with pytest.raises(KeyError, match="bug"):
+@pytest.mark.parametrize("error", [KeyError("bug"), RuntimeError("bug")])
+def test_other_errors_are_bugs_and_keep_their_traceback(fake, error):
+    fake(raising(error))
+    with pytest.raises(type(error), match="bug"):
         main(["fake"])
+
+
+def test_help_ends_with_the_exit_codes_of_the_command(fake, monkeypatch, capsys):
+    fake(lambda args: 0)
+    monkeypatch.setattr(sys.modules["m2f.commands.fake"], "EXIT_CODES", {1: "half done"}, raising=False)
+    _, out, _ = exit_of(capsys, "fake", "--help")
+    assert out.endswith("exit codes: 0 done; 1 half done; 2 an error, in one line\n")
+
+
+def test_wrong_arguments_are_one_line_with_the_nearest_flags(fake, capsys):
+    fake(lambda args: 0)
+    code, out, err = exit_of(capsys, "fake", "--cod=3")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("m2f fake: error: unrecognized arguments: --cod=3; --cod: did you mean --code,")
 
 
 def test_interrupt(fake, capsys):
@@ -93,9 +117,11 @@ def exit_of(capsys, *arguments: str):
     return caught.value.code, *capsys.readouterr()
 
 
-def test_help_lists_the_commands(capsys):
+def test_help_lists_the_commands_and_fits_a_screen(capsys):
     code, out, err = exit_of(capsys, "--help")
     assert (code, err) == (0, "")
+    assert len(out.splitlines()) <= 24 and max(map(len, out.splitlines())) <= 80
+    assert "exit codes: 0 done;" in out
     for name, text in COMMANDS.items():
         assert re.search(rf"^  {name} +{re.escape(text)}$", out, re.MULTILINE)
         assert (ROOT / "m2f" / "commands" / f"{name}.py").is_file()

@@ -22,13 +22,14 @@ ALLOWED = {
     "image_processing": {"kernels"},
     "data": {"image_processing"},
     "evaluation": {"image_processing"},
-    "training": {"modeling_m2f", "image_processing", "data", "evaluation"},
-    "inference": {"configuration", "modeling_m2f", "image_processing", "data", "evaluation"},
+    "checkpoints": {"configuration"},
+    "training": {"modeling_m2f", "image_processing", "data", "evaluation", "checkpoints"},
+    "inference": {"configuration", "modeling_m2f", "image_processing", "data", "evaluation", "checkpoints"},
     "bench": {"configuration", "modeling_m2f", "image_processing", "data"},
-    "hub": {"configuration", "modeling_m2f", "kernels", "image_processing"},
+    "hub": {"configuration", "modeling_m2f", "kernels", "image_processing", "checkpoints"},
 }
 # Imported by a function that needs them, so that `import m2f` is quick and inference needs none of them.
-LAZY = {"datasets", "evaluate", "faster_coco_eval", "pycocotools", "scipy"}
+LAZY = {"datasets", "evaluate", "faster_coco_eval", "pycocotools", "scipy", "shtab"}
 # Its wheel does not import beside a CPU build of torch.
 NEVER = {"torchvision"}
 

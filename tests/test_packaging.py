@@ -7,6 +7,7 @@ downloaded.
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -19,6 +20,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("configuration", "image_processing", "m2f", "modeling_m2f")
+CHECKPOINT = "m2f/checkpoints/nuclei"
 SUBPACKAGES = ("configuration", "image_processing", "modeling_m2f")
 # Printed by a new interpreter: where the package and one module of each mapped folder come from.
 WHERE = """
@@ -86,8 +88,9 @@ def built_wheel(source: Path, folder: Path) -> Path:
 
 
 def sources(root: Path) -> set[str]:
-    """Names in a wheel of the Python files and kernel sources of a checkout."""
-    names = set()
+    """Names in a wheel of the Python files, kernel sources and bundled checkpoints of a checkout."""
+    names = {file.relative_to(root).as_posix() for file in (root / CHECKPOINT).rglob("*") if file.is_file()}
+    assert {f"{CHECKPOINT}/{name}" for name in ("config.json", "model.safetensors", "README.md")} <= names
     for folder in FOLDERS:
         for file in [*(root / folder).rglob("*.py"), *(root / folder).rglob("csrc/*")]:
             name = file.relative_to(root).as_posix()
@@ -111,7 +114,7 @@ def test_wheel_requires_the_named_packages(wheel):
     # What the code imports; pytest is in the extra "test", and torchvision is not needed.
     expected = {"accelerate", "datasets", "evaluate", "faster-coco-eval", "huggingface-hub", "numpy", "pillow"}
     expected |= {"jinja2", "markupsafe", "packaging", "psutil", "pycocotools", "pyyaml", "safetensors", "scipy"}
-    expected |= {"torch", "tqdm", "transformers"}
+    expected |= {"shtab", "torch", "tqdm", "transformers"}
     assert set(required) == expected
     assert "Requires-Python: >=3.10" in metadata
     stated = re.search(r'^__version__ = "(.+)"$', (ROOT / "m2f" / "__init__.py").read_text(), re.MULTILINE)
@@ -124,6 +127,19 @@ def test_installed_wheel_imports_without_a_compiler(wheel, tmp_path):
     install(environment, wheel)
     files = imported_from(environment, cwd=tmp_path)
     assert all(file.is_relative_to(environment) for file in files), files
+
+
+def test_unpacked_wheel_segments_an_image_with_the_bundled_checkpoint(wheel, tmp_path):
+    """scripts/check_wheel.sh does this in an environment that has nothing else."""
+    environment = new_environment(tmp_path / "venv")
+    packages = next(environment.glob("lib/*/site-packages"))
+    zipfile.ZipFile(wheel).extractall(packages)
+    image = shutil.copy(next((ROOT / "examples" / "nuclei" / "val").glob("*.png")), tmp_path / "image.png")
+    words = ("-m", "m2f", "predict", image, "--device", "cpu")
+    printed = run(environment / "bin" / "python", *words, cwd=tmp_path)
+    assert "1 images" in printed and "report: m2f_predictions/report.html" in printed
+    annotations = json.loads((tmp_path / "m2f_predictions" / "predictions.json").read_text())["annotations"]
+    assert len(annotations) > 5  # of about twenty nuclei
 
 
 def test_source_distribution_builds_the_same_wheel(checkout, wheel, tmp_path):

@@ -5,7 +5,6 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
@@ -16,9 +15,11 @@ from m2f.bench.measurement_report import machine, spread, write_results
 from m2f.bench.paired_timing import paired_seconds, ratios
 from m2f.bench.peak_memory import can_measure, growth
 from m2f.bench.speed_plot import draw_speed
+from m2f.commands.output_check import check_folder
+from m2f.commands.shared_arguments import add_shared_arguments, count
+from m2f.inference.model_loading import DTYPES, find_device
 
 _PRODUCT = "matrix product"
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def add_arguments(parser: argparse.ArgumentParser):
@@ -27,19 +28,35 @@ def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument(
         "--size", type=_size, nargs="+", default=[(640, 640), (800, 1344), (1024, 1024)], metavar="HxW", help=size
     )
-    parser.add_argument("--batch", type=int, nargs="+", default=[1], metavar="N", help="images at a time (1)")
-    parser.add_argument("--dtype", choices=_DTYPES, nargs="+", default=["float32", "bfloat16"], help="(both)")
     parser.add_argument("--stage", choices=STAGES, nargs="+", default=list(STAGES), help="what is timed (all)")
     parser.add_argument("--form", choices=FORMS, nargs="+", help="what is compared (all but the compiled ones)")
-    parser.add_argument("--repetitions", type=int, default=5, metavar="N", help="(%(default)s)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), metavar="N", help="(%(default)s)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(%(default)s)")
+    repetitions = "how often each is timed (%(default)s)"
+    parser.add_argument("--repetitions", type=count, default=5, metavar="N", help=repetitions)
+    parser.add_argument("--threads", type=count, default=torch.get_num_threads(), metavar="N", help="(%(default)s)")
     parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write a json file, and a plot beside it")
     parser.add_argument("--peak-of", choices=FORMS, help=argparse.SUPPRESS)
+    add_shared_arguments(
+        parser,
+        config={},
+        device={},
+        cpu={},
+        dtype={"choices": DTYPES, "nargs": "+", "default": ["float32", "bfloat16"], "help": "(float32 bfloat16)"},
+        batch_size={"type": count, "nargs": "+", "default": [1], "aliases": ("--batch",)},
+        output={"metavar": "FILE", "help": "write a json file, and a plot beside it"},
+        dry_run={},
+    )
 
 
 def run(args: argparse.Namespace) -> int:
+    device = find_device(args.device)
+    if device.index is not None:
+        torch.accelerator.set_device_index(device.index)
+    args.device = device.type  # what is compared takes the current one of its kind
+    if args.output is not None:
+        check_folder(args.output.parent)
+    if args.dry_run:
+        print("\n".join(dry_run_lines(args)))
+        return 0
     torch.set_num_threads(args.threads)
     if args.peak_of:
         print(_own_peak(args))
@@ -48,24 +65,42 @@ def run(args: argparse.Namespace) -> int:
     for backbone in args.backbone:
         for dtype in args.dtype:
             _measure(args, backbone, dtype, results)
-    if args.out is not None:
-        draw_speed(results["rows"], args.out.with_suffix(".png"))
+    if args.output is not None:
+        draw_speed(results["rows"], args.output.with_suffix(".png"))
     return 0
+
+
+def dry_run_lines(args: argparse.Namespace) -> list[str]:
+    """What would be done."""
+    lines = [
+        f"would time {', '.join(_form_names(args, dtype))}: {backbone} {height}x{width} batch {batch} {dtype} on "
+        f"{args.device}: {', '.join(args.stage)}"
+        for backbone in args.backbone
+        for dtype in args.dtype
+        for height, width in args.size
+        for batch in args.batch_size
+    ]
+    if args.output is not None:
+        lines.append(f"numbers and a plot would be written to {args.output} and {args.output.with_suffix('.png')}")
+    return lines
+
+
+def _form_names(args: argparse.Namespace, dtype: str) -> list[str]:
+    return args.form or [name for name in forms_for(DTYPES[dtype]) if not name.endswith("compiled")]
 
 
 def _measure(args: argparse.Namespace, backbone: str, dtype: str, results: dict):
     """Adds a row for each size, batch and stage; the file is written after each."""
-    names = args.form or [name for name in forms_for(_DTYPES[dtype]) if not name.endswith("compiled")]
-    forms = {name: make_form(name, backbone, _DTYPES[dtype], args.device) for name in names}
-    product = matrix_product(_DTYPES[dtype], args.device)
+    forms = {name: make_form(name, backbone, DTYPES[dtype], args.device) for name in _form_names(args, dtype)}
+    product = matrix_product(DTYPES[dtype], args.device)
     for size in args.size:
-        for batch in args.batch:
+        for batch in args.batch_size:
             for stage in args.stage:
                 row = {"backbone": backbone, "dtype": dtype, "size": list(size), "batch": batch, "stage": stage}
                 row |= _row(args, forms, row, product)
                 results["rows"].append(row)
                 _print_row(row)
-                write_results(results, args.out)
+                write_results(results, args.output)
 
 
 def _row(args: argparse.Namespace, forms: dict, row: dict, product: Callable[[], object]) -> dict:
@@ -99,15 +134,15 @@ def _peak(args: argparse.Namespace, form: str, row: dict) -> int:
     """Bytes above model and input, in a process of its own: an allocator keeps what others have freed."""
     size = "x".join(map(str, row["size"]))
     command = [sys.executable, "-m", "m2f", "bench", "--peak-of", form, "--backbone", row["backbone"], "--size", size]
-    command += ["--batch", str(row["batch"]), "--dtype", row["dtype"], "--device", args.device]
+    command += ["--batch-size", str(row["batch"]), "--dtype", row["dtype"], "--device", args.device]
     command += ["--threads", str(args.threads)]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
 def _own_peak(args: argparse.Namespace) -> int:
-    form = make_form(args.peak_of, args.backbone[0], _DTYPES[args.dtype[0]], args.device)
+    form = make_form(args.peak_of, args.backbone[0], DTYPES[args.dtype[0]], args.device)
     form(torch.randn(1, 3, 64, 64, device=args.device))  # kernels and threads are there before
-    pixels = torch.randn(args.batch[0], 3, *args.size[0], device=args.device)
+    pixels = torch.randn(args.batch_size[0], 3, *args.size[0], device=args.device)
     return growth(lambda: form(pixels), args.device)
 
 

@@ -1,47 +1,59 @@
-"""Reads every image of a dataset once and lists what is wrong with it. Exit code 0: training may start; 1: errors were
-found. Writes a contact sheet, a picture of the worst findings and the rarest classes with their labels."""
+"""Reads every image of a dataset once and lists what is wrong with it. Writes a contact sheet, a picture of the worst
+findings and the rarest classes with their labels."""
 
 import argparse
 import json
-import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
 
 from m2f.commands.data_arguments import add_data_arguments
+from m2f.commands.messages import printer
+from m2f.commands.output_check import check_file
+from m2f.commands.shared_arguments import add_shared_arguments, count_or_zero
 from m2f.data.check_report import CheckReport, SplitSummary
 from m2f.data.contact_sheet import draw_contact_sheet
 from m2f.data.dataset_check import TINY_PIXELS, check_dataset
 from m2f.data.image_inspection import KINDS, SEVERITIES, Finding
 
 EXIT_FOUND_ERRORS = 1
+EXIT_CODES = {0: "training may start", EXIT_FOUND_ERRORS: "errors were found (with --strict: or warnings)"}
 _MAX_CLASSES = 40  # shown without --all
 
 
 def add_arguments(parser: argparse.ArgumentParser):
-    parser.add_argument("data", metavar="DATA", help="folder or annotation file")
+    parser.add_argument("data", metavar="DATA", nargs="?", help="folder or annotation file")
     parser.add_argument("--split", action="append", metavar="NAME", help="check this split; may be repeated (all)")
     add_data_arguments(parser)
     parser.add_argument("--sheet", type=Path, default=Path("m2f_check.png"), metavar="FILE.png", help="(%(default)s)")
-    parser.add_argument("--sheet-images", type=_count, default=24, metavar="N", help="images on it (24); 0: no sheet")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report, with all findings, as json")
-    parser.add_argument("--max-lines", type=_count, default=10, metavar="N", help="lines of each kind of finding (10)")
+    images, lines = "images on it (24); 0: no sheet", "lines of each kind of finding (10)"
+    parser.add_argument("--sheet-images", type=count_or_zero, default=24, metavar="N", help=images)
+    parser.add_argument("--max-lines", type=count_or_zero, default=10, metavar="N", help=lines)
     parser.add_argument("--all", action="store_true", help="print all findings and classes")
     parser.add_argument("--strict", action="store_true", help="exit with 1 for warnings too")
     tiny = f"note segments with fewer pixels ({TINY_PIXELS})"
-    parser.add_argument("--tiny", type=_count, default=TINY_PIXELS, metavar="PIXELS", help=tiny)
-    parser.add_argument("--workers", type=_count, metavar="N", help="processes that read (one a core)")
+    parser.add_argument("--tiny", type=count_or_zero, default=TINY_PIXELS, metavar="PIXELS", help=tiny)
+    json_file = "print json instead of text; with FILE, write it there beside the text"
+    add_shared_arguments(
+        parser,
+        config={},
+        workers={"type": count_or_zero, "help": "processes that read images (one a core)"},
+        json={"action": "store", "nargs": "?", "const": True, "metavar": "FILE", "help": json_file},
+        dry_run={"help": "read and print, and write no file"},
+    )
 
 
 def run(args: argparse.Namespace) -> int:
+    data, prints_json, json_file = _data_and_json(args)
     sheet = args.sheet if args.sheet_images else None
-    for file in filter(None, (sheet, args.json)):
-        _check_writable(file)  # now, and not after an hour of reading
+    for file in filter(None, (sheet, json_file)):
+        check_file(file)  # now, and not after an hour of reading
     if sheet and sheet.suffix.lower() not in Image.registered_extensions():
         raise ValueError(f"{sheet} has no ending of an image file; give it .png")
     report = check_dataset(
-        args.data,
+        data,
         args.split,
         args.format,
         args.image_folder,
@@ -50,28 +62,31 @@ def run(args: argparse.Namespace) -> int:
         tiny_pixels=args.tiny,
         progress=True,
     )
-    print("\n".join(report_lines(report, args.data, None if args.all else args.max_lines)))
-    if args.json:
-        args.json.write_text(json.dumps({"data": args.data, **report.to_dict()}, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps({"data": data, **report.to_dict()}, indent=1)
+    say = printer(is_main=True) if prints_json else print
+    print(text if prints_json else "\n".join(report_lines(report, data, None if args.all else args.max_lines)))
+    if json_file:
+        _write(args, f"report: {json_file}", lambda: json_file.write_text(text + "\n", encoding="utf-8"), say)
     if sheet and report.records:
-        draw_contact_sheet(report, args.sheet_images).save(sheet)
-        print(f"contact sheet: {sheet}")
-    print(_verdict(report, args.strict))
+        _write(args, f"contact sheet: {sheet}", lambda: draw_contact_sheet(report, args.sheet_images).save(sheet), say)
+    say(_verdict(report, args.strict))
     return 0 if report.may_train(args.strict) else EXIT_FOUND_ERRORS
 
 
-def _count(text: str) -> int:
-    """An argument's value that counts something."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
-    return int(text)
+def _write(args: argparse.Namespace, line: str, write: Callable[[], object], say: Callable[[str], object]):
+    if not args.dry_run:
+        write()
+    say(f"would write {line}" if args.dry_run else line)
 
 
-def _check_writable(file: Path):
-    if not file.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {file}: there is no folder {file.parent}")
-    if not os.access(file if file.exists() else file.parent, os.W_OK):
-        raise PermissionError(f"cannot write {file}: no permission")
+def _data_and_json(args: argparse.Namespace) -> tuple[str, bool, Path | None]:
+    """What is read; whether json is printed; where it is written."""
+    data, json_argument = args.data, args.json
+    if data is None and isinstance(json_argument, str):  # of `--json DATA`
+        data, json_argument = json_argument, True
+    if data is None:
+        raise ValueError("there is nothing to check; give DATA, a folder or an annotation file")
+    return data, json_argument is True, Path(json_argument) if isinstance(json_argument, str) else None
 
 
 def report_lines(report: CheckReport, data: str, max_lines: int | None) -> list[str]:

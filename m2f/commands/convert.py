@@ -6,7 +6,10 @@ from pathlib import Path
 
 from transformers.utils import logging
 
+from m2f.checkpoints.bundled_checkpoint import checkpoint_location
 from m2f.commands.messages import printer
+from m2f.commands.output_check import check_folder
+from m2f.commands.shared_arguments import add_shared_arguments
 from m2f.configuration.configuration_m2f import TASKS
 from m2f.hub.checkpoint_conversion import FORMATS, convert_checkpoint
 from m2f.hub.dataset_settings import NO_DATASET
@@ -25,10 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser):
         "the weights do not come from the authors' published ones, whose licence (CC BY-NC 4.0) is recorded otherwise"
     )
     parser.add_argument("--own-weights", action="store_true", help=own)
+    add_shared_arguments(parser, config={}, dry_run={"help": "read and convert, and write nothing"})
 
 
 def run(args: argparse.Namespace) -> int:
     logging.disable_progress_bar()
+    check_folder(args.target.parent)
     options = {"dataset": args.dataset, "task": args.task, "own_weights": args.own_weights}
-    convert_checkpoint(args.source, args.target, args.to, **options, say=printer(is_main=True))
+    source = checkpoint_location(args.source)
+    convert_checkpoint(source, args.target, args.to, **options, dry_run=args.dry_run, say=printer(is_main=True))
     return 0

@@ -1,4 +1,4 @@
-"""Prints what a bug report needs: versions, hardware, and which kernel runs on each device and why."""
+"""Prints what a bug report needs: versions, hardware, and which kernels run on each device and why."""
 
 import argparse
 import json
@@ -7,12 +7,13 @@ import platform
 import sys
 from collections.abc import Iterator, Mapping
 from importlib import metadata
-from pathlib import Path
 
 import torch
 
+from m2f.commands.shared_arguments import add_shared_arguments
 from m2f.data.dataset_check import usable_cores
-from m2f.modeling_m2f.kernels.kernel_report import kernel_report
+from m2f.evaluation.measuring_machine import processor_name
+from m2f.modeling_m2f.kernels.kernel_report import cpu_kernel_report, kernel_report
 
 PACKAGES = (
     "torch",
@@ -29,11 +30,15 @@ _GIB = 2**30
 
 
 def add_arguments(parser: argparse.ArgumentParser):
-    parser.add_argument("--json", action="store_true", help="print json instead of text")
+    add_shared_arguments(parser, json={})
 
 
 def run(args: argparse.Namespace) -> int:
-    report = {**environment(), "deformable attention": dict(kernel_report())}
+    report = {
+        **environment(),
+        "deformable attention": dict(kernel_report()),
+        "other kernels, on the CPU": dict(cpu_kernel_report()),
+    }
     print(json.dumps(report, indent=1) if args.json else "\n".join(_lines(report)))
     return 0
 
@@ -45,7 +50,7 @@ def environment() -> dict[str, str]:
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
         **{package: _version(package) for package in PACKAGES},
         "platform": platform.platform(),
-        "processor": f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}",
+        "processor": f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}",
         "cores": f"{usable_cores()} usable of {os.cpu_count()}",
         "threads": f"{torch.get_num_threads()} in torch",
         "memory": _memory(),
@@ -69,16 +74,6 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _processor() -> str:
-    """The processor's name where the system tells it, else its architecture."""
-    information = Path("/proc/cpuinfo")  # Linux, where Python knows the architecture only
-    if information.is_file():
-        names = [line for line in information.read_text().splitlines() if line.startswith("model name")]
-        if names:
-            return names[0].split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def _memory() -> str:

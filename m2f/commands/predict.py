@@ -1,12 +1,12 @@
 """Segments images, and writes for each an overlay and a label map, and for all a COCO json, a table of the segments
-and a report that opens in a browser. Started again with the same arguments, it goes on where it was stopped. Exit code
-0: all images have a result; 1: some have none, and the others are written; 2: nothing could be done.
+and a report that opens in a browser. Started again with the same arguments, it goes on where it was stopped.
 
 Several processes, on machines that all see the folders, share the images with:
 `accelerate launch [...] -m m2f predict [...]`."""
 
 import argparse
 import os
+import re
 import sys
 import time
 import warnings
@@ -20,15 +20,20 @@ from PIL import Image
 from tqdm import tqdm
 from transformers.utils import logging
 
+from m2f.checkpoints.bundled_checkpoint import DEFAULT_CHECKPOINT, checkpoint_location
 from m2f.commands.messages import printer
+from m2f.commands.output_check import check_folder
+from m2f.commands.shared_arguments import add_shared_arguments, count
+from m2f.commands.tile_arguments import add_tile_arguments
 from m2f.image_processing.image_processing_m2f import TASKS
 from m2f.inference.image_sources import find_images
-from m2f.inference.model_loading import DEFAULT_CHECKPOINT, DTYPES, find_device
+from m2f.inference.model_loading import DTYPES, find_device
 from m2f.inference.prediction_folder import REPORT, Entry, PredictionFolder
 from m2f.inference.prediction_summary import Summary, write_summary
 from m2f.inference.segmenter import Segmenter
 
 EXIT_IMAGES_FAILED = 1
+EXIT_CODES = {0: "all images have a result", EXIT_IMAGES_FAILED: "some have none, and those of the others are written"}
 # A process that is done waits for the others, however long their images take.
 _LONGEST_WAIT = timedelta(days=30)
 _SHOWN_CLASSES = 8
@@ -37,33 +42,33 @@ _SHOWN_CLASSES = 8
 def add_arguments(parser: argparse.ArgumentParser):
     inputs = 'file, folder, pattern ("scans/**/*.png"), URL, or - for a list on standard input, one a line'
     parser.add_argument("inputs", metavar="INPUT", nargs="+", help=inputs)
-    checkpoint = "of m2f or transformers' mask2former: folder or Hub id"
-    needed = {"required": True} if DEFAULT_CHECKPOINT is None else {"default": DEFAULT_CHECKPOINT}
-    parser.add_argument("--checkpoint", metavar="CHECKPOINT", help=checkpoint, **needed)
-    output = "where results are written (%(default)s)"
-    parser.add_argument("--output", type=Path, default=Path("m2f_predictions"), metavar="FOLDER", help=output)
+    checkpoint = f"of m2f or transformers' mask2former: folder, Hub id or bundled name ({DEFAULT_CHECKPOINT}, bundled)"
+    parser.add_argument("--checkpoint", metavar="CHECKPOINT", help=checkpoint)
     parser.add_argument("--task", choices=TASKS, help="what to predict (what the checkpoint was trained for)")
     threshold = "lowest score of an instance (0.5), or class probability of a panoptic segment (the checkpoint's)"
     parser.add_argument("--threshold", type=float, metavar="X", help=threshold)
     mask_threshold = "mask probability from which a pixel belongs to a segment (0.5)"
     parser.add_argument("--mask-threshold", type=float, metavar="X", help=mask_threshold)
     most = "(query, class) pairs that are considered for the instances of an image (as many as queries)"
-    parser.add_argument("--max-detections", type=_count, metavar="N", help=most)
-    parser.add_argument("--shortest-edge", type=_count, metavar="N", help="resize images to this (the checkpoint's)")
-    parser.add_argument("--longest-edge", type=_count, metavar="N", help="but to no more than this")
-    tile = "cut images that are higher or wider than N pixels into overlapping tiles, and merge the results"
-    parser.add_argument("--tile", type=_count, metavar="N", help=tile)
-    overlap = "pixels that neighbouring tiles share; at least the length of most objects is best (a quarter of --tile)"
-    parser.add_argument("--tile-overlap", type=int, metavar="N", help=overlap)
-    parser.add_argument("--device", metavar="NAME", help="such as cpu or cuda:1 (a GPU if there is one)")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of weights and computation (%(default)s)")
-    parser.add_argument("--batch-size", type=_count, default=1, metavar="N", help="images or tiles at a time (1)")
-    parser.add_argument("--workers", type=_count, default=2, metavar="N", help="threads that read, and that write (2)")
+    parser.add_argument("--max-detections", type=count, metavar="N", help=most)
+    parser.add_argument("--shortest-edge", type=count, metavar="N", help="resize images to this (the checkpoint's)")
+    parser.add_argument("--longest-edge", type=count, metavar="N", help="but to no more than this")
+    add_tile_arguments(parser)
     pixels = "refuse images with more, as they may be made to fill the memory (Pillow's 179 million)"
-    parser.add_argument("--max-pixels", type=_count, metavar="N", help=pixels)
+    parser.add_argument("--max-pixels", type=count, metavar="N", help=pixels)
     parser.add_argument("--allow-urls", action="store_true", help="download inputs that are http or https URLs")
-    parser.add_argument("--overwrite", action="store_true", help="remove the results of an earlier run in the folder")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
+    add_shared_arguments(
+        parser,
+        config={},
+        device={},
+        cpu={},
+        dtype={"choices": DTYPES, "default": "float32", "help": "of weights and computation (%(default)s)"},
+        batch_size={"type": count, "default": 1},
+        workers={"type": count, "default": 2, "help": "threads that read, and that write (2)"},
+        output={"default": Path("m2f_predictions"), "help": "where results are written (%(default)s)"},
+        overwrite={},
+        dry_run={},
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -74,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
     entries = folder.entries(sources)
     device = find_device(args.device)  # wrong arguments before any process waits for another
     if args.dry_run:
+        check_folder(args.output)
         print("\n".join(dry_run_lines(args, folder, entries)))
         return 0
     state = PartialState(cpu=device.type == "cpu", timeout=_LONGEST_WAIT)
@@ -121,12 +127,13 @@ def load_segmenter(args: argparse.Namespace, device: Any) -> Segmenter:
 def result_settings(args: argparse.Namespace) -> dict[str, Any]:
     """The arguments that results depend on, and the state of a checkpoint that is a folder, which may be written anew
     between two runs."""
-    names = ("checkpoint", "task", "threshold", "mask_threshold", "max_detections", "shortest_edge", "longest_edge")
+    names = ("task", "threshold", "mask_threshold", "max_detections", "shortest_edge", "longest_edge")
     settings = {name: getattr(args, name) for name in (*names, "tile", "tile_overlap", "dtype")}
-    files = sorted(Path(args.checkpoint).glob("*.*")) if os.path.isdir(args.checkpoint) else []
+    location = checkpoint_location(args.checkpoint)
+    files = sorted(Path(location).glob("*.*")) if os.path.isdir(location) else []
     weights = [file for file in files if file.suffix in (".json", ".safetensors", ".bin")]
     written = max((file.stat().st_mtime_ns for file in weights), default=None)
-    return {**settings, "checkpoint_written": written}
+    return {"checkpoint": args.checkpoint or DEFAULT_CHECKPOINT, **settings, "checkpoint_written": written}
 
 
 def predict_images(segmenter: Segmenter, folder: PredictionFolder, entries: Sequence[Entry], show_progress: bool):
@@ -140,8 +147,9 @@ def predict_images(segmenter: Segmenter, folder: PredictionFolder, entries: Sequ
     with bar:
         for outcome in pipeline.run(entries):
             if outcome.error is not None:
-                folder.write_failure(outcome.item, str(outcome.error))
-                tqdm.write(_failure_line(outcome.item.source.location, str(outcome.error)), file=sys.stderr)
+                message = _with_advice(str(outcome.error))
+                folder.write_failure(outcome.item, message)
+                tqdm.write(_failure_line(outcome.item.source.location, message), file=sys.stderr)
             bar.update()
 
 
@@ -163,6 +171,12 @@ def summary_lines(summary: Summary, folder: PredictionFolder, done: int, seconds
     return [*lines, f"report: {folder.path / REPORT}"]
 
 
+def _with_advice(message: str) -> str:
+    """Pillow's words for an image of many pixels, with what to do about it."""
+    found = re.search(r"Image size \((\d+) pixels\) exceeds limit", message)
+    return f"{message} --max-pixels {found[1]} reads it all the same, best with --tile." if found else message
+
+
 def _failure_line(location: str, message: str) -> str:
     message = " ".join(message.split())
     return f"skipped: {message}" if location in message else f"skipped: {location}: {message}"
@@ -173,10 +187,3 @@ def _limit_pixels(limit: int | None):
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     if limit is not None:
         Image.MAX_IMAGE_PIXELS = -(-limit // 2)
-
-
-def _count(text: str) -> int:
-    """An argument's value that is a positive number."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)

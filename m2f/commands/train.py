@@ -12,31 +12,67 @@ from typing import Any
 from accelerate.utils import set_seed
 from transformers.utils import cached_file, logging
 
+from m2f.checkpoints.bundled_checkpoint import checkpoint_location
+from m2f.checkpoints.checkpoint_config import read_config
 from m2f.commands.data_arguments import reader_option
 from m2f.commands.messages import printer
+from m2f.commands.output_check import check_folder
+from m2f.commands.shared_arguments import SHARED_ORDER, add_shared_arguments
+from m2f.configuration.configuration_m2f import LICENSE_FIELD, M2FConfig
 from m2f.data.augmentation_presets import augmentation_preset
 from m2f.data.dataset_formats import list_splits, open_dataset
 from m2f.data.dataset_paths import split_of_name
+from m2f.hub.model_card import CARD_FILE, CardFacts, is_as_written, write_card
+from m2f.hub.weights_license import checked_license, required_license
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
+from m2f.inference.model_loading import find_device
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 from m2f.training.label_check import check_labels, dataset_classes
 from m2f.training.option_sources import add_option_arguments, options_from_arguments
 from m2f.training.run_folder import TrainingDiverged, find_checkpoint
-from m2f.training.starting_point import starting_model
+from m2f.training.starting_point import check_start, starting_model
 from m2f.training.training_options import TrainingOptions
 from m2f.training.training_run import Outcome, TrainingRun
 from m2f.training.training_setup import NO_AUGMENTATION, make_accelerator
 
 EXIT_DIVERGED = 1
+EXIT_CODES = {EXIT_DIVERGED: "training diverged", "128 + N": "stopped by signal N; the same command goes on"}
 NO_VALIDATION = "none"
 
 
 def add_arguments(parser: argparse.ArgumentParser):
-    add_option_arguments(parser)
+    add_option_arguments(parser, last=SHARED_ORDER)
+    add_shared_arguments(parser, dry_run={})
 
 
 def run(args: argparse.Namespace) -> int:
-    return train(options_from_arguments(args))
+    options = options_from_arguments(args)
+    find_device(options.device)  # one that is not there is an error
+    check_folder(Path(options.output))
+    if args.dry_run:
+        print("\n".join(dry_run_lines(options)))
+        return 0
+    return train(options)
+
+
+def dry_run_lines(options: TrainingOptions) -> list[str]:
+    """What would be done; the datasets are read, the model is not.
+
+    Raises:
+        ValueError, OSError: as `train`, of options and datasets.
+    """
+    checkpoint = find_checkpoint(options, lambda text: None)
+    dataset, validation = open_datasets(options)
+    if check_start(options) == "model":
+        read_config(checkpoint_location(options.model))
+    start = checkpoint or options.model or options.backbone or f"random weights of {options.scratch}"
+    every = f"every {options.evaluate_every} steps" if options.evaluate_every else "at the end"
+    evaluated = f"evaluate on {len(validation)} {every}" if validation else "not evaluate"
+    return [
+        f"would train {options.max_steps} steps of {options.batch_size} of {len(dataset)} images, and {evaluated}",
+        f"would start from {start}",
+        f"model, logs and checkpoints would be written into {options.output}",
+    ]
 
 
 def train(options: TrainingOptions) -> int:
@@ -45,8 +81,6 @@ def train(options: TrainingOptions) -> int:
     Raises:
         ValueError, OSError: options, files or values that do not fit.
     """
-    if not options.data:
-        raise ValueError("there is nothing to train on; give --data, a folder or an annotation file")
     logging.disable_progress_bar()  # transformers shows one for each file that it saves
     accelerator = make_accelerator(options)
     say = printer(accelerator.is_main_process)
@@ -56,6 +90,7 @@ def train(options: TrainingOptions) -> int:
     say(f"{len(validation)} images of split {validation.split!r} to evaluate on" if validation else "no evaluation")
     set_seed(options.seed)
     model = starting_model(options, dataset, checkpoint)
+    keep_license(model.config, options)
     processor = make_processor(options, model, checkpoint, say)
     training = TrainingRun(
         options, model, processor, dataset, validation, checkpoint=checkpoint, accelerator=accelerator
@@ -65,6 +100,8 @@ def train(options: TrainingOptions) -> int:
     except TrainingDiverged as error:
         say(f"training diverged: {error}")
         return EXIT_DIVERGED
+    if accelerator.is_main_process and not outcome.stopped_by:
+        write_model_card(Path(options.output), say)
     say(closing_line(outcome, options))
     return 128 + outcome.stopped_by if outcome.stopped_by else 0
 
@@ -75,6 +112,8 @@ def open_datasets(options: TrainingOptions) -> tuple[Any, Any | None]:
     Raises:
         ValueError, OSError: from the readers; or the two have different classes.
     """
+    if not options.data:
+        raise ValueError("there is nothing to train on; give --data, a folder or an annotation file")
     dataset = _open(options, options.data, options.train_split, options.image_folder)
     split = _validation_split(options)
     if split is None:
@@ -96,15 +135,37 @@ def make_processor(
     fields: dict[str, Any] = {"task": model.config.task, "thing_label_ids": model.config.thing_label_ids}
     size = _evaluation_size(options)
     if size is not None:
-        fields["size"] = size
+        # A checkpoint's tiles belong to the scale that it was trained at; this run shows it whole images at another.
+        fields |= {"size": size, "tile": None, "tile_overlap": None}
     if options.panoptic_threshold is not None:
         fields["panoptic_threshold"] = options.panoptic_threshold
     if options.model is None:
         return M2FImageProcessor(**fields)
-    if cached_file(options.model, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False) is None:
+    location = checkpoint_location(options.model)
+    if cached_file(location, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False) is None:
         say(f"{options.model} has no image processor; a new one normalises as for ImageNet")
         return M2FImageProcessor(**fields)
-    return M2FImageProcessor.from_pretrained(options.model, **fields)
+    return M2FImageProcessor.from_pretrained(location, **fields)
+
+
+def keep_license(config: M2FConfig, options: TrainingOptions):
+    """Record the licence that the weights of the options' model must keep in the new one's configuration.
+
+    Raises:
+        ValueError: the options state another one.
+    """
+    required = required_license(config.to_dict(), options.model)
+    checked_license(options.license, required)
+    if required is not None:
+        setattr(config, LICENSE_FIELD, required)
+
+
+def write_model_card(folder: Path, say: Callable[[str], None]):
+    """README.md of the model in the folder. What nobody said is open there, until `m2f push` asks for it."""
+    if (folder / CARD_FILE).is_file() and not is_as_written(folder):
+        say(f"{folder / CARD_FILE} was changed by somebody and stays; `m2f push --new-card` writes it anew")
+        return
+    say(f"model card: {write_card(folder, CardFacts(), may_be_open=True)}")
 
 
 def closing_line(outcome: Outcome, options: TrainingOptions) -> str:

@@ -8,7 +8,7 @@ import json
 import math
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,21 @@ from transformers.utils import logging
 
 from m2f.commands.data_arguments import add_data_arguments
 from m2f.commands.messages import printer
+from m2f.commands.output_check import check_folder
+from m2f.commands.shared_arguments import MIXED_PRECISION, add_shared_arguments, count, count_or_zero
+from m2f.commands.tile_arguments import add_tile_arguments
 from m2f.data.dataset_formats import list_splits, open_dataset
 from m2f.data.dataset_paths import split_of_name
+from m2f.evaluation.measuring_machine import measuring_machine
 from m2f.evaluation.result_folder import ResultFolder, without_nan
+from m2f.image_processing.tile_setting import choose_tile
+from m2f.inference.evaluation_prediction import EvaluationPredictor
+from m2f.inference.model_loading import find_device
+from m2f.training.accelerator_device import accelerator_on
 from m2f.training.checkpoint_tasks import TASKS_OF, Checkpoint, choose_tasks, load_checkpoint
 from m2f.training.evaluation_batches import ONE_VIEW, View
 from m2f.training.label_check import dataset_classes
-from m2f.training.task_measurement import MAX_INSTANCES
+from m2f.training.task_measurement import MAX_INSTANCES, MAX_TILED_INSTANCES
 from m2f.training.validation_run import Validation, dataset_numbers, validate
 
 _PACKAGES = ("torch", "transformers", "accelerate", "numpy", "pillow", "pycocotools", "faster-coco-eval")
@@ -42,39 +50,55 @@ def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("--split", metavar="NAME", help="split (the one called val, valid, validation or dev)")
     add_data_arguments(parser)
     parser.add_argument("--on-broken-image", choices=("raise", "skip"), default="raise", help="(%(default)s)")
-    parser.add_argument("--shortest-edge", type=_count, metavar="N", help="resize images to this (the checkpoint's)")
-    parser.add_argument("--longest-edge", type=_count, metavar="N", help="but to no more than this")
+    parser.add_argument("--shortest-edge", type=count, metavar="N", help="resize images to this (the checkpoint's)")
+    parser.add_argument("--longest-edge", type=count, metavar="N", help="but to no more than this")
     threshold = "class probability that makes a query a panoptic segment (the checkpoint's)"
     parser.add_argument("--panoptic-threshold", type=float, metavar="X", help=threshold)
-    parser.add_argument("--max-detections", type=_count, default=MAX_INSTANCES, metavar="N", help="per image (100)")
+    threshold = "lowest score of an instance; AP needs all of them (0)"
+    parser.add_argument("--threshold", type=float, default=0.0, metavar="X", help=threshold)
+    most = f"of an image ({MAX_INSTANCES}; {MAX_TILED_INSTANCES} in tiles)"
+    parser.add_argument("--max-detections", type=count, metavar="N", help=most)
+    add_tile_arguments(parser)
     parser.add_argument("--boundary", action="store_true", help="boundary AP too")
     parser.add_argument("--flip", action="store_true", help="semantic: average with the mirrored image")
     scales = "semantic: average over these sizes of the image, such as 0.5,0.75,1,1.25,1.5,1.75"
     parser.add_argument("--scales", type=_scales, default=(1.0,), metavar="X,...", help=scales)
-    parser.add_argument("--batch-size", type=_count, default=1, metavar="N", help="images at a time (1)")
-    parser.add_argument("--workers", type=_workers, default=2, metavar="N", help="processes that read images (2)")
-    parser.add_argument("--cpu", action="store_true", help="compute on the CPU even if there is a GPU")
-    precision = "type of the matrix products (no); fp16 needs a GPU"
-    parser.add_argument("--mixed-precision", choices=("no", "bf16", "fp16"), help=precision)
-    output = "write predictions, numbers and settings into this folder"
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help=output)
-    parser.add_argument("--overwrite", action="store_true", help="remove the results of an earlier evaluation there")
-    parser.add_argument("--json", action="store_true", help="print json instead of tables")
+    add_shared_arguments(
+        parser,
+        config={},
+        device={},
+        cpu={},
+        dtype=MIXED_PRECISION,
+        batch_size={"type": count, "default": 1},
+        workers={"type": count_or_zero, "default": 2, "help": "processes that read images (2)"},
+        output={"help": "write predictions, numbers and settings into this folder"},
+        overwrite={},
+        json={},
+        dry_run={},
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     logging.disable_progress_bar()
     accelerator = _accelerator(args)
     say = printer(accelerator.is_main_process)
+    if args.output is not None:
+        check_folder(args.output)
     dataset = open_validation_data(args)
     say(f"{args.data}: {dataset.format}, {len(dataset)} images of split {dataset.split!r}, {dataset_classes(dataset)}")
     checkpoint = load_checkpoint(args.checkpoint, dataset, args.trained_for, say, **_processor_fields(args))
     tasks, views = choose_tasks(checkpoint, dataset, args.task), _views(args)
+    args = _with_tiles(args, checkpoint)
     if views != ONE_VIEW and tasks != ["semantic"]:
         raise ValueError(
             f"--flip and --scales average semantic scores, and {', '.join(tasks)} would be measured; give --task "
             "semantic alone"
         )
+    if views != ONE_VIEW and args.tile:
+        raise ValueError(f"--flip and --scales are for whole images, not for tiles of {args.tile}; give --tile 0")
+    if args.dry_run:
+        say("\n".join(dry_run_lines(args, dataset, tasks)))
+        return 0
     folder = _begin_output(args, accelerator)
     result = validate(
         checkpoint,
@@ -82,22 +106,46 @@ def run(args: argparse.Namespace) -> int:
         tasks,
         accelerator,
         max_detections=args.max_detections,
+        threshold=args.threshold,
         boundary=args.boundary,
         output=args.output,
         views=views,
+        predict=_tile_predictor(args, checkpoint, tasks) if args.tile else None,
         batch_size=args.batch_size,
         workers=args.workers,
         skip_broken=args.on_broken_image == "skip",
         progress=accelerator.is_main_process and sys.stderr.isatty(),
     )
     if accelerator.is_main_process:
-        record = _record(args, checkpoint, dataset, result)
+        record = _record(args, checkpoint, dataset, result, accelerator.num_processes)
         print(json.dumps(without_nan(record), indent=1) if args.json else "\n".join(result_lines(result, args)))
         if folder:
             _finish_output(folder, result, record, dataset)
             say(f"predictions and numbers: {folder.path}")
     accelerator.end_training()  # leaves the group of processes
     return 0
+
+
+def _with_tiles(args: argparse.Namespace, checkpoint: Checkpoint) -> argparse.Namespace:
+    """The arguments with what the checkpoint says about tiles and what follows from them; tile 0 for none."""
+    processor = checkpoint.processor
+    tile, overlap = choose_tile(args.tile, args.tile_overlap, processor.tile, processor.tile_overlap)
+    most = args.max_detections or (MAX_INSTANCES if tile is None else MAX_TILED_INSTANCES)
+    settled = {"tile": tile or 0, "tile_overlap": overlap, "max_detections": most}
+    return argparse.Namespace(**{**vars(args), **settled})
+
+
+def _tile_predictor(args: argparse.Namespace, checkpoint: Checkpoint, tasks: Sequence[str]) -> EvaluationPredictor:
+    return EvaluationPredictor(
+        checkpoint.model,
+        checkpoint.processor,
+        tasks,
+        threshold=args.threshold,
+        max_detections=args.max_detections,
+        tile=args.tile,
+        tile_overlap=args.tile_overlap,
+        batch_size=args.batch_size,
+    )
 
 
 def open_validation_data(args: argparse.Namespace) -> Any:
@@ -126,13 +174,28 @@ def open_validation_data(args: argparse.Namespace) -> Any:
         raise ValueError(f"--data-options {', '.join(options)} do not fit the format: {error}") from error
 
 
+def dry_run_lines(args: argparse.Namespace, dataset: Any, tasks: list[str]) -> list[str]:
+    """What would be done.
+
+    Raises:
+        ValueError, OSError: the output folder cannot take the results.
+    """
+    lines = [f"would measure {', '.join(tasks)} of {args.checkpoint} on {len(dataset)} images"]
+    if args.output is not None:
+        found = ResultFolder(args.output, args.overwrite).check()
+        instead = ", in place of the results there" if found else ""
+        lines.append(f"predictions and numbers would be written into {args.output}{instead}")
+    return lines
+
+
 def result_lines(result: Validation, args: argparse.Namespace) -> Iterator[str]:
     """The numbers as text."""
     speed = result.images / max(result.seconds, 1e-9)
     yield f"{args.checkpoint}: {result.images} images in {result.seconds:.1f} s ({speed:.2f} a second)"
     for task, numbers in result.results.items():
+        tiles = f", tiles of {args.tile} pixels, {args.tile_overlap} in common" if args.tile else ""
         limit = f", at most {args.max_detections} detections of an image" if task == "instance" else ""
-        yield f"\n{task}{limit}"
+        yield f"\n{task}{tiles}{limit}"
         names = list(numbers)
         for start in range(0, len(names), _COLUMNS):
             row = names[start : start + _COLUMNS]
@@ -142,9 +205,10 @@ def result_lines(result: Validation, args: argparse.Namespace) -> Iterator[str]:
 
 
 def _accelerator(args: argparse.Namespace) -> Accelerator:
-    accelerator = Accelerator(mixed_precision=args.mixed_precision, cpu=args.cpu)
+    find_device(args.device)  # one that is not there is an error
+    accelerator = accelerator_on(args.device, mixed_precision=args.mixed_precision)
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":  # Accelerate would use float32
-        raise ValueError("--mixed-precision fp16 needs a GPU; on a CPU use bf16 or no")
+        raise ValueError("--dtype float16 needs a GPU; on a CPU use bfloat16 or float32")
     return accelerator
 
 
@@ -169,7 +233,9 @@ def _finish_output(folder: ResultFolder, result: Validation, record: Mapping[str
     folder.finish({**record, "category_ids": numbers, **numbered})
 
 
-def _record(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Any, result: Validation) -> dict[str, Any]:
+def _record(
+    args: argparse.Namespace, checkpoint: Checkpoint, dataset: Any, result: Validation, processes: int
+) -> dict[str, Any]:
     processor = checkpoint.processor
     settings = {name: value for name, value in vars(args).items() if name not in ("run", "prog", "debug", "json")}
     return {
@@ -178,6 +244,7 @@ def _record(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Any, resu
         "trained_for": checkpoint.trained_for,
         "processor": {"size": dict(processor.size), "panoptic_threshold": processor.panoptic_threshold},
         "versions": _versions(),
+        "machine": measuring_machine(next(checkpoint.model.parameters()).device, processes),
         "images": result.images,
         "seconds": round(result.seconds, 3),
         "results": result.results,
@@ -205,19 +272,6 @@ def _views(args: argparse.Namespace) -> tuple[View, ...]:
 
 def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.4f}"
-
-
-def _count(text: str) -> int:
-    """An argument's value that is a positive number."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
-
-
-def _workers(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
-    return int(text)
 
 
 def _scales(text: str) -> tuple[float, ...]:

@@ -36,12 +36,12 @@ class ResultFolder:
         self.path = path
         self.overwrite = overwrite
 
-    def begin(self):
-        """Make the folder, or clear it.
+    def check(self) -> bool:
+        """Whether there are results in the folder, which may be removed.
 
         Raises:
             ValueError: it has files that an evaluation did not write, or results that may not be removed.
-            OSError: it cannot be made or written to.
+            OSError: it cannot be read.
         """
         present = sorted(entry.name for entry in self.path.iterdir()) if self.path.exists() else []
         if present and not self._is_of_an_evaluation():
@@ -53,7 +53,15 @@ class ResultFolder:
             raise ValueError(
                 f"{self.path} has the results of an earlier evaluation; choose another --output, or --overwrite"
             )
-        for name in _WRITTEN if present else ():
+        return bool(present)
+
+    def begin(self):
+        """Make the folder, or clear it.
+
+        Raises:
+            ValueError, OSError: as `check`; or it cannot be made or written to.
+        """
+        for name in _WRITTEN if self.check() else ():
             path = self.path / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         self.path.mkdir(parents=True, exist_ok=True)

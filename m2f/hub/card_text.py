@@ -16,27 +16,36 @@ def card_text(
     name: str,
     config: Mapping[str, Any],
     processor: Mapping[str, Any],
-    license: str,
+    license: str | None,
     datasets: Sequence[str],
     base_model: str | None,
     options_text: str | None,
     results: Mapping[str, Any] | None,
     pictures: Sequence[str],
+    speed: float | None = None,
+    usage: str | None = None,
+    training: str | None = None,
+    sections: Sequence[str] = (),
 ) -> str:
     """Markdown.
 
     Args:
         config, processor: contents of config.json and preprocessor_config.json.
+        license, datasets: None and empty where they are left open.
         base_model: None for a model trained from the start.
         options_text: training_options.yaml of `m2f train`, None where it was trained otherwise.
-        results: results.json of `m2f val`, None where it was not measured.
+        results: results.json of `m2f val`, or that of `m2f train` in the same form; None where it was not measured.
         pictures: paths beside the card.
+        speed: images a second in training.
+        usage, training, sections: see `CardFacts`.
     """
     sections = (
         _introduction(name, config, datasets, base_model),
-        _loading(name),
-        _training(options_text, datasets, base_model),
+        ["## Load it\n", usage] if usage else _loading(name),
+        _training(options_text, base_model, training),
+        _training_speed(speed, results),
         _evaluation(results),
+        *([section] for section in sections),
         [f"![{_CAPTIONS.get(path, path)}]({path})" for path in pictures],
         _limits(config, processor),
         _license(license),
@@ -55,7 +64,8 @@ def _introduction(
     labels = _labels(config)
     yield f"# {name}\n"
     yield f"A Mask2Former with a {backbone} backbone for {task} segmentation, made with m2f."
-    yield f"Trained on {', '.join(datasets)}{f', starting from {base_model}' if base_model else ''}.\n"
+    trained_on = ", ".join(datasets) or "data without a name yet (`m2f push --dataset NAME`)"
+    yield f"Trained on {trained_on}{f', starting from {base_model}' if base_model else ''}.\n"
     yield f"**Intended use.** Segmentation of images like those of its training data: {_TASKS[task]}."
     yield f"It knows {len(labels)} classes: {', '.join(labels[:50])}{', ...' if len(labels) > 50 else ''}."
 
@@ -91,13 +101,20 @@ model = AutoModelForUniversalSegmentation.from_pretrained("folder")
 ```"""
 
 
-def _training(options_text: str | None, datasets: Sequence[str], base_model: str | None) -> Iterator[str]:
+def _training(options_text: str | None, base_model: str | None, text: str | None) -> Iterator[str]:
     yield "## Training\n"
     if options_text is None:
-        yield f"Weights: {base_model or 'trained from random values'}. No options of `m2f train` are on record."
+        start = base_model or "trained from random values"
+        yield text or f"Weights: {start}. No options of `m2f train` are on record."
         return
-    yield "```\nm2f train --config training_options.yaml\n```\n"
+    yield f"{text}\n" if text else "```\nm2f train --config training_options.yaml\n```\n"
     yield f"<details><summary>training_options.yaml</summary>\n\n```yaml\n{options_text.rstrip()}\n```\n\n</details>"
+
+
+def _training_speed(speed: float | None, results: Mapping[str, Any] | None) -> Iterator[str]:
+    """On the machine that evaluated the run, which is the one that trained."""
+    if speed and results and "step" in results and results.get("machine"):
+        yield f"Speed of the training: {speed:.2f} images a second ({_machine(results)})."
 
 
 def _evaluation(results: Mapping[str, Any] | None) -> Iterator[str]:
@@ -105,8 +122,9 @@ def _evaluation(results: Mapping[str, Any] | None) -> Iterator[str]:
     if results is None:
         yield "Not measured."
         return
-    dataset = results["dataset"]
-    yield f"`m2f val` on the split {dataset['split']} ({dataset['format']}, {results['images']} images)."
+    dataset = results.get("dataset")
+    on = f" on the split {dataset['split']} ({dataset['format']}, {results['images']} images)" if dataset else ""
+    yield f"Measured by `m2f train` after step {results['step']}{on}." if "step" in results else f"`m2f val`{on}."
     for task, numbers in results["results"].items():
         measured = {name: value for name, value in numbers.items() if value is not None}
         yield f"\n**{task.capitalize()}**\n"
@@ -114,9 +132,20 @@ def _evaluation(results: Mapping[str, Any] | None) -> Iterator[str]:
         yield from _class_table(task, results.get("per_class", {}).get(task, ()))
     if results.get("seconds"):
         speed = results["images"] / results["seconds"]
-        versions = results.get("versions", {})
-        used = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers") if name in versions)
+        used = _machine(results)
         yield f"\nSpeed of that evaluation, reading and measuring included: {speed:.2f} images a second ({used})."
+
+
+def _machine(results: Mapping[str, Any]) -> str:
+    """What measured, as far as the results say it."""
+    machine, versions = results.get("machine", {}), results.get("versions", {})
+    parts = [machine[name] for name in ("device", "processor") if machine.get(name, "cpu") != "cpu"]
+    for name, plural in (("thread", "threads"), ("process", "processes")):
+        if count := machine.get(plural):
+            parts.append(f"{count} {name if count == 1 else plural}")
+    used = {**versions, **machine}
+    parts += [f"{name} {used[name]}" for name in ("torch", "transformers") if name in used]
+    return ", ".join(parts)
 
 
 def _class_table(task: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -144,16 +173,20 @@ def _cell(value: Any) -> str:
 
 def _limits(config: Mapping[str, Any], processor: Mapping[str, Any]) -> Iterator[str]:
     size = ", ".join(f"{name} {edge}" for name, edge in (processor.get("size") or {}).items())
+    tile = processor.get("tile")
+    seen = f"a tile of {tile} pixels" if tile else "an image"
     yield "## Limits\n"
-    yield f"- At most {config.get('num_queries', 100)} segments of an image are found."
-    yield f"- Images are resized ({size}); what is only a few pixels large then is missed."
+    yield f"- At most {config.get('num_queries', 100)} segments of {seen} are found."
+    yield f"- {'Tiles' if tile else 'Images'} are resized ({size}); what is only a few pixels large then is missed."
     yield "- Classes outside the list above are not known; such objects get no class or a wrong one."
     yield "- Scores are not calibrated probabilities. Check results on images of your own before relying on them."
 
 
-def _license(license: str) -> Iterator[str]:
+def _license(license: str | None) -> Iterator[str]:
     yield "## Licence\n"
-    if license.startswith("cc-by-nc"):
+    if license is None:
+        yield "That of the weights is not stated yet (`m2f push --license ID`). The code of m2f is under Apache 2.0."
+    elif license.startswith("cc-by-nc"):
         yield (
             f"The weights are under {license.upper()}: they come from ones that the authors of "
             "[Mask2Former](https://github.com/facebookresearch/Mask2Former) published under it, and may not be used "

@@ -11,13 +11,14 @@ from typing import Any
 from transformers import PretrainedConfig
 from transformers.utils import cached_file
 
-from m2f.configuration.configuration_m2f import M2FConfig
+from m2f.checkpoints.checkpoint_config import read_config
+from m2f.configuration.configuration_m2f import LICENSE_FIELD, ORIGINAL_LICENSE, M2FConfig
 from m2f.hub.dataset_settings import NO_DATASET, DatasetSettings, dataset_settings, own_names
 from m2f.hub.original import convert_original_state_dict
 from m2f.hub.original_config import config_kwargs_from_original
 from m2f.hub.original_files import read_original_checkpoint
 from m2f.hub.transformers_models import to_transformers
-from m2f.hub.weights_license import LICENSE_FIELD, ORIGINAL_LICENSE, required_license
+from m2f.hub.weights_license import required_license
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.modeling_m2f.checkpoint_report import CheckpointMismatchError, check_report
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
@@ -27,8 +28,9 @@ PROCESSOR_FILE = "preprocessor_config.json"
 # The original's video models have the names and shapes of its image models and this many classes (YouTube-VIS 2019 and
 # 2021); no image configuration of it has.
 _VIDEO_CLASSES = 40
-# What transformers' Mask2FormerImageProcessor reads of ours; the rest is kept beside, for the way back.
-_NOT_FOR_TRANSFORMERS = ("pad_size", "do_pad")
+# What transformers' Mask2FormerImageProcessor has nothing for or reads otherwise; the rest of ours is kept beside what
+# it reads, for the way back. A task or a threshold there changes nothing; a tile would promise what it cannot do.
+_NOT_FOR_TRANSFORMERS = ("pad_size", "do_pad", "tile", "tile_overlap")
 
 Loaded = tuple[M2FForUniversalSegmentation, M2FImageProcessor]
 
@@ -41,6 +43,7 @@ def convert_checkpoint(
     dataset: str | None = None,
     task: str | None = None,
     own_weights: bool = False,
+    dry_run: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> Path:
     """Write a checkpoint in another form: config.json, model.safetensors and preprocessor_config.json.
@@ -55,6 +58,7 @@ def convert_checkpoint(
         task: what it was trained for, where nothing says so.
         own_weights: the weights are not, and were not trained from, those that the paper's authors published, whose
             licence is recorded otherwise.
+        dry_run: read and convert, and write nothing.
         say: called with lines about what was found out.
 
     Raises:
@@ -74,6 +78,10 @@ def convert_checkpoint(
     if (license := getattr(model.config, LICENSE_FIELD, None)) is not None:
         say(f"{source}: taken as weights that the paper's authors published, or trained from them, so {license}")
     to = to or ("transformers" if kind == "m2f" else "m2f")
+    written = f"{target}: a checkpoint of {to}, trained for {processor.task}"
+    if dry_run:
+        say(f"would write {written}")
+        return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as workplace:
         folder = Path(workplace) / "folder"
@@ -81,7 +89,7 @@ def convert_checkpoint(
         if target.exists():
             target.rmdir()
         shutil.move(folder, target)
-    say(f"{target}: a checkpoint of {to}, trained for {processor.task}")
+    say(written)
     return target
 
 
@@ -105,18 +113,7 @@ def _kind_of(source: str | os.PathLike) -> str:
     """ "original", "mask2former" or "m2f"."""
     if Path(source).is_file() or Path(source).suffix in (".pkl", ".pth"):
         return "original"
-    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{source} has no config.json; give a folder of transformers' or m2f's, or the original's file itself"
-        )
-    fields, _ = PretrainedConfig.get_config_dict(source)
-    kind = fields.get("model_type")
-    if kind not in ("mask2former", "m2f"):
-        raise ValueError(
-            f"{source} is a checkpoint of model_type {kind!r} ({', '.join(fields.get('architectures') or ['?'])}); "
-            "those of mask2former and m2f, and the original's files, can be converted"
-        )
-    return kind
+    return read_config(os.fspath(source))["model_type"]
 
 
 def _from_original(source: str | os.PathLike, dataset: str | None, task: str | None, say: Callable) -> Loaded:

@@ -1,10 +1,12 @@
 """The README.md of a published model: what the Hub reads (YAML) and what people read.
 
 Everything in it is taken from files: config.json, preprocessor_config.json, the results of `m2f val --output`, and
-what `m2f train` left in its folder. What no file says is asked for, and never made up.
+what `m2f train` left in its folder. What no file says is left open or asked for, and never made up.
 """
 
+import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -15,10 +17,12 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from m2f.hub.card_text import card_text
+from m2f.hub.measured_results import training_results, training_speed, validation_results
+from m2f.hub.remote_code import replace_text
 from m2f.hub.weights_license import checked_license, required_license
 
 CARD_FILE = "README.md"
-_PICTURES = "card"  # folder beside the card
+PICTURES = "card"  # folder beside the card
 _OPTIONS_FILE, _CURVES, _SAMPLES = "training_options.yaml", "curves.png", "samples"  # of `m2f train`
 _PIPELINE = "image-segmentation"
 _FROM_SCRATCH = "none"
@@ -32,6 +36,8 @@ _METRICS = {
     "mIoU": ("mean_iou", "Mean IoU"),
 }
 _NEEDED = ("license", "library_name", "pipeline_tag", "datasets")
+# The last line of a card, with a hash of the rest: shows whether somebody has changed it since.
+_MARK = re.compile(r"\n<!-- written by m2f, ([0-9a-f]{16}) -->\n$")
 
 
 @dataclass(frozen=True)
@@ -39,12 +45,15 @@ class CardFacts:
     """What files do not say.
 
     Args:
-        license: identifier of the Hub's list, such as "apache-2.0"; may be left out where the weights bring their own.
-        datasets: the Hub's ids or names of what the model was trained on.
-        base_model: Hub id of what it was fine-tuned from, "none" for a model trained from the start; by default the
-            `model` or `backbone` of training_options.yaml.
-        results: folder of `m2f val --output`; None: the card says that there are no numbers.
+        license: identifier of the Hub's list, such as "apache-2.0"; by default that of training_options.yaml; may be
+            left out where the weights bring their own.
+        datasets: the Hub's ids or names of what the model was trained on; by default those of training_options.yaml.
+        base_model: Hub id of what it was fine-tuned from, "none" for a model trained from the start; by default what
+            training_options.yaml says.
+        results: folder of `m2f val --output`; None: the numbers of the training, if there are any.
         name: of the model; by default the folder's.
+        usage, training: Markdown in place of what the card says of loading and of how it was trained.
+        sections: Markdown with headings, after the evaluation.
     """
 
     license: str | None = None
@@ -52,10 +61,16 @@ class CardFacts:
     base_model: str | None = None
     results: Path | None = None
     name: str | None = None
+    usage: str | None = None
+    training: str | None = None
+    sections: tuple[str, ...] = ()
 
 
-def write_card(folder: Path, facts: CardFacts) -> Path:
+def write_card(folder: Path, facts: CardFacts, may_be_open: bool = False) -> Path:
     """Write README.md, and the pictures that it shows, into the folder of a saved model.
+
+    Args:
+        may_be_open: leave open what neither files nor `facts` say, for the card of a model that is not published yet.
 
     Raises:
         FileNotFoundError: the folder has no config.json, or the results' folder no results.json.
@@ -64,38 +79,58 @@ def write_card(folder: Path, facts: CardFacts) -> Path:
     """
     folder = Path(folder)
     config, options = _read_json(folder / "config.json"), _training_options(folder)
-    results = _read_results(facts.results)
-    base_model = facts.base_model or options.get("model") or options.get("backbone")
-    license = checked_license(facts.license, _required_license(config, base_model))
-    known = {"license": license, "datasets": facts.datasets, "base_model": base_model}
-    if missing := [name for name, value in known.items() if not value]:
+    base_model = facts.base_model or _start_of(options)
+    license = checked_license(facts.license or options.get("license"), _required_license(config, base_model))
+    datasets = facts.datasets or tuple(options.get("dataset") or ())
+    known = {"license": license, "datasets": datasets, "base_model": base_model}
+    missing = [name for name, value in known.items() if not value]
+    if missing and not may_be_open:
         raise ValueError(f"the model card of {folder} lacks {_options_for(missing)}")
     base_model = None if base_model == _FROM_SCRATCH else base_model
+    task = config.get("task", "panoptic")
+    results = validation_results(facts.results) if facts.results else training_results(folder, task)
     name = facts.name or folder.resolve().name
     data = ModelCardData(
         license=license,
         library_name="transformers",
         pipeline_tag=_PIPELINE,
-        tags=["m2f", "mask2former", f"{config.get('task', 'panoptic')}-segmentation"],
-        datasets=list(facts.datasets),
+        tags=["m2f", "mask2former", f"{task}-segmentation"],
+        datasets=list(datasets) or None,
         base_model=base_model if base_model is None or _is_hub_id(base_model) else None,
         model_name=name,
-        eval_results=_eval_results(results, facts.datasets[0]),
+        eval_results=_eval_results(results, datasets[0]) if results and datasets else None,
     )
     text = card_text(
         name=name,
         config=config,
         processor=_read_json(folder / "preprocessor_config.json"),
         license=license,
-        datasets=facts.datasets,
+        datasets=datasets,
         base_model=base_model,
         options_text=_text_of(folder / _OPTIONS_FILE),
         results=results,
+        speed=training_speed(folder),
         pictures=_copy_pictures(folder),
+        usage=facts.usage,
+        training=facts.training,
+        sections=facts.sections,
     )
-    ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}").save(folder / CARD_FILE)
-    check_card(folder)
+    content = str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}"))
+    replace_text(folder / CARD_FILE, f"{content}\n<!-- written by m2f, {_hash(content)} -->\n")
+    if not missing:
+        check_card(folder)
     return folder / CARD_FILE
+
+
+def is_as_written(folder: Path) -> bool:
+    """Whether README.md is as `write_card` wrote it, so that writing it anew takes nothing from anybody."""
+    text = (Path(folder) / CARD_FILE).read_text(encoding="utf-8")
+    mark = _MARK.search(text)
+    return mark is not None and mark[1] == _hash(text[: mark.start()])
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def check_card(folder: Path):
@@ -112,7 +147,8 @@ def check_card(folder: Path):
     card = ModelCard.load(path)
     missing = [name for name in _NEEDED if not getattr(card.data, name, None)]
     if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)} in its YAML header")
+        remedy = f"; {path.name} written anew gets {_options_for(missing)}" if _options_for(missing) else ""
+        raise ValueError(f"{path} lacks {', '.join(missing)} in its YAML header{remedy}")
     if card.data.pipeline_tag != _PIPELINE:
         raise ValueError(f"{path} has pipeline_tag {card.data.pipeline_tag!r}; models of m2f are for {_PIPELINE}")
     base = card.data.get("base_model")
@@ -141,17 +177,20 @@ def _options_for(missing: Any) -> str:
     return ", ".join(options[name] for name in options if name in missing)
 
 
-def _eval_results(results: Mapping[str, Any] | None, dataset: str) -> list[EvalResult] | None:
+def _start_of(options: Mapping[str, Any]) -> str | None:
+    """What training_options.yaml says that the model was trained from."""
+    return options.get("model") or options.get("backbone") or (_FROM_SCRATCH if options.get("scratch") else None)
+
+
+def _eval_results(results: Mapping[str, Any], dataset: str) -> list[EvalResult]:
     """For `model-index`."""
-    if results is None:
-        return None
     return [
         EvalResult(
             task_type=_PIPELINE,
             task_name=f"{task} segmentation",
             dataset_type=dataset,
             dataset_name=dataset,
-            dataset_split=results["dataset"]["split"],
+            dataset_split=results.get("dataset", {}).get("split"),
             metric_type=_METRICS[name][0],
             metric_name=_METRICS[name][1],
             metric_value=round(value, 5),
@@ -167,25 +206,14 @@ def _copy_pictures(folder: Path) -> list[str]:
     samples = sorted((folder / _SAMPLES).glob("*.png"))
     pictures = [path for path in (*samples[-1:], folder / _CURVES) if path.is_file()]
     if pictures:
-        (folder / _PICTURES).mkdir(exist_ok=True)
+        (folder / PICTURES).mkdir(exist_ok=True)
     names = {_CURVES: "curves.png"}
-    links = [f"{_PICTURES}/{names.get(path.name, 'predictions.png')}" for path in pictures]
+    links = [f"{PICTURES}/{names.get(path.name, 'predictions.png')}" for path in pictures]
     for path, link in zip(pictures, links, strict=True):
-        shutil.copyfile(path, folder / link)
+        unfinished = (folder / link).with_suffix(".unfinished")
+        shutil.copyfile(path, unfinished)
+        os.replace(unfinished, folder / link)
     return links
-
-
-def _read_results(folder: Path | None) -> dict[str, Any] | None:
-    """results.json of `m2f val --output`."""
-    if folder is None:
-        return None
-    path = Path(folder) / "results.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} has no results.json; measure the model with `m2f val --output {folder}`")
-    record = _read_json(path)
-    if not record.get("finished") or "dataset" not in record:
-        raise ValueError(f"{path} is not that of a finished `m2f val`; measure the model with it")
-    return record
 
 
 def _training_options(folder: Path) -> dict[str, Any]:

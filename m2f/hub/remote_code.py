@@ -24,7 +24,18 @@ _ENTRIES = (
 )
 # The one module that reads files beside it, and what stands in its place.
 _SOURCES_MODULE = "m2f.modeling_m2f.kernels.kernel_sources"
+_PROCESSOR_MODULE = _ENTRIES[-1]
 _MODEL = "modeling_m2f.M2FForUniversalSegmentation"
+# transformers saves with an object the files that its own file imports. Of the model's files Trainer's pushes before
+# the last one (`hub_strategy="every_save"`) have only what the processor is saved with, and so it has them all.
+_CODE_OF_THE_MODEL = f'''
+
+def _code_of_the_model():
+    """Never called; stands here so that a saved processor brings the model's files along."""
+    from .{_MODEL.split(".")[0]} import {_MODEL.split(".")[1]}
+
+    return {_MODEL.split(".")[1]}
+'''
 AUTO_MAPS = {
     "config.json": {
         "AutoConfig": "configuration_m2f.M2FConfig",
@@ -55,7 +66,7 @@ def bundle_files() -> dict[str, str]:
         text = _sources_text() if module == _SOURCES_MODULE else _source(module)
         tree = ast.parse(text)
         todo += (node.module for node in _own_imports(tree))
-        files[name] = _flattened(text, tree)
+        files[name] = _flattened(text, tree) + (_CODE_OF_THE_MODEL if module == _PROCESSOR_MODULE else "")
     return dict(sorted(files.items()))
 
 
@@ -78,14 +89,14 @@ def write_bundle(folder: str | os.PathLike):
     if kind != _PACKAGE:
         raise ValueError(f"{config} is of model_type {kind!r}; the code of this package is for {_PACKAGE!r}")
     for name, text in bundle_files().items():
-        _replace(folder / name, text)
+        replace_text(folder / name, text)
     for name, auto_map in AUTO_MAPS.items():
         if (folder / name).is_file():
             fields = json.loads((folder / name).read_text(encoding="utf-8"))
-            _replace(folder / name, json.dumps({**fields, "auto_map": auto_map}, indent=2, sort_keys=True) + "\n")
+            replace_text(folder / name, json.dumps({**fields, "auto_map": auto_map}, indent=2, sort_keys=True) + "\n")
 
 
-def _replace(path: Path, text: str):
+def replace_text(path: Path, text: str):
     """Write a file whole or not at all."""
     unfinished = path.with_name(f".{path.name}.unfinished")
     unfinished.write_text(text, encoding="utf-8")

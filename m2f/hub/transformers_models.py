@@ -34,7 +34,8 @@ def convert(model: PreTrainedModel) -> M2FPreTrainedModel:
 
     classes = {Mask2FormerForUniversalSegmentation: M2FForUniversalSegmentation, Mask2FormerModel: M2FModel}
     target_class = _counterpart(model, classes)
-    return _with_weights_of(model, target_class, M2FConfig.from_dict(model.config.to_dict()))
+    config = M2FConfig.from_dict(model.config.to_dict(), name_or_path=model.config.name_or_path)
+    return _with_weights_of(model, target_class, config)
 
 
 def to_transformers(model: M2FPreTrainedModel) -> PreTrainedModel:

@@ -3,12 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-# facebookresearch/Mask2Former, MODEL_ZOO.md: its code is under MIT, all its published models under this licence.
-ORIGINAL_LICENSE = "cc-by-nc-4.0"
-# Of config.json. transformers writes fields that it does not know back, so that fine-tuned models keep it.
-LICENSE_FIELD = "weights_license"
-# The repositories of the Hub that hold the same weights.
-_ORIGINAL_REPOSITORIES = "facebook/mask2former-"
+from m2f.configuration.configuration_m2f import LICENSE_FIELD, ORIGINAL_LICENSE, ORIGINAL_REPOSITORIES
 
 
 def required_license(config: Mapping[str, Any], *sources: str | None) -> str | None:
@@ -19,7 +14,7 @@ def required_license(config: Mapping[str, Any], *sources: str | None) -> str | N
         sources: checkpoints that the weights come from or were trained from, as far as they are known.
     """
     recorded = config.get(LICENSE_FIELD)
-    if recorded is None and any((source or "").startswith(_ORIGINAL_REPOSITORIES) for source in sources):
+    if recorded is None and any((source or "").startswith(ORIGINAL_REPOSITORIES) for source in sources):
         return ORIGINAL_LICENSE
     return recorded
 

@@ -9,6 +9,7 @@ import hashlib
 import os
 import urllib.parse
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 from m2f.inference.report_template import SCRIPT, STYLE, TEMPLATE
@@ -35,7 +36,7 @@ def render_report(summary: Any, settings: Mapping[str, Any]) -> str:
 
     Args:
         summary: a `Summary`.
-        settings: of the run, shown as they are.
+        settings: of the run, shown as they are, but for the time in nanoseconds at which the checkpoint was written.
     """
     import jinja2
     from markupsafe import Markup
@@ -45,7 +46,7 @@ def render_report(summary: Any, settings: Mapping[str, Any]) -> str:
     total = [sum(counts) for counts in zip(*(row.histogram for row in summary.classes), strict=True)]
     return environment.from_string(TEMPLATE).render(
         summary=summary,
-        settings={name: value for name, value in settings.items() if value is not None},
+        settings={name: _setting(name, value) for name, value in settings.items() if value is not None},
         bars=bars(total, summary.bins, _BAR, _CHART_HEIGHT),
         small_bars=[bars(row.histogram, summary.bins, _SMALL_BAR, _SMALL_HEIGHT) for row in summary.classes],
         chart={"width": _BAR * len(total), "height": _CHART_HEIGHT},
@@ -81,6 +82,12 @@ def _quoted_path(name: str) -> str:
 
 def _number(value: float | None, digits: int = 0) -> str:
     return "" if value is None else f"{value:,.{digits}f}".replace(",", "\u202f")
+
+
+def _setting(name: str, value: Any) -> Any:
+    if name != "checkpoint_written":
+        return value
+    return datetime.fromtimestamp(value / 10**9, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _short_number(value: int) -> str:

@@ -1,30 +1,24 @@
 """The model and the image processor of a checkpoint, ready to predict."""
 
 import os
-import sys
 from typing import Any
 
 import torch
-from packaging.version import InvalidVersion, Version
-from transformers import PretrainedConfig
 from transformers.utils import cached_file, logging
 
+from m2f.checkpoints.bundled_checkpoint import checkpoint_location
+from m2f.checkpoints.checkpoint_config import read_config
 from m2f.image_processing.image_processing_m2f import TASKS, M2FImageProcessor
 from m2f.modeling_m2f.checkpoint_report import CheckpointMismatchError
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 
 logger = logging.get_logger(__name__)
 
-# What is used where no checkpoint is named; None: one must be named.
-DEFAULT_CHECKPOINT: str | None = None
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_KINDS = ("m2f", "mask2former")
-# In config.json: the version of m2f that wrote it.
-_VERSION_FIELD = "m2f_version"
 
 
 def load_model(
-    checkpoint: str | os.PathLike,
+    checkpoint: str | os.PathLike | None,
     task: str | None,
     device: torch.device,
     dtype: torch.dtype,
@@ -35,7 +29,7 @@ def load_model(
     The latter does not say what it was trained for: it is taken for `task`, or for panoptic, with a warning.
 
     Args:
-        checkpoint: folder or Hub id.
+        checkpoint: folder, Hub id or a bundled checkpoint's name; None: the default one of these.
         task: that is wanted.
         processor_fields: settings of the image processor in place of the checkpoint's.
 
@@ -44,9 +38,8 @@ def load_model(
         ValueError: it is of another kind, of a newer version of m2f, or its tensors are not those of its
             configuration.
     """
-    name = os.fspath(checkpoint)
-    fields = _config_fields(name)
-    _check_version(name, fields.get(_VERSION_FIELD))
+    name = checkpoint_location(checkpoint)
+    fields = read_config(name)
     trained_for = fields.get("task") or _assumed_task(name, task)
     try:
         # The files' own type by default, which may be float16 to save space.
@@ -117,36 +110,6 @@ def choose_task(wanted: str | None, trained_for: str, has_things: bool) -> str:
             f"{'' if has_things else ' without things'} predicts {', '.join(possible)}"
         )
     return wanted
-
-
-def _config_fields(name: str) -> dict[str, Any]:
-    is_path = os.path.isabs(name) or name.startswith((".", "~")) or name.count("/") > 1
-    if not os.path.isdir(name) and (is_path or os.path.exists(name)):
-        raise FileNotFoundError(f"there is no checkpoint folder {name}")
-    if os.path.isdir(name) and not os.path.isfile(os.path.join(name, "config.json")):
-        raise FileNotFoundError(f"the folder {name} is no checkpoint: it has no config.json")
-    fields, _ = PretrainedConfig.get_config_dict(name)
-    kind = fields.get("model_type")
-    if kind not in _KINDS:
-        raise ValueError(f"{name} is a checkpoint of model_type {kind!r}; {' or '.join(_KINDS)} is needed")
-    return fields
-
-
-def _check_version(name: str, written_by: str | None):
-    """Raise ValueError where a checkpoint was written by a newer version; one that only corrects errors is none."""
-    if written_by is None:
-        return
-    # Read from the package itself: the library imports from files only.
-    installed = sys.modules["m2f"].__version__
-    try:
-        newer = Version(written_by).release[:2] > Version(installed).release[:2]
-    except InvalidVersion as error:
-        raise ValueError(f"the config.json of {name} has an unreadable {_VERSION_FIELD}: {written_by!r}") from error
-    if newer:
-        raise ValueError(
-            f"{name} was written by m2f {written_by}, and m2f {installed} is installed; install that version or a "
-            "later one"
-        )
 
 
 def _assumed_task(name: str, task: str | None) -> str:

@@ -12,6 +12,7 @@ from m2f.data.segment_overlay import distinct_colours, draw_segment_map
 from m2f.inference.detection import Detection, boxes_of_ids
 from m2f.inference.segment import Segment
 from m2f.inference.segment_captions import draw_captions
+from m2f.inference.task_decoding import Found
 from m2f.inference.tile_stitching import paint_ids
 
 # A picture is drawn in bands of so many pixels, as drawing needs 12 bytes and more for each of them.
@@ -42,6 +43,15 @@ class SegmentationResult:
         self.image, self.task, self.name = image, task, name
         self.segments, self.id2label = list(segments), dict(id2label)
         self._ids = ids
+
+    @classmethod
+    def from_found(
+        cls, image: Image.Image, task: str, found: Found, id2label: Mapping[int, str], name: str = ""
+    ) -> "SegmentationResult":
+        """Of what is found for a task."""
+        if task == "instance":
+            return cls.from_detections(image, found, id2label, name)
+        return cls.from_map(image, task, *found, id2label, name)
 
     @classmethod
     def from_detections(

@@ -1,8 +1,7 @@
 """Segmenter: a checkpoint that segments images of all kinds, at their own size."""
 
 import os
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,41 +9,18 @@ import torch
 from PIL import Image
 
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
+from m2f.image_processing.tile_setting import choose_tile
 from m2f.inference.batch_pipeline import BatchPipeline
 from m2f.inference.image_sources import name_of, read_image
-from m2f.inference.memory_limits import check_memory_of_tiles, memory_errors
+from m2f.inference.memory_limits import memory_errors
 from m2f.inference.model_loading import choose_task, find_device, find_dtype, load_model
 from m2f.inference.segmentation_result import SegmentationResult
-from m2f.inference.task_decoding import TaskDecoder, ViewOutputs
-from m2f.inference.tile_grid import check_tile, tile_boxes, tile_input_size
-from m2f.inference.tile_merging import merge_detections
-from m2f.inference.tile_stitching import SemanticStitching, stitch_panoptic
+from m2f.inference.task_decoding import TaskDecoder
+from m2f.inference.view_segmentation import View, ViewSegmentation
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 
 _INSTANCE_THRESHOLD = 0.5
 _MASK_THRESHOLD = 0.5
-
-
-@dataclass(frozen=True)
-class View:
-    """An image or a tile, ready for the model.
-
-    item: what was read.
-    image: upright RGB.
-    inputs: the model's, for this view alone; None for an image that is to be cut into tiles.
-    key: the padded shape; views of one shape may come together.
-    """
-
-    item: Any
-    image: Image.Image
-    name: str
-    inputs: dict[str, torch.Tensor] | None
-    key: Hashable
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width)."""
-        return self.image.height, self.image.width
 
 
 class Segmenter:
@@ -62,9 +38,11 @@ class Segmenter:
         max_detections: (query, class) pairs that are considered for instances; by default as many as queries.
         tile: pixels; images that are higher or wider are cut into overlapping tiles of this size, and the tiles'
             results are merged, see `m2f.inference.tile_merging` and `tile_stitching`. The processor resizes a tile as
-            it would an image of that size.
-        tile_overlap: pixels that neighbouring tiles share at least, up to half of a tile; a quarter of it by default.
-            Objects that are no longer are whole in one tile.
+            it would an image of that size. By default the processor's `tile`, which most checkpoints do not have; 0
+            for no tiles.
+        tile_overlap: pixels that neighbouring tiles share at least, up to half of a tile; by default the processor's
+            `tile_overlap` with its tile, and else a quarter of the tile. Objects that are no longer are whole in one
+            tile.
         batch_size: images or tiles of one padded shape that the model gets at a time.
         workers: threads that read and prepare images, and as many that make results of the outputs.
 
@@ -87,6 +65,7 @@ class Segmenter:
         workers: int = 2,
     ):
         self.model, self.processor = model, processor
+        self.id2label = {int(label): name for label, name in model.config.id2label.items()}
         self.task = choose_task(task, processor.task, processor.thing_label_ids != [])
         thresholds = {"threshold": threshold, "mask_threshold": mask_threshold}
         _check_thresholds(self.task, thresholds)
@@ -101,15 +80,17 @@ class Segmenter:
             default if threshold is None else threshold,
             _MASK_THRESHOLD if mask_threshold is None else mask_threshold,
             max_detections,
+            len(self.id2label),
         )
-        self.tile, self.tile_overlap = tile, check_tile(tile, tile_overlap)
+        self.tile, self.tile_overlap = choose_tile(tile, tile_overlap, processor.tile, processor.tile_overlap)
         self.batch_size, self.workers = batch_size, workers
-        self.id2label = {int(label): name for label, name in model.config.id2label.items()}
+        tiling = (self.tile, self.tile_overlap, batch_size, workers)
+        self._views = ViewSegmentation(model, processor, [self.decoder], *tiling)
 
     @classmethod
     def from_pretrained(
         cls,
-        checkpoint: str | os.PathLike,
+        checkpoint: str | os.PathLike | None = None,
         task: str | None = None,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
@@ -121,7 +102,8 @@ class Segmenter:
         The latter does not say what it was trained for: it is taken for `task`, or for panoptic, with a warning.
 
         Args:
-            checkpoint: folder or Hub id.
+            checkpoint: folder, Hub id or name of a bundled checkpoint; without one the bundled "nuclei", see
+                `checkpoint_location` in m2f.checkpoints.bundled_checkpoint.
             task, settings: see the class.
             device: such as "cpu" or "cuda:1"; by default a GPU if there is one.
             dtype: of weights and computation, "float32" (default), "bfloat16" or "float16".
@@ -142,7 +124,7 @@ class Segmenter:
         """Labels whose objects the model tells apart."""
         if self.processor.task == "semantic":
             return []
-        fused = self.decoder.fused_labels(len(self.id2label)) if self.processor.task == "panoptic" else set()
+        fused = self.decoder.fused_labels() if self.processor.task == "panoptic" else set()
         return sorted(set(self.id2label) - fused)
 
     def __call__(self, images: Any) -> SegmentationResult | list[SegmentationResult] | Iterator[SegmentationResult]:
@@ -177,8 +159,8 @@ class Segmenter:
             finish: makes of an item and its result what is wanted.
         """
         return BatchPipeline(
-            prepare=lambda item: self._view(item, *read(item)),
-            compute=self._compute,
+            prepare=lambda item: self._views.prepare(item, *read(item)),
+            compute=self._views.compute,
             finish=lambda view, computed: finish(view.item, self._result(view, computed)),
             batch_size=self.batch_size,
             workers=self.workers,
@@ -191,88 +173,10 @@ class Segmenter:
                 raise outcome.error
             yield outcome.result
 
-    def _view(self, item: Any, image: Image.Image, name: str, input_size: tuple[int, int] | None = None) -> View:
-        """
-        Args:
-            input_size: (height, width) to resize to, in place of what the processor's `size` says.
-        """
-        if input_size is None and self.tile is not None and max(image.size) > self.tile:
-            return View(item, image, name, None, None)
-        size = {} if input_size is None else {"size": dict(zip(("height", "width"), input_size, strict=True))}
-        with memory_errors("the input"):
-            inputs = dict(self.processor(image, return_tensors="pt", **size))
-        return View(item, image, name, inputs, tuple(inputs["pixel_values"].shape))
-
-    def _compute(self, views: Sequence[View]) -> list[ViewOutputs | SegmentationResult]:
-        if views[0].inputs is None:
-            return [self._segment_tiles(view) for view in views]
-        parameter = next(self.model.parameters())
-        inputs = {name: torch.cat([view.inputs[name] for view in views]) for name in views[0].inputs}
-        with torch.inference_mode(), memory_errors("the model's computation"):
-            outputs = self.model(
-                pixel_values=inputs["pixel_values"].to(parameter.device, parameter.dtype),
-                pixel_mask=inputs["pixel_mask"].to(parameter.device),
-            )
-        return ViewOutputs.split(outputs)
-
-    def _result(self, view: View, computed: ViewOutputs | SegmentationResult) -> SegmentationResult:
-        if isinstance(computed, SegmentationResult):
-            return computed
+    def _result(self, view: View, computed: Any) -> SegmentationResult:
+        (found,) = self._views.found(view, computed)
         with memory_errors("the result"):
-            if self.task == "instance":
-                found = self.decoder.detections(computed, view.size)
-                return SegmentationResult.from_detections(view.image, found, self.id2label, view.name)
-            decode = self.decoder.panoptic if self.task == "panoptic" else self.decoder.semantic
-            ids, infos = decode(computed, view.size)
-            return SegmentationResult.from_map(view.image, self.task, ids, infos, self.id2label, view.name)
-
-    def _segment_tiles(self, view: View) -> SegmentationResult:
-        """A large image: its tiles go through a pipeline of their own."""
-        check_memory_of_tiles(view.size)
-        tiles = tile_boxes(view.size, self.tile, self.tile_overlap)
-
-        def tile_view(tile):
-            size = (tile.height, tile.width)
-            if self.processor.do_resize:
-                size = tile_input_size(size, self.tile, dict(self.processor.size))
-            return self._view(tile, view.image.crop(tile), view.name, size)
-
-        pipeline = BatchPipeline(
-            tile_view, self._compute, self._tile_result, self.batch_size, self.workers, item_errors=()
-        )
-        outcomes = pipeline.run_in_order(tiles)
-        with memory_errors("the result"):
-            if self.task == "semantic":
-                return self._stitched_semantic(view, tiles, outcomes)
-            results = [_result_of(outcome) for outcome in outcomes]
-            if self.task == "instance":
-                found = merge_detections(tiles, results, view.size)
-                return SegmentationResult.from_detections(view.image, found, self.id2label, view.name)
-            fused = self.decoder.fused_labels(len(self.id2label))
-            ids, infos = stitch_panoptic(tiles, results, view.size, self.tile_overlap, fused)
-            return SegmentationResult.from_map(view.image, self.task, ids, infos, self.id2label, view.name)
-
-    def _tile_result(self, view: View, outputs: ViewOutputs) -> Any:
-        with memory_errors("the result"):
-            if self.task == "instance":
-                tile = view.item
-                return [found.moved(tile.left, tile.top) for found in self.decoder.detections(outputs, view.size)]
-            # Scores are large; they are made one tile at a time.
-            return outputs if self.task == "semantic" else self.decoder.panoptic(outputs, view.size)
-
-    def _stitched_semantic(self, view: View, tiles: Sequence, outcomes: Iterable) -> SegmentationResult:
-        stitching = SemanticStitching(tiles, view.size, self.tile_overlap)
-        for outcome in outcomes:
-            tile = outcome.item
-            stitching.add(tile, self.decoder.scores(_result_of(outcome), (tile.height, tile.width)))
-        ids, infos = stitching.segments()
-        return SegmentationResult.from_map(view.image, "semantic", ids, infos, self.id2label, view.name)
-
-
-def _result_of(outcome: Any) -> Any:
-    if outcome.error is not None:
-        raise outcome.error
-    return outcome.result
+            return SegmentationResult.from_found(view.image, self.task, found, self.id2label, view.name)
 
 
 def _is_one_image(images: Any) -> bool:

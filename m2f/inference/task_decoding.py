@@ -12,6 +12,9 @@ from m2f.inference.detection import Detection, detections_from_masks
 from m2f.inference.memory_limits import check_memory
 from m2f.inference.tile_stitching import PanopticTile
 
+# Instances, which may overlap; or a map of segments that do not.
+Found = list[Detection] | PanopticTile
+
 _LEAST_TOP_K = 100  # the original's number of (query, class) pairs
 
 
@@ -41,6 +44,7 @@ class TaskDecoder:
         mask_threshold: mask probability from which a pixel belongs to a segment.
         max_detections: number of (query, class) pairs of an instance prediction that are considered; None: as many as
             queries, at least 100.
+        num_labels: that the model knows.
     """
 
     processor: M2FImageProcessor
@@ -48,11 +52,21 @@ class TaskDecoder:
     threshold: float
     mask_threshold: float
     max_detections: int | None
+    num_labels: int
 
-    def fused_labels(self, num_labels: int) -> set[int]:
+    def fused_labels(self) -> set[int]:
         """Labels of stuff, whose segments are one."""
         things = self.processor.thing_label_ids
-        return set() if things is None else set(range(num_labels)) - set(things)
+        return set() if things is None else set(range(self.num_labels)) - set(things)
+
+    def decode(self, outputs: ViewOutputs, size: tuple[int, int]) -> Found:
+        """What the task asks for.
+
+        Args:
+            size: (height, width) that results are wanted at.
+        """
+        decode = {"instance": self.detections, "panoptic": self.panoptic, "semantic": self.semantic}
+        return decode[self.task](outputs, size)
 
     def detections(self, outputs: ViewOutputs, size: tuple[int, int]) -> list[Detection]:
         """The objects, best score first.
@@ -83,8 +97,7 @@ class TaskDecoder:
 
     def scores(self, outputs: ViewOutputs, size: tuple[int, int]) -> Tensor:
         """(K, H, W) semantic scores."""
-        num_labels = outputs.class_queries_logits.shape[-1] - 1
-        check_memory(size, 2 * num_labels, torch.float32.itemsize, outputs.masks_queries_logits.device)
+        check_memory(size, 2 * self.num_labels, torch.float32.itemsize, outputs.masks_queries_logits.device)
         result = self.processor.post_process_semantic_segmentation(
             outputs, target_sizes=[size], return_segmentation_scores=True
         )[0]

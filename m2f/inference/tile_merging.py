@@ -1,39 +1,47 @@
 """Objects found in overlapping tiles, put together to the objects of the image.
 
-An object that lies on several tiles is found in each, cut by the tiles' borders. Two finds of one label in two tiles
-are one object if they agree where both tiles see the image, in the zone that the two tiles share:
+A find is whole, or a border of its tile cuts it. Objects that are no longer than the overlap are whole in one tile at
+least, and cut or whole in others; longer ones may be cut everywhere.
 
-1. the intersection of their masks in the zone is more than half of their union; or
-2. one of them, which has no such partner in the other tile, touches a border of its tile inside the image, has fewer
-   pixels in the zone, and most of them lie in the other. (A tile often sees several pieces of an object that is whole
-   in the next one, or a sliver.)
+1. Cut finds that are parts of one object are united, see `tile_parts.group_parts`.
+2. All that there is then, best score first, is kept or dropped. The score of what is cut counts half, united or not:
+   the model saw less of it, so that a whole find wins against a cut one of the same object. Dropped is
+   - what has at least half of its pixels in those that were kept from other tiles: the same object again, or a blob
+     of low score over several objects that are certain, or a part of what another tile saw whole;
+   - what is nearly the same (intersection over union above 0.7) as one kept from the same tile. Otherwise the model
+     saw both at once and told them apart, so both stay, as an object that lies on another.
+   Finds of different labels do not exclude each other, but for cut ones that were not united: what the other tile saw
+   of them, it may have taken for another class.
 
-One object's parts are united; its score is that of its largest part, the best view. What is cut by a border, has no
-partner, and lies for the most part under a larger find of another tile and label is dropped: the other tile saw more.
-Two objects that touch share hardly a pixel in the zone, so they stay two.
+Scores themselves do not change.
 """
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from itertools import combinations
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from m2f.inference.detection import Box, Detection
+from m2f.inference.tile_parts import BoxGrid, Find, group_parts, is_cut, united
 
-_SAME_OVER_UNION = 0.5
-_SAME_OVER_SMALLER = 0.7
-# A mask is predicted for cells of several pixels, so one that is cut may end this share of the tile before the border.
-_BORDER_SHARE = 1 / 128
+_CUT_SCORE_SHARE = 0.5
+_TAKEN_SHARE = 0.5
+_SAME_IN_TILE = 0.7
 
 
-class _Find(NamedTuple):
-    """A detection, its tile's number, and whether a border of the tile inside the image cuts it."""
+class _Candidate(NamedTuple):
+    """A whole find, or what was made of cut ones.
+
+    tiles: that it was found in.
+    rank: score that decides the order.
+    is_lone_part: whether it is cut and was not united.
+    """
 
     detection: Detection
-    tile: int
-    is_cut: bool
+    area: int
+    tiles: frozenset[int]
+    rank: float
+    is_lone_part: bool
 
 
 def merge_detections(
@@ -46,118 +54,51 @@ def merge_detections(
         detections: of each tile, in the image's pixels.
         size: (height, width) of the image.
     """
-    finds = [
-        _Find(detection, number, _is_cut(detection.box, tile, size))
-        for number, (tile, found) in enumerate(zip(tiles, detections, strict=True))
-        for detection in found
-    ]
-    of_tile: dict[int, list[int]] = defaultdict(list)
-    for index, find in enumerate(finds):
-        of_tile[find.tile].append(index)
-    groups = _Groups(len(finds))
-    zones = [
-        (zone, of_tile[i], of_tile[j])
-        for i, j in combinations(sorted(of_tile), 2)
-        if not (zone := tiles[i].common(tiles[j])).is_empty
-    ]
-    for zone, first, second in zones:
-        for a, b in _same_objects(finds, zone, first, second):
-            groups.join(a, b)
-    dropped = {
-        index for _, first, second in zones for index in _hidden(finds, first, second) if groups.is_alone(index)
-    }
-    merged = [_united([finds[i].detection for i in group]) for group in groups.all() if not dropped >= set(group)]
-    return sorted(merged, key=lambda detection: -detection.score)
+    whole, cut = [], []
+    for number, (tile, found) in enumerate(zip(tiles, detections, strict=True)):
+        for detection in found:
+            (cut if is_cut(detection.box, tile, size) else whole).append(Find(detection, number))
+    groups = [[cut[position] for position in group] for group in group_parts(cut, tiles)] if cut else []
+    # A whole find before a cut one of the same rank.
+    candidates = [_candidate([find], False) for find in whole] + [_candidate(group, True) for group in groups]
+    cell = max(max(tile.height, tile.width) for tile in tiles) // 4
+    return sorted(_winners(candidates, cell), key=lambda detection: -detection.score)
 
 
-def _is_cut(box: Box, tile: Box, size: tuple[int, int]) -> bool:
-    near = max(2, round(max(tile.height, tile.width) * _BORDER_SHARE))
-    return (
-        (tile.left > 0 and box.left < tile.left + near)
-        or (tile.top > 0 and box.top < tile.top + near)
-        or (tile.right < size[1] and box.right > tile.right - near)
-        or (tile.bottom < size[0] and box.bottom > tile.bottom - near)
-    )
+def _candidate(finds: Sequence[Find], are_cut: bool) -> _Candidate:
+    detection = united([find.detection for find in finds])
+    rank = detection.score * (_CUT_SCORE_SHARE if are_cut else 1)
+    tiles = frozenset(find.tile for find in finds)
+    return _Candidate(detection, detection.area, tiles, rank, are_cut and len(finds) == 1)
 
 
-def _same_objects(
-    finds: Sequence[_Find], zone: Box, first: Sequence[int], second: Sequence[int]
-) -> Iterator[tuple[int, int]]:
-    """Pairs of indices of finds, one of each tile, that are one object."""
-    partnered, others = set(), []
-    for a, b in _touching_pairs(finds, first, second, zone):
-        one, other = finds[a].detection, finds[b].detection
-        if one.label_id != other.label_id or not (shared := one.shared_pixels(other, zone)):
+def _winners(candidates: Sequence[_Candidate], cell: int) -> list[Detection]:
+    kept: list[_Candidate] = []
+    grid = BoxGrid(cell)
+    for candidate in sorted(candidates, key=lambda candidate: -candidate.rank):
+        if not _is_taken(candidate, (kept[number] for number in grid.near(candidate.detection.box))):
+            grid.add(len(kept), candidate.detection.box)
+            kept.append(candidate)
+    return [candidate.detection for candidate in kept]
+
+
+def _is_taken(candidate: _Candidate, kept: Iterable[_Candidate]) -> bool:
+    """
+    Args:
+        kept: those near it.
+    """
+    detection, area = candidate.detection, candidate.area
+    left, top = detection.box[:2]
+    taken = np.zeros(detection.pixels.shape, bool)
+    for other in kept:
+        common = detection.box.common(other.detection.box)
+        has_label = detection.label_id == other.detection.label_id
+        if common.is_empty or not (has_label or candidate.is_lone_part):
             continue
-        areas = [int(np.count_nonzero(detection.inside(zone))) for detection in (one, other)]
-        if shared > _SAME_OVER_UNION * (sum(areas) - shared):
-            partnered |= {a, b}
-            yield a, b
-        elif shared >= _SAME_OVER_SMALLER * min(areas):
-            others.append((a, b, a if areas[0] < areas[1] else b))
-    for a, b, smaller in others:
-        if finds[smaller].is_cut and smaller not in partnered:
-            yield a, b
-
-
-def _hidden(finds: Sequence[_Find], first: Sequence[int], second: Sequence[int]) -> Iterator[int]:
-    """Finds that are cut and lie under a larger one of another label in the other tile."""
-    for pair in _touching_pairs(finds, first, second):
-        small, large = sorted(pair, key=lambda index: finds[index].detection.area)
-        detection, other = finds[small].detection, finds[large].detection
-        if not finds[small].is_cut or detection.label_id == other.label_id or detection.area == other.area:
-            continue
-        if detection.shared_pixels(other) >= _SAME_OVER_SMALLER * detection.area:
-            yield small
-
-
-def _touching_pairs(
-    finds: Sequence[_Find], first: Sequence[int], second: Sequence[int], zone: Box | None = None
-) -> Iterator[tuple[int, int]]:
-    """Pairs whose boxes have pixels in common, in the zone if one is given."""
-    boxes = np.array([finds[index].detection.box for index in second])
-    for a in first:
-        box = finds[a].detection.box
-        box = box if zone is None else box.common(zone)
-        common = np.minimum(boxes[:, 2:], box[2:]) - np.maximum(boxes[:, :2], box[:2])
-        yield from ((a, second[place]) for place in np.flatnonzero((common > 0).all(1)))
-
-
-def _united(parts: Sequence[Detection]) -> Detection:
-    if len(parts) == 1:
-        return parts[0]
-    box = parts[0].box
-    for part in parts[1:]:
-        box = box.around(part.box)
-    pixels = np.zeros((box.height, box.width), bool)
-    for part in parts:
-        pixels[part.box.moved(-box.left, -box.top).slices] |= part.pixels
-    largest = max(parts, key=lambda part: (part.area, part.score))
-    return Detection(largest.label_id, largest.score, box, pixels)
-
-
-class _Groups:
-    """Numbers from 0 on, of which some are joined (disjoint sets)."""
-
-    def __init__(self, count: int):
-        self._parent = list(range(count))
-        self._joined: set[int] = set()
-
-    def join(self, a: int, b: int):
-        self._joined |= {a, b}
-        self._parent[self._root(a)] = self._root(b)
-
-    def is_alone(self, index: int) -> bool:
-        return index not in self._joined
-
-    def all(self) -> list[list[int]]:
-        members = defaultdict(list)
-        for index in range(len(self._parent)):
-            members[self._root(index)].append(index)
-        return list(members.values())
-
-    def _root(self, index: int) -> int:
-        while self._parent[index] != index:
-            self._parent[index] = self._parent[self._parent[index]]  # halves the way for the next time
-            index = self._parent[index]
-        return index
+        if candidate.tiles.isdisjoint(other.tiles):
+            taken[common.moved(-left, -top).slices] |= other.detection.inside(common)
+        elif has_label and min(area, other.area) > _SAME_IN_TILE * max(area, other.area):
+            shared = detection.shared_pixels(other.detection)
+            if shared > _SAME_IN_TILE * (area + other.area - shared):
+                return True
+    return np.count_nonzero(taken & detection.pixels) >= _TAKEN_SHARE * area

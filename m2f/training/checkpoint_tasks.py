@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from transformers import PretrainedConfig
 from transformers.utils import cached_file
 
+from m2f.checkpoints.bundled_checkpoint import checkpoint_location
+from m2f.checkpoints.checkpoint_config import read_config
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.modeling_m2f.checkpoint_report import CheckpointMismatchError
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
@@ -19,7 +20,6 @@ TASKS_OF = {
     "instance": ("instance",),
     "semantic": ("semantic",),
 }
-_KINDS = ("m2f", "mask2former")
 
 
 class Checkpoint(NamedTuple):
@@ -51,19 +51,18 @@ def load_checkpoint(
     made for, unless told otherwise, and those that are things in the dataset.
 
     Args:
-        name: folder or Hub id.
+        name: folder, Hub id or a bundled checkpoint's name.
         trained_for: task, in place of the checkpoint's own.
         say: called with lines for the person at the terminal.
         processor_fields: settings of the image processor in place of the checkpoint's.
 
     Raises:
         OSError: it cannot be found or read.
-        ValueError: it is of another kind, or its tensors are not those of its configuration.
+        ValueError: it is of another kind, of a newer version of m2f, or its tensors are not those of its
+            configuration.
     """
-    fields, _ = PretrainedConfig.get_config_dict(name)
-    kind = fields.get("model_type", _KINDS[0])  # without config.json the weights are missed below
-    if kind not in _KINDS:
-        raise ValueError(f"{name} is a checkpoint of model_type {kind!r}; {' or '.join(_KINDS)} is needed")
+    name = checkpoint_location(name)
+    fields = read_config(name)
     try:
         model = M2FForUniversalSegmentation.from_pretrained(name)
     except CheckpointMismatchError as error:

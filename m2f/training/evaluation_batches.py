@@ -50,6 +50,7 @@ def evaluation_loader(
 
     Args:
         skip_broken: leave out images that cannot be read, with a warning for each; otherwise they raise ValueError.
+        views: none for samples alone, without inputs.
     """
     return DataLoader(
         _Items(dataset, skip_broken),

@@ -2,12 +2,13 @@
 process."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import send_to_device
+from PIL import Image
 from torch import nn
 from tqdm import tqdm
 from transformers.modeling_outputs import ModelOutput
@@ -36,6 +37,8 @@ METRICS = {
     "semantic": ("mIoU", "fwIoU", "mACC", "pACC"),
 }
 Observer = Callable[[Sample, ModelOutput], None]
+# From an image to a prediction for each task, in the forms of post-processing.
+Predictor = Callable[[Image.Image], Mapping[str, Any]]
 
 
 def make_metric(dataset: Any, task: str | None = None) -> StreamingMetric:
@@ -96,6 +99,7 @@ def evaluate_tasks(
     workers: int = 0,
     skip_broken: bool = False,
     observe: Observer | None = None,
+    predict: Predictor | None = None,
     progress: bool = False,
 ) -> int:
     """Run a model once on every image, at each image's own size, and count the outputs for several tasks. The metrics
@@ -117,20 +121,26 @@ def evaluate_tasks(
         skip_broken: leave out images that cannot be read, with a warning for each; otherwise they raise.
         observe: called with each image's sample and the outputs for it (batch dimension 1), where it is computed; not
             with several views.
+        predict: what to do with each image in place of one batch through the model, such as to cut it into tiles; it
+            calls the model itself, however often for an image. Not with several views, nor with `observe`.
         progress: show a bar.
 
     Returns:
         Images that this process counted.
 
     Raises:
-        ValueError: an image cannot be read (see `skip_broken`), or none can; or several views of another task.
+        ValueError: an image cannot be read (see `skip_broken`), or none can; several views of another task, or what
+            does not go with `predict`.
     """
     views = tuple(views)
     tasks = [measurement.task for measurement in measurements]
     if len(views) > 1 and (set(tasks) != {"semantic"} or observe):
         raise ValueError(f"several views are averaged for the task semantic alone, not for {', '.join(tasks)}")
+    if predict and (len(views) > 1 or observe):
+        raise ValueError("several views, or an observer of outputs, are for images that the model sees as a whole")
     for measurement in measurements:
         measurement.metric.reset()
+    batch_size, views = (1, ()) if predict else (batch_size, views)
     state, counted = PartialState(), 0
     sizes = processed_sizes(dataset, processor) if by_shape and batch_size > 1 else None
     batches = batches_by_shape(sizes, batch_size) if sizes else batches_in_order(len(dataset), batch_size)
@@ -138,8 +148,20 @@ def evaluate_tasks(
     loader = evaluation_loader(dataset, processor, share, workers, skip_broken, views)
     with _evaluating(model):
         for batch in tqdm(loader, "evaluating", leave=False, disable=not progress, unit="batch"):
-            counted += _count_batch(model, processor, batch, views, measurements, observe)
+            if predict:
+                counted += _count_predicted(predict, batch, measurements)
+            else:
+                counted += _count_batch(model, processor, batch, views, measurements, observe)
     return counted
+
+
+def _count_predicted(predict: Predictor, batch: EvaluationBatch, measurements: Sequence[TaskMeasurement]) -> int:
+    own = [(index, sample) for index, sample in zip(batch.indices, batch.samples, strict=True) if index is not None]
+    for index, sample in own:
+        predictions = predict(sample.image)
+        for measurement in measurements:
+            measurement.count(index, sample, measurement.relabelled(predictions[measurement.task]))
+    return len(own)
 
 
 def _count_batch(

@@ -2,40 +2,75 @@
 
 import argparse
 import dataclasses
-import difflib
-import functools
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from m2f.training.training_options import TrainingOptions
+from m2f.training.option_file import nearest, read_mapping, typed
+from m2f.training.training_options import PRECISION_OF_DTYPE, TrainingOptions
 from m2f.training.training_presets import START_FIELDS, training_preset
 
 _FIELDS = {entry.name: entry for entry in dataclasses.fields(TrainingOptions)}
 _TYPES = typing.get_type_hints(TrainingOptions)
 _METAVARS = {str: "TEXT", int: "N", float: "X"}
+_METAVARS_OF = {
+    "preset": "NAME",
+    "data": "DATA",
+    "data_format": "NAME",
+    "data_options": "NAME=VALUE",
+    "image_folder": "FOLDER",
+    "train_split": "NAME",
+    "validation_data": "DATA",
+    "validation_image_folder": "FOLDER",
+    "validation_split": "NAME",
+    "model": "CHECKPOINT",
+    "backbone": "NAME",
+    "scratch": "FILE",
+    "device": "NAME",
+    "output": "FOLDER",
+    "log_with": "NAME",
+    "license": "ID",
+    "dataset": "NAME",
+}
+_PRECISION = "mixed_precision"
+# Names by which other commands call the same.
+_OTHER_NAMES = {"format": "data_format", "dtype": _PRECISION, "out": "output"}
+_COMMAND = "m2f train"
 # argparse would list all flags.
 _USAGE = "%(prog)s --data DATA (--model | --backbone | --scratch) NAME [--config FILE.yaml] [option ...]"
 
 
-def add_option_arguments(parser: argparse.ArgumentParser):
-    """A flag for each field, and `--config`. A flag that is not given leaves no attribute."""
+def add_option_arguments(parser: argparse.ArgumentParser, last: Sequence[str] = ()):
+    """A flag for each field, and `--config`. A flag that is not given leaves no attribute.
+
+    Args:
+        last: flags that the help ends with, in this order.
+    """
+    at_end = [name for name in (_OTHER_NAMES.get(name, name) for name in last) if name in _FIELDS]
+    for name in [name for name in _FIELDS if name not in at_end]:
+        _add_flag(parser, name)
     parser.add_argument("--config", type=Path, metavar="FILE.yaml", help="options of this file; flags win over it")
-    for name, entry in _FIELDS.items():
-        flag, kind = "--" + name.replace("_", "-"), _value_type(name)
-        help = entry.metadata["help"].replace("%", "%%") + _default_text(entry.default)
-        settings: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": help}
-        if kind is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, **settings)
-            continue
-        if _is_list(name):
-            settings["nargs"] = "*"
-        metavar = "|".join(entry.metadata["choices"] or (_METAVARS[kind],))
-        parser.add_argument(flag, type=kind, metavar=metavar, **settings)
+    for name in at_end:
+        _add_flag(parser, name)
     parser.usage = _USAGE
-    parser.error = functools.partial(_error_with_nearest_flags, parser.error)
+
+
+def _add_flag(parser: argparse.ArgumentParser, name: str):
+    entry, kind = _FIELDS[name], _value_type(name)
+    help = entry.metadata["help"].replace("%", "%%") + ("" if name == _PRECISION else _default_text(entry.default))
+    settings: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": help}
+    names = [name, *(other for other, field in _OTHER_NAMES.items() if field == name)]
+    flags = ["--" + spelling.replace("_", "-") for spelling in names]
+    if kind is bool:
+        parser.add_argument(*flags, action=argparse.BooleanOptionalAction, **settings)
+        return
+    if _is_list(name):
+        settings["nargs"] = "*"
+    choices = PRECISION_OF_DTYPE if name == _PRECISION else entry.metadata["choices"]
+    metavar = f"{{{','.join(choices)}}}" if choices else _METAVARS_OF.get(name, _METAVARS[kind])
+    parser.add_argument(*flags, type=kind, metavar=metavar, **settings)
 
 
 def options_from_arguments(args: argparse.Namespace) -> TrainingOptions:
@@ -70,16 +105,7 @@ def read_options(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         ValueError: it is no mapping of options to values; the nearest names are given for an unknown one.
     """
-    import yaml
-
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no yaml file: {error}") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold lines of the form `option: value`, got {type(values).__name__}")
+    values = {_OTHER_NAMES.get(name, name): value for name, value in read_mapping(path).items()}
     try:
         return {name: _converted(name, value) for name, value in values.items()}
     except ValueError as error:
@@ -101,27 +127,17 @@ def plain_values(options: TrainingOptions) -> dict[str, Any]:
 def _converted(name: str, value: Any) -> Any:
     """The value in the field's type."""
     if name not in _FIELDS:
-        raise ValueError(f"unknown option {name!r}; {_nearest(str(name), _FIELDS)}")
+        raise ValueError(f"unknown option {name!r}; {nearest(str(name), _FIELDS, _COMMAND)}")
     if value is None and type(None) in typing.get_args(_TYPES[name]):
         return None
     kind = _value_type(name)
+    if name == _PRECISION:
+        value = PRECISION_OF_DTYPE.get(value, value)
     if _is_list(name):
         if not isinstance(value, list | tuple):
             raise ValueError(f"{name} is {value!r}; a list is needed, such as [{kind(1)}, {kind(2)}]")
-        return tuple(_scalar(name, kind, entry) for entry in value)
-    return _scalar(name, kind, value)
-
-
-def _scalar(name: str, kind: type, value: Any) -> Any:
-    if type(value) is kind:
-        return value
-    # yaml 1.1 takes 1e-4 (without a dot) for text, and 1 for an int where a float is meant.
-    if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    raise ValueError(f"{name} is {value!r}; {'true or false' if kind is bool else kind.__name__} is needed")
+        return tuple(typed(name, kind, entry) for entry in value)
+    return typed(name, kind, value)
 
 
 def _value_type(name: str) -> type:
@@ -140,15 +156,3 @@ def _default_text(default: Any) -> str:
     if default is None or default == "" or default == () or isinstance(default, bool):
         return ""
     return f" ({default})"
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    return f"did you mean {', '.join(near)}?" if near else "m2f train --help lists all"
-
-
-def _error_with_nearest_flags(error, message: str):
-    prefix, _, rest = message.partition("unrecognized arguments:")
-    unknown = [word.split("=")[0] for word in rest.split() if word.startswith("--")]
-    flags = ["--" + name.replace("_", "-") for name in _FIELDS]
-    error("; ".join([message, *(f"{word}: {_nearest(word, flags)}" for word in unknown)]))

@@ -7,7 +7,6 @@ checkpoints/step-00001000/                                  to go on from
 """
 
 import json
-import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from m2f.evaluation.result_folder import without_nan
 from m2f.training.checkpoint_store import CheckpointError, CheckpointStore, broken_because
 from m2f.training.option_sources import plain_values, read_options, write_options
 from m2f.training.training_options import TrainingOptions
@@ -23,7 +23,8 @@ from m2f.training.training_state import TrainingState, save_model
 
 OPTIONS, RESULTS, CHECKPOINTS, SAMPLES = "training_options.yaml", "results.json", "checkpoints", "samples"
 # Options that say where and with what a run computes, not what.
-_OF_THE_PLACE = {"output", "resume", "cpu", "workers", "keep", "log_with", "samples"}
+_OF_THE_PLACE = {"output", "resume", "device", "cpu", "workers", "keep", "log_with", "samples"}
+_OF_THE_PLACE |= {"license", "dataset"}  # or what its model card says
 
 
 class TrainingDiverged(RuntimeError):
@@ -93,8 +94,15 @@ class RunFolder:
             self.store.save(state.progress.step, write, state.progress.best_step)
         state.accelerator.wait_for_everyone()
 
-    def save_best(self, state: TrainingState, metric: str, results: Mapping[str, float]):
-        """The model as it is, in place of the former best one.
+    def save_best(
+        self,
+        state: TrainingState,
+        metric: str,
+        results: Mapping[str, float],
+        details: Mapping[str, Any] | None = None,
+    ):
+        """The model as it is, in place of the former best one; results.json gets the numbers and their details, see
+        `RunEvaluation`.
 
         Raises:
             CheckpointError, TrainingDiverged: as above.
@@ -102,7 +110,7 @@ class RunFolder:
         weights, step = state.model_weights(), state.progress.step
         if state.accelerator.is_main_process:
             self._check_finite(weights, step)
-            record = {"step": step, "metric": metric, "results": _without_nan(results)}
+            record = without_nan({"step": step, "metric": metric, "results": results, **(details or {})})
             try:
                 self._replace_model(state, weights, record)
             except OSError as error:
@@ -153,8 +161,3 @@ class RunFolder:
                 f"the weights are not finite after step {step} ({', '.join(wrong[:5])}) and are not saved. "
                 f"{self.last_checkpoint()}. Lower --learning-rate (now {self.options.scaled_learning_rate:g})"
             )
-
-
-def _without_nan(results: Mapping[str, float]) -> dict[str, float | None]:
-    """json has no NaN."""
-    return {name: None if math.isnan(value) else value for name, value in results.items()}

@@ -8,6 +8,8 @@ from typing import Any
 from transformers import PretrainedConfig
 from transformers.utils import logging
 
+from m2f.checkpoints.bundled_checkpoint import checkpoint_location
+from m2f.checkpoints.checkpoint_config import read_config
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 from m2f.training.label_check import check_labels, dataset_classes, label_fields
 from m2f.training.training_options import TrainingOptions
@@ -33,6 +35,16 @@ def starting_model(
         model = M2FForUniversalSegmentation.from_pretrained(checkpoint)
         check_labels(model.config.id2label, dataset.id2label, str(checkpoint))
         return model
+    start = {"model": _from_checkpoint, "backbone": _from_backbone, "scratch": _from_scratch}[check_start(options)]
+    return start(options, dataset)
+
+
+def check_start(options: TrainingOptions) -> str:
+    """Which of the options names what a new run starts from.
+
+    Raises:
+        ValueError: not exactly one of `model`, `backbone` and `scratch` is given, or another does not fit it.
+    """
     given = [name for name in ("model", "backbone", "scratch") if getattr(options, name)]
     if len(given) != 1:
         raise ValueError(
@@ -41,8 +53,7 @@ def starting_model(
         )
     if options.reset_classifier and not options.model:
         raise ValueError("--reset-classifier belongs to --model; other models start with a new classifier anyway")
-    start = {"model": _from_checkpoint, "backbone": _from_backbone, "scratch": _from_scratch}[given[0]]
-    return start(options, dataset)
+    return given[0]
 
 
 def enable_gradient_checkpointing(model: M2FForUniversalSegmentation):
@@ -58,7 +69,9 @@ def _from_checkpoint(options: TrainingOptions, dataset: Any) -> M2FForUniversalS
                 f"--{name.replace('_', '-')} belongs to a new model, and --model {options.model} has its own; leave "
                 "it out, or start with --backbone or --scratch"
             )
-    model = M2FForUniversalSegmentation.from_pretrained(options.model)
+    location = checkpoint_location(options.model)
+    read_config(location)
+    model = M2FForUniversalSegmentation.from_pretrained(location)
     if options.reset_classifier:
         return _with_new_classifier(model, dataset)
     check_labels(model.config.id2label, dataset.id2label, options.model)
@@ -107,6 +120,8 @@ def _read_config(path: Path) -> dict[str, Any]:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is no json: {error}") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path} holds no fields, but a {type(fields).__name__}")
     # num_labels is id2label's length, and model_type stands for the class.
     known = {*M2FForUniversalSegmentation.config_class().to_dict(), "num_labels"}
     for name in fields:

@@ -15,6 +15,8 @@ from m2f.training.evaluation_batches import View
 
 # What average precision has always taken of an image; see InstanceAveragePrecision.
 MAX_INSTANCES = 100
+# Of one in tiles: tiles are for images with many objects, and each gives as many as a whole image.
+MAX_TILED_INSTANCES = 1000
 
 
 @dataclass
@@ -28,6 +30,7 @@ class TaskMeasurement:
         image_id: from an image's index to its id in the metric; by default the index.
         labels: the dataset's label of each label of the model, -1 where it has none; None where they are the same.
         max_instances: instances of an image that are predicted.
+        lowest_score: of an instance that is predicted.
         record: called with the index, the sample and the prediction of each image; writes it to a file.
     """
 
@@ -37,11 +40,12 @@ class TaskMeasurement:
     image_id: Callable[[int], Hashable] = lambda index: index
     labels: Sequence[int] | None = None
     max_instances: int = MAX_INSTANCES
+    lowest_score: float = 0
     record: Callable[[int, Sample, Any], None] | None = None
 
     def predictions(self, processor: Any, outputs: ModelOutput, sizes: Sequence[tuple[int, int]]) -> list:
         """What post-processing gives for each image, in the dataset's labels."""
-        return [self._relabelled(prediction) for prediction in self._post_process(processor, outputs, sizes)]
+        return [self.relabelled(prediction) for prediction in self._post_process(processor, outputs, sizes)]
 
     def predictions_of_views(
         self,
@@ -51,7 +55,7 @@ class TaskMeasurement:
         sizes: Sequence[tuple[int, int]],
     ) -> list[Tensor]:
         """Semantic maps of the mean score over several views, in the dataset's labels."""
-        return [self._relabelled(prediction) for prediction in average_views(processor, outputs, views, sizes)]
+        return [self.relabelled(prediction) for prediction in average_views(processor, outputs, views, sizes)]
 
     def count(self, index: int, sample: Sample, prediction: Any):
         """Compare the prediction for an image with the truth, and record it."""
@@ -59,16 +63,8 @@ class TaskMeasurement:
         if self.record:
             self.record(index, sample, prediction)
 
-    def _post_process(self, processor: Any, outputs: ModelOutput, sizes: Sequence[tuple[int, int]]) -> list:
-        if self.task == "semantic":
-            return processor.post_process_semantic_segmentation(outputs, target_sizes=sizes)
-        if self.task == "panoptic":
-            return processor.post_process_panoptic_segmentation(outputs, target_sizes=sizes)
-        return processor.post_process_instance_segmentation(
-            outputs, threshold=0, target_sizes=sizes, return_coco_annotation=True, top_k=self.max_instances
-        )
-
-    def _relabelled(self, prediction: Any) -> Any:
+    def relabelled(self, prediction: Any) -> Any:
+        """What post-processing gives for an image, in the dataset's labels."""
         if self.labels is None:
             return prediction
         if self.task == "semantic":
@@ -82,6 +78,19 @@ class TaskMeasurement:
             "segmentation": [prediction["segmentation"][position] for position in kept],
             "segments_info": [infos[position] for position in kept],
         }
+
+    def _post_process(self, processor: Any, outputs: ModelOutput, sizes: Sequence[tuple[int, int]]) -> list:
+        if self.task == "semantic":
+            return processor.post_process_semantic_segmentation(outputs, target_sizes=sizes)
+        if self.task == "panoptic":
+            return processor.post_process_panoptic_segmentation(outputs, target_sizes=sizes)
+        return processor.post_process_instance_segmentation(
+            outputs,
+            threshold=self.lowest_score,
+            target_sizes=sizes,
+            return_coco_annotation=True,
+            top_k=self.max_instances,
+        )
 
 
 def average_views(

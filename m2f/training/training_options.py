@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SCHEDULES = ("poly", "multistep")
-PRECISIONS = ("no", "bf16", "fp16")
+# The types of torch by their names -> of the matrix products, under Accelerate's names.
+PRECISION_OF_DTYPE = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+PRECISIONS = tuple(PRECISION_OF_DTYPE.values())
 ON_BROKEN_IMAGE = ("raise", "skip")
 RECIPE_BATCH_SIZE = 16  # images in a step of every configuration of the original; its learning rate belongs to it
 
@@ -36,7 +38,7 @@ class TrainingOptions:
     )
     on_broken_image: str = _option("raise", "what an image that cannot be read does to the run", ON_BROKEN_IMAGE)
 
-    model: str | None = _option(None, "start from this checkpoint of m2f or mask2former, a folder or Hub id")
+    model: str | None = _option(None, "start from this checkpoint of m2f or mask2former: folder, Hub id or nuclei")
     backbone: str | None = _option(None, "start from this pretrained backbone, a folder or Hub id")
     scratch: str | None = _option(None, "start from random weights of the model that this config.json describes")
     reset_classifier: bool = _option(False, "with --model: new class weights, for a dataset of other classes")
@@ -64,7 +66,7 @@ class TrainingOptions:
     gamma: float = _option(0.1, "of the schedule multistep")
     warmup_steps: int = _option(0, "the learning rate rises during these, linearly")
     warmup_factor: float = _option(0.001, "from this share")
-    mixed_precision: str = _option("no", "type of the matrix products; fp16 needs a GPU", PRECISIONS)
+    mixed_precision: str = _option("no", "of the matrix products (float32); float16 needs a GPU", PRECISIONS)
     gradient_checkpointing: bool = _option(False, "compute activations twice instead of keeping them")
     ema_decay: float = _option(0.0, "evaluate and save an average of the weights, decaying by, say, 0.999; 0: off")
     compile: bool = _option(False, "compile the model with torch.compile")
@@ -73,7 +75,8 @@ class TrainingOptions:
     resume: str = _option("auto", "auto: go on from the last checkpoint in --output; or its folder; never: start anew")
     seed: int = _option(0, "of the weights, the order of the images and their augmentation")
     workers: int = _option(2, "processes that read images, per training process; 0: none")
-    cpu: bool = _option(False, "train on the CPU even if there is a GPU")
+    device: str | None = _option(None, "such as cpu or cuda:1 (a GPU if there is one)")
+    cpu: bool = _option(False, "same as --device cpu")
     log_every: int = _option(20, "steps between rows of log.csv")
     evaluate_every: int = _option(500, "steps between evaluations; 0: only at the end")
     evaluation_batch_size: int = _option(1, "images evaluated together, per process")
@@ -82,6 +85,8 @@ class TrainingOptions:
     keep: int = _option(2, "checkpoints kept, the latest ones; that of the best evaluation is kept too")
     max_skipped: int = _option(25, "the run stops after this many steps in a row without a finite loss or gradient")
     samples: int = _option(4, "images that predictions are drawn of at each evaluation")
+    license: str | None = _option(None, "for the model card: that of the weights, such as apache-2.0")
+    dataset: tuple[str, ...] = _option((), "for the model card: names or Hub ids of what the model is trained on")
     log_with: tuple[str, ...] = _option((), "experiment trackers of Accelerate, such as tensorboard or wandb")
 
     def __post_init__(self):
@@ -93,6 +98,8 @@ class TrainingOptions:
             choices, value = entry.metadata["choices"], getattr(self, entry.name)
             if choices and value not in choices:
                 raise ValueError(f"{entry.name} is {value!r}; it must be one of {', '.join(choices)}")
+        if self.cpu and self.device not in (None, "cpu"):
+            raise ValueError(f"cpu is true and device is {self.device!r}; give one of the two")
         self._check_milestones()
         if self.batch_size % self.gradient_accumulation_steps:
             raise ValueError(

@@ -13,11 +13,12 @@ from accelerate.utils import set_seed
 
 from m2f.data.augmentation_presets import AugmentationPreset
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
-from m2f.training.evaluation_loop import METRICS, evaluate_model
+from m2f.training.evaluation_loop import METRICS
 from m2f.training.learning_rate_schedule import LearningRateSchedule
 from m2f.training.optimization_step import OptimizationStep, StepResult
 from m2f.training.option_sources import plain_values
 from m2f.training.progress_report import ProgressReport
+from m2f.training.run_evaluation import evaluate_run
 from m2f.training.run_folder import SAMPLES, RunFolder, TrainingDiverged
 from m2f.training.sample_sheet import SampleSheet
 from m2f.training.sample_stream import SampleStream, StreamBatches
@@ -142,7 +143,7 @@ class TrainingRun:
         own_images = len(self.validation_dataset) // self.accelerator.num_processes
         sheet = SampleSheet(self.processor, self.validation_dataset, self.options.samples, own_images)
         with self._averaged():
-            results = evaluate_model(
+            results, details = evaluate_run(
                 self.state.plain_model,
                 self.processor,
                 self.validation_dataset,
@@ -156,7 +157,7 @@ class TrainingRun:
             value, best = results[self.metric], self.progress.best_metric
             if not math.isnan(value) and (best is None or value >= best):  # of equal ones the one trained longer
                 self.progress.best_metric, self.progress.best_step = value, step
-                self.folder.save_best(self.state, self.metric, results)
+                self.folder.save_best(self.state, self.metric, results, details)
         self.report.evaluation(step, results)
         sheet.save(self.folder.path / SAMPLES / f"step-{step:08d}.png")
         self.report.draw(self.metric)

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from m2f.data.augmentation_presets import AugmentationPreset, augmentation_preset
 from m2f.data.collation import Collator
 from m2f.data.training_dataset import TrainingDataset
+from m2f.training.accelerator_device import accelerator_on
 from m2f.training.parameter_groups import parameter_groups
 from m2f.training.sample_stream import SampleStream, StreamBatches
 from m2f.training.starting_point import enable_gradient_checkpointing
@@ -31,16 +32,16 @@ def make_accelerator(options: TrainingOptions) -> Accelerator:
     """
     # Every parameter gets a gradient from every batch, so that nothing has to look for unused ones.
     parallel = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
-    accelerator = Accelerator(
+    accelerator = accelerator_on(
+        "cpu" if options.cpu else options.device,
         mixed_precision=options.mixed_precision,
-        cpu=options.cpu,
         log_with=list(options.log_with) or None,
         project_dir=options.output,
         dynamo_backend="inductor" if options.compile else "no",
         kwargs_handlers=[parallel],
     )
     if options.mixed_precision == "fp16" and accelerator.device.type == "cpu":  # Accelerate would train in float32
-        raise ValueError("mixed_precision fp16 needs a GPU; on a CPU use --mixed-precision bf16 or no")
+        raise ValueError("mixed_precision fp16 needs a GPU; on a CPU use --dtype bfloat16 or float32")
     if len(accelerator.log_with) < len(options.log_with):  # Accelerate leaves out what is not installed
         there = [str(getattr(tracker, "value", tracker)) for tracker in accelerator.log_with]
         raise ValueError(

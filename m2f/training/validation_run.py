@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, gather_object
 
 from m2f.data.cityscapes_labels import CLASSES
 from m2f.data.segment_map import Sample
@@ -17,10 +17,11 @@ from m2f.evaluation.semantic_iou import SemanticIoU
 from m2f.evaluation.streaming_metric import StreamingMetric
 from m2f.training.checkpoint_tasks import Checkpoint, labels_for
 from m2f.training.evaluation_batches import ONE_VIEW, View
-from m2f.training.evaluation_loop import evaluate_tasks
+from m2f.training.evaluation_loop import Predictor, evaluate_tasks
 from m2f.training.evaluation_truth import Truth, thing_labels, truth_of
 from m2f.training.task_measurement import MAX_INSTANCES, TaskMeasurement
 
+_SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 _RECALL_LEVELS = (1, 10)  # COCO's own numbers of detections, beside the largest one
 
 
@@ -47,9 +48,11 @@ def validate(
     accelerator: Accelerator,
     *,
     max_detections: int = MAX_INSTANCES,
+    threshold: float = 0,
     boundary: bool = False,
     output: Path | None = None,
     views: Sequence[View] = ONE_VIEW,
+    predict: Predictor | None = None,
     **settings: Any,
 ) -> Validation:
     """Measure a checkpoint on a dataset; every process has to call it.
@@ -57,13 +60,17 @@ def validate(
     Args:
         tasks: of `choose_tasks`.
         max_detections: instances of an image that are predicted and counted, of each class too.
+        threshold: lowest score of an instance; without 0, what is left out counts as not found.
         boundary: whether to compute boundary AP too.
         output: folder, which is there, for predictions in the official formats.
         views: scales and flips to average over, for the task "semantic" alone.
+        predict: see `evaluate_tasks`; of `checkpoint.model`, which is prepared in place, for all of `tasks`, with
+            the same `max_detections` and `threshold`.
         settings: batch_size, workers, skip_broken, progress: as for `evaluate_tasks`.
 
     Raises:
-        ValueError: the dataset has no image, its classes do not fit, or what `evaluate_tasks` raises.
+        ValueError: the dataset has no image, its classes do not fit, `predict` is given and the model is sharded,
+            or what `evaluate_tasks` raises.
     """
     start = time.perf_counter()
     if not len(dataset):
@@ -78,14 +85,16 @@ def validate(
             truth.image_id,
             labels_for(checkpoint, dataset, task),
             max_detections,
+            threshold,
             recorders.get(task),
         )
         for task in tasks
     ]
+    if predict and accelerator.distributed_type in _SHARDED:  # its processes would have to compute in step
+        raise ValueError("a sharded model cannot segment in tiles, of which images have different numbers; use DDP")
     model = accelerator.prepare_model(checkpoint.model, evaluation_mode=True)
-    counted = evaluate_tasks(
-        model, checkpoint.processor, dataset, measurements, by_shape=True, views=views, **settings
-    )
+    settings = {"by_shape": True, "views": views, "predict": predict, **settings}
+    counted = evaluate_tasks(model, checkpoint.processor, dataset, measurements, **settings)
     images = sum(gather_object([counted]))
     results = {measurement.task: measurement.metric.evaluate() for measurement in measurements}
     per_class = {measurement.task: _rows(measurement, dataset) for measurement in measurements}

@@ -67,17 +67,24 @@ def use_kernel(device: torch.device, dtype: torch.dtype) -> bool:
 
 @torch.compiler.assume_constant_result
 def explain_reference(device: torch.device, reason: str, what: str = "Deformable attention") -> bool:
-    """False, after a warning that `what` runs in plain PyTorch on `device`; each warning is given once.
+    """False, after a warning that `what` runs in plain PyTorch on `device`; a reason is given once, for the first that
+    meets it.
 
     Raises:
         KernelUnavailableError: M2F_KERNELS=compiled.
     """
     if kernels_choice() == "compiled":
         raise KernelUnavailableError(f"M2F_KERNELS=compiled, but there is no kernel on {device}: {reason}")
-    _warn_once(f"{what} runs in plain PyTorch on {device}, which is slower: {reason}")
+    # Processes that load data leave it to the main one.
+    if (str(device), reason) not in warned and torch.utils.data.get_worker_info() is None:
+        warned.add((str(device), reason))
+        others = "as does all else that the same keeps from its kernel"
+        warnings.warn(
+            f"{what} runs in plain PyTorch on {device}, which is slower, {others}: {reason}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     return False
 
 
-@functools.cache
-def _warn_once(message: str):
-    warnings.warn(message, RuntimeWarning, stacklevel=2)
+warned: set[tuple[str, str]] = set()  # device and reason of each warning so far

@@ -1,4 +1,4 @@
-"""What deformable attention runs on this machine, and why, in words."""
+"""What each kernel's work runs as on this machine, and why, in words."""
 
 import os
 import shlex
@@ -8,13 +8,35 @@ import torch
 from m2f.modeling_m2f.kernels.cpu_compiler import KernelUnavailableError, find_compiler
 from m2f.modeling_m2f.kernels.cuda_driver import architecture
 from m2f.modeling_m2f.kernels.cuda_kernel import DTYPES
+from m2f.modeling_m2f.kernels.group_norm import SOURCE as group_norm_source
 from m2f.modeling_m2f.kernels.kernel_cache import cache_folder
 from m2f.modeling_m2f.kernels.kernel_choice import CHOICES, kernel_unavailable_reason
+from m2f.modeling_m2f.kernels.masked_attention import SOURCE as masked_attention_source
 from m2f.modeling_m2f.kernels.nvrtc import NvrtcError, nvrtc, nvrtc_version
+from m2f.modeling_m2f.kernels.padded_pixels import SOURCE as padded_pixels_source
+from m2f.modeling_m2f.kernels.point_kernels import LOSSES_SOURCE, POINTS_SOURCE
+from m2f.modeling_m2f.kernels.resized_masks import SOURCE as resized_masks_source
+from m2f.modeling_m2f.kernels.semantic_votes import SOURCE as semantic_votes_source
+from m2f.modeling_m2f.kernels.whole_sources import unavailable_reason
+from m2f.modeling_m2f.kernels.window_attention_kernel import window_kernel_unavailable_reason
+from m2f.modeling_m2f.kernels.winograd_tiles import SOURCE as winograd_source
+
+_USUAL_HEAD, _USUAL_WINDOW = 32, 7  # channels of a head and edge of a window, of Swin-T to Swin-L
+# By what it does: a source, and what it is compiled for in the usual case.
+WHOLE_SOURCES = {
+    "masked attention": (masked_attention_source, {"M2F_DTYPE": "float", "M2F_HEAD_DIM": _USUAL_HEAD}),
+    "3x3 convolution": (winograd_source, {}),
+    "group norm": (group_norm_source, {"M2F_DTYPE": "float"}),
+    "point sampling": (POINTS_SOURCE, {}),
+    "mask losses": (LOSSES_SOURCE, {}),
+    "resized masks": (resized_masks_source, {}),
+    "semantic votes": (semantic_votes_source, {}),
+    "padded pixels": (padded_pixels_source, {}),
+}
 
 
 def kernel_report() -> list[tuple[str, str]]:
-    """Pairs of a name and a finding: the settings, then every device of this machine.
+    """Pairs of a name and a finding: the settings, then deformable attention on every device of this machine.
 
     It takes the steps of a first use: kernels are compiled, and on a GPU run, so that each finding is what a model
     would meet.
@@ -26,6 +48,15 @@ def kernel_report() -> list[tuple[str, str]]:
         ("NVRTC", _nvrtc()),
     ]
     return settings + [(str(device), _implementation(device)) for device in _devices()]
+
+
+def cpu_kernel_report() -> list[tuple[str, str]]:
+    """Pairs of a kernel's work and a finding, of all that deformable attention is not. They are for the CPU alone:
+    plain PyTorch is what GPUs are meant to run. It compiles them."""
+    reasons = [("window attention", window_kernel_unavailable_reason(torch.float32, _USUAL_HEAD, _USUAL_WINDOW))]
+    reasons += [(work, unavailable_reason(source, **uses)) for work, (source, uses) in WHOLE_SOURCES.items()]
+    cpu = torch.device("cpu")
+    return [(work, _finding(cpu, {torch.float32: reason})) for work, reason in reasons]
 
 
 def _setting() -> str:
@@ -61,11 +92,14 @@ def _devices() -> list[torch.device]:
 
 
 def _implementation(device: torch.device) -> str:
+    dtypes = tuple(DTYPES) if device.type == "cuda" else (torch.float32,)
+    return _finding(device, {dtype: kernel_unavailable_reason(device, dtype) for dtype in dtypes})
+
+
+def _finding(device: torch.device, reasons: dict[torch.dtype, str | None]) -> str:
     setting = os.environ.get("M2F_KERNELS", "auto")
     if setting == "reference":
         return "plain PyTorch: M2F_KERNELS=reference"
-    dtypes = tuple(DTYPES) if device.type == "cuda" else (torch.float32,)
-    reasons = {dtype: kernel_unavailable_reason(device, dtype) for dtype in dtypes}
     found = [dtype for dtype, reason in reasons.items() if reason is None]
     otherwise = "no kernel, which M2F_KERNELS=compiled makes an error" if setting == "compiled" else "plain PyTorch"
     missing = sorted({f"{otherwise}: {reason}" for reason in reasons.values() if reason is not None})

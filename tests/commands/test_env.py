@@ -7,7 +7,7 @@ import torch
 
 from m2f.cli import main
 from m2f.commands.env import PACKAGES, environment
-from m2f.modeling_m2f.kernels.kernel_report import kernel_report
+from m2f.modeling_m2f.kernels.kernel_report import cpu_kernel_report, kernel_report
 
 
 def report(capsys) -> dict:
@@ -25,6 +25,7 @@ def test_versions_hardware_and_kernels(capsys):
     assert rows["processor"] and "GiB available" in rows["memory"]
     assert rows["deformable attention"] == dict(kernel_report())
     assert "cpu" in rows["deformable attention"]
+    assert rows["other kernels, on the CPU"] == dict(cpu_kernel_report())
 
 
 def test_package_that_is_missing(capsys, monkeypatch):
@@ -37,11 +38,12 @@ def test_package_that_is_missing(capsys, monkeypatch):
 
 def test_text_has_a_line_for_each(capsys):
     rows = report(capsys)
-    kernels = rows.pop("deformable attention")
+    kernels, others = rows.pop("deformable attention"), rows.pop("other kernels, on the CPU")
     assert main(["env"]) == 0
     before, heading, after = capsys.readouterr().out.partition("deformable attention:\n")
-    assert heading
-    for text, expected in ((before, rows), (after, kernels)):
+    after, other_heading, last = after.partition("other kernels, on the CPU:\n")
+    assert heading and other_heading
+    for text, expected in ((before, rows), (after, kernels), (last, others)):
         lines = [line.strip().split("  ", 1) for line in text.splitlines()]
         assert [name for name, _ in lines] == list(expected)
         assert all(value.strip() for _, value in lines)

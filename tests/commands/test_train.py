@@ -2,18 +2,32 @@
 
 import argparse
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
+from huggingface_hub import ModelCard
 from PIL import Image
 from small_models import BACKBONES, SMALL
 from transformers import AutoModelForUniversalSegmentation
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from m2f.commands.data_arguments import reader_option
-from m2f.commands.train import _evaluation_size, add_arguments, closing_line, open_datasets, run
+from m2f.commands.train import (
+    _evaluation_size,
+    add_arguments,
+    closing_line,
+    keep_license,
+    make_processor,
+    open_datasets,
+    run,
+)
+from m2f.configuration.configuration_m2f import M2FConfig
+from m2f.evaluation.measuring_machine import processor_name
+from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.training.option_sources import read_options, resolve_options
 from m2f.training.run_folder import TrainingDiverged
 from m2f.training.training_run import Outcome
@@ -93,6 +107,57 @@ def test_own_json_to_a_model_and_its_number(trained):
     assert lines[-1] == f"best model: {output} (AP {results['results']['AP']:.4f} after step 2)"
 
 
+def test_the_model_has_a_card_with_what_is_known(trained):
+    """The licence, and a name for the data, are for whoever publishes it to say."""
+    output, lines = trained
+    card = ModelCard.load(output / "README.md")
+    assert lines[-2] == f"model card: {output / 'README.md'}"
+    assert (card.data.pipeline_tag, card.data.library_name) == ("image-segmentation", "transformers")
+    assert (card.data.license, card.data.datasets) == (None, None)
+    value = json.loads((output / "results.json").read_text())["results"]["AP"]
+    for text in ("m2f train --config", "max_steps: 2", f"| {value:.4f} |", "| 1 | green |", "after step 2"):
+        assert text in card.text
+    assert "Speed of the training:" in card.text and processor_name() in card.text
+    for picture in ("card/predictions.png", "card/curves.png"):
+        assert f"]({picture})" in card.text and (output / picture).is_file()
+
+
+def test_facts_of_the_options_are_in_the_card_and_a_changed_card_stays(data, scratch, tmp_path, capsys):
+    words = [*flags(data, scratch, tmp_path, max_steps=1), "--license=mit", "--dataset", "user/red", "user/green"]
+    assert m2f_train(*words) == 0
+    path = tmp_path / "README.md"
+    card = ModelCard.load(path)
+    assert (card.data.license, card.data.datasets) == ("mit", ["user/red", "user/green"])
+    assert {result.metric_type for result in card.data.eval_results} == {"mask_ap", "mask_ap_50"}
+    assert m2f_train(*words, "--max-steps=2") == 0
+    assert "after step 2" in path.read_text() or "after step 1" in path.read_text()
+    path.write_text(path.read_text() + "A word of mine.\n")
+    before = path.read_text()
+    assert m2f_train(*words, "--max-steps=3") == 0
+    assert path.read_text() == before and "--new-card" in capsys.readouterr().err
+
+
+def test_weights_of_the_authors_keep_their_licence_in_training(trained, data, scratch, tmp_path):
+    """Recorded in the configuration, from which later trainings and conversions know it."""
+    start = tmp_path / "facebook" / "start"
+    shutil.copytree(trained[0], start, ignore=shutil.ignore_patterns("checkpoints", "README.md"))
+    fields = json.loads((start / "config.json").read_text())
+    (start / "config.json").write_text(json.dumps({**fields, "weights_license": "cc-by-nc-4.0"}))
+    words = ["--cpu", f"--data={data}", f"--model={start}", "--max-steps=1", "--batch-size=1", "--workers=0"]
+    with pytest.raises(ValueError, match="'mit' cannot be stated.*cc-by-nc-4.0"):
+        m2f_train(*words, f"--output={tmp_path / 'run'}", "--license=mit")
+    assert not (tmp_path / "run" / "model.safetensors").exists()  # it is said before the training
+    for more in ((), ("--reset-classifier",)):
+        output = tmp_path / f"run{len(more)}"
+        assert m2f_train(*words, f"--output={output}", "--validation-split=none", *more) == 0
+        assert json.loads((output / "config.json").read_text())["weights_license"] == "cc-by-nc-4.0"
+        assert ModelCard.load(output / "README.md").data.license == "cc-by-nc-4.0"
+    released = resolve_options({"model": "facebook/mask2former-swin-tiny-coco-instance"})
+    config = M2FConfig()
+    keep_license(config, released)
+    assert config.weights_license == "cc-by-nc-4.0"
+
+
 def test_the_options_that_were_used_are_beside_the_weights(trained, data, scratch):
     options = resolve_options({}, read_options(trained[0] / "training_options.yaml"))
     assert (options.data, options.scratch, options.max_steps) == (str(data), str(scratch), 2)
@@ -143,6 +208,18 @@ def test_a_file_of_options_does_the_same(data, scratch, tmp_path):
     )
     assert m2f_train("--config", file) == 0
     assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+def test_tiles_of_a_checkpoint_go_with_its_size(tmp_path):
+    """At the size of a new augmentation the model learns whole images; without one it keeps to what it knows."""
+    M2FImageProcessor(tile=128, tile_overlap=48, size={"longest_edge": 192}).save_pretrained(tmp_path)
+    model = SimpleNamespace(config=SimpleNamespace(task="instance", thing_label_ids=None))
+    for options, expected in (
+        ({"crop_size": 64}, ({"longest_edge": 64}, None, None)),
+        ({"augmentation": "none"}, ({"longest_edge": 192}, 128, 48)),
+    ):
+        processor = make_processor(resolve_options({"model": str(tmp_path), **options}), model, None, print)
+        assert (dict(processor.size), processor.tile, processor.tile_overlap) == expected
 
 
 @pytest.mark.parametrize("sizes", [{"shortest_edge": 32}, {"shortest_edge": 32, "longest_edge": 48}])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from accelerate.state import AcceleratorState
 from PIL import Image
+from torch import get_num_threads
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))  # for the helpers of its tests
 
@@ -17,6 +18,7 @@ from evaluation_data import colour_reader, write_instances, write_panoptic, writ
 from shapes_dataset import shapes_model, shapes_processor  # noqa: E402
 
 from m2f.cli import main  # noqa: E402
+from m2f.evaluation.measuring_machine import processor_name  # noqa: E402
 from m2f.training.checkpoint_tasks import Checkpoint  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +73,7 @@ def test_numbers_on_the_terminal_and_in_the_folder(data, reader, tmp_path, capsy
     assert m2f_val("reader", data / "panoptic", "--output", tmp_path / "out") == 0
     captured = capsys.readouterr()
     record = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert record["machine"]["processor"] == processor_name() and record["machine"]["threads"] == get_num_threads()
     for task, name in (("panoptic", "PQ"), ("instance", "AP"), ("semantic", "mIoU")):
         heading, names, numbers = captured.out[captured.out.index(f"\n{task}") :].splitlines()[1:4]
         assert heading.startswith(task) and names.split()[0] == name
@@ -108,6 +111,81 @@ def test_one_task_of_a_checkpoint_from_a_folder(data, checkpoint, tmp_path, caps
     record = json.loads(capsys.readouterr().out)
     assert list(record["results"]) == ["panoptic"] and record["trained_for"] == "panoptic"
     assert record["processor"] == {"size": {"shortest_edge": 64, "longest_edge": 96}, "panoptic_threshold": 0.1}
+
+
+def perfect_reader(monkeypatch, **fields) -> list:
+    """In place of a checkpoint, the model that reads colours and does not err; the dataset's labels are its answer.
+    Gives the models of the commands that follow, one for each."""
+    models = []
+
+    def load(name, dataset, trained_for, say, **processor_fields):
+        model = colour_reader(dataset.task)
+        models.append(model)
+        for field, value in fields.items():
+            setattr(model.processor, field, value)
+        things = {"panoptic": [0, 1], "instance": [0, 1, 2], "semantic": []}[dataset.task]
+        return Checkpoint(model, model.processor, things)
+
+    monkeypatch.setattr("m2f.commands.val.load_checkpoint", load)
+    return models
+
+
+@pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
+def test_tiles_of_a_model_without_error_lose_nothing(data, task, tmp_path, monkeypatch, capsys):
+    """Images of 96 pixels in four tiles of 64, those of 64 whole. Segments end on the cells of 4 pixels that the model
+    sees, in every tile, so that they come out of the tiles as they came from the whole images."""
+    models = perfect_reader(monkeypatch)
+    records = []
+    for words in (["--tile=0"], ["--tile=64", "--tile-overlap=16", "--batch-size=3"]):
+        output = tmp_path / words[0]
+        assert m2f_val("reader", data / task, *words, "--output", output, "--json") == 0
+        records.append(json.loads(capsys.readouterr().out))
+    assert [max(shape[3] for shape in model.shapes) for model in models] == [96, 64]
+    whole, tiled = records
+    assert set(tiled["results"]) == set(whole["results"])
+    for name, results in whole["results"].items():
+        number = {"panoptic": "PQ", "instance": "AP", "semantic": "mIoU"}[name]
+        assert results[number] > 0.8  # the crowd is in the way of 1
+        assert tiled["results"][name][number] == pytest.approx(results[number], abs=0.02)
+    names = [sorted(path.name for path in (tmp_path / name).rglob("*")) for name in ("--tile=0", "--tile=64")]
+    assert names[0] == names[1]
+    settings = [record["settings"] for record in records]
+    assert [(s["tile"], s["tile_overlap"], s["max_detections"]) for s in settings] == [(0, 0, 100), (64, 16, 1000)]
+
+
+def test_the_checkpoints_tile_is_measured(data, monkeypatch, capsys):
+    perfect_reader(monkeypatch, tile=64, tile_overlap=20)
+    assert m2f_val("reader", data / "panoptic", "--max-detections=7") == 0
+    out = capsys.readouterr().out
+    assert "panoptic, tiles of 64 pixels, 20 in common\n" in out
+    assert "instance, tiles of 64 pixels, 20 in common, at most 7 detections of an image\n" in out
+    assert m2f_val("reader", data / "panoptic", "--tile=0") == 0
+    assert "tiles" not in capsys.readouterr().out
+    assert "are for whole images, not for tiles of 64; give --tile 0" in error_of(
+        capsys, "reader", data / "semantic", "--task=semantic", "--flip"
+    )
+    assert "0 to 32 do" in error_of(capsys, "reader", data / "panoptic", "--tile-overlap=40")
+
+
+@pytest.mark.parametrize("tile", ["--tile=0", "--tile=64"])
+def test_threshold_leaves_instances_out(data, monkeypatch, tmp_path, tile):
+    """The reader's class scores are the logistic functions of 22, 23 and 24, times the mask's: above 0.9, below 1."""
+    perfect_reader(monkeypatch)
+    for threshold, is_empty in (("0.9", False), ("1", True)):
+        words = ["--threshold", threshold, "--output", tmp_path / "out", "--overwrite"]
+        assert m2f_val("reader", data / "instance", tile, *words) == 0
+        assert (json.loads((tmp_path / "out" / "instances.json").read_text()) == []) == is_empty
+
+
+def test_tiles_in_two_processes_give_the_same(data, checkpoint, tmp_path):
+    words = [str(checkpoint), str(data / "panoptic"), "--tile=64", "--batch-size=2"]
+    assert m2f_val(*words, "--output", tmp_path / "one") == 0
+    in_processes(2, ["val", *words, "--cpu", "--workers=0", "--output", str(tmp_path / "two")])
+    one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
+    assert two["images"] == 5
+    for task, numbers in one["results"].items():
+        assert two["results"][task] == pytest.approx(numbers, abs=1e-9)
+    assert (tmp_path / "two" / "instances.json").read_text() == (tmp_path / "one" / "instances.json").read_text()
 
 
 def test_two_processes_give_the_same(data, checkpoint, tmp_path):
@@ -170,7 +248,7 @@ def test_bad_input_is_one_line(data, checkpoint, tmp_path, capsys):
     assert "nonsense" in error_of(capsys, checkpoint, data / "panoptic", "--data-options", "nonsense=1")
     assert "--task semantic alone" in error_of(capsys, checkpoint, data / "panoptic", "--flip")
     assert "--task semantic alone" in error_of(capsys, checkpoint, data / "panoptic", "--scales=0.5")
-    assert "fp16 needs a GPU" in error_of(capsys, checkpoint, data / "panoptic", "--mixed-precision=fp16")
+    assert "float16 needs a GPU" in error_of(capsys, checkpoint, data / "panoptic", "--mixed-precision=fp16")
 
 
 def test_no_split_for_validation(tmp_path, reader, capsys):

@@ -5,8 +5,10 @@ import pytest
 from small_models import BACKBONES, small_config
 from transformers import AutoConfig, Mask2FormerConfig, ResNetConfig
 
-import m2f  # noqa: F401  (registers the Auto classes)
-from m2f.configuration.configuration_m2f import M2FConfig
+import m2f
+from m2f.configuration.configuration_m2f import M2F_VERSION, M2FConfig
+from m2f.hub.remote_code import bundle_files
+from m2f.hub.transformers_models import to_transformers_config
 
 # Fields that every configuration has; the rest are transformers' choices for this architecture.
 OURS = {"task", "thing_label_ids", "mask_padding", "backbone_frozen_batch_norm", "recompute_feedforward"}
@@ -62,6 +64,27 @@ def test_round_trip_through_a_folder_and_auto_config(tmp_path):
     assert loaded.to_dict() == {**config.to_dict(), **where}
 
 
+def test_a_checkpoint_says_which_version_wrote_it(tmp_path, monkeypatch):
+    """In its file alone: configurations are equal whichever version wrote them."""
+    config = small_config("resnet")
+    config.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["m2f_version"] == m2f.__version__
+    loaded = M2FConfig.from_pretrained(tmp_path)
+    assert not hasattr(config, "m2f_version") and not hasattr(loaded, "m2f_version")
+    assert loaded.to_diff_dict() == config.to_diff_dict()
+    monkeypatch.setattr("m2f.configuration.configuration_m2f.M2F_VERSION", "7.8.9")
+    loaded.save_pretrained(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["m2f_version"] == "7.8.9"
+    assert type(AutoConfig.from_pretrained(tmp_path / "again")) is M2FConfig
+    assert "m2f_version" not in to_transformers_config(loaded).to_dict()
+
+
+def test_remote_code_has_the_version_as_a_constant():
+    """m2f is not installed where it runs."""
+    assert M2F_VERSION == m2f.__version__
+    assert f'M2F_VERSION = "{m2f.__version__}"\n' in bundle_files()["configuration_m2f.py"]
+
+
 def test_attribute_map():
     config = M2FConfig(hidden_size=64)
     assert config.hidden_dim == 64
@@ -94,6 +117,7 @@ def test_reference_row_26_resnet_is_taken_without_a_warning(log):
         ({"thing_label_ids": [1, 1], "num_labels": 5}, ["[1, 1]", "twice"]),
         ({"hidden_dim": 30}, ["hidden_dim=30", "num_attention_heads=8"]),
         ({"feature_size": 48}, ["feature_size=48", "32"]),
+        ({"num_queries": "many"}, ["num_queries='many'", "no number"]),
         ({"decoder_layers": 1}, ["decoder_layers=1", "2"]),
         ({"oversample_ratio": 0.5}, ["oversample_ratio=0.5"]),
         ({"importance_sample_ratio": 1.5}, ["importance_sample_ratio=1.5"]),

@@ -19,6 +19,7 @@ class Repository:
         self.private = private
         self.branches: dict[str, dict[str, bytes]] = {"main": {".gitattributes": b""}}
         self.commits = 0
+        self.history: list[dict[str, bytes]] = []  # the files after each commit
 
     def sha(self, revision: str) -> str:
         files = self.files(revision)
@@ -169,6 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
             elif entry["key"] == "deletedFile":
                 files.pop(entry["value"]["path"], None)
         repository.commits += 1
+        repository.history.append(dict(files))
         sha = repository.sha(revision)
         url = f"{self.hub.url}/{repo_id}/commit/{sha}"
         return self._json({"commitUrl": url, "commitOid": sha, "hookOutput": "", "success": True})

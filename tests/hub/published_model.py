@@ -15,11 +15,36 @@ RESULTS = {
     "finished": True,
     "dataset": {"format": "coco-panoptic", "split": "val", "images": 3},
     "versions": {"torch": "2.13.0", "transformers": "5.23.0"},
+    "machine": {"device": "cpu", "processor": "Fast One", "threads": 4, "processes": 1},
     "images": 3,
     "seconds": 1.5,
     "results": {"panoptic": {"PQ": 0.515, "PQ_things": 0.5}, "semantic": {"mIoU": 0.61, "pixel_accuracy": None}},
     "per_class": {"panoptic": [{"class": "a|b", "PQ": 0.25}, {"class": "nuclei", "PQ": None}]},
 }
+
+# And `m2f train`, for the model that it keeps.
+TRAINING_RESULTS = {
+    "step": 40,
+    "metric": "AP",
+    "results": {"AP": 0.25, "AP50": 0.5, "APs": None},
+    "task": "instance",
+    "dataset": {"format": "coco-instance", "split": "val", "images": 3},
+    "images": 3,
+    "seconds": 6.0,
+    "per_class": [{"class_id": 0, "name": "cell", "AP": 0.25}],
+    "machine": {"device": "GPU 9000", "processor": "Fast One", "threads": 1, "processes": 2, "torch": "2.13.0"},
+}
+
+
+def save_training(folder: Path) -> Path:
+    """What a run leaves beside the model that matters to its card."""
+    (folder / "results.json").write_text(json.dumps(TRAINING_RESULTS))
+    (folder / "training_options.yaml").write_text("model: user/start\nmax_steps: 40\n")
+    (folder / "log.csv").write_text("step,images_per_second\n20,3.0\n40,5.0\n60,4.0\n")
+    (folder / "samples").mkdir()
+    for name in ("samples/step-00000020.png", "samples/step-00000040.png", "curves.png"):
+        (folder / name).write_bytes(name.encode())
+    return folder
 
 
 def save_model(folder: Path, with_card: bool = True) -> Path:

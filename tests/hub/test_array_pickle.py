@@ -104,6 +104,17 @@ def test_attack_is_refused_and_not_carried_out(name, protocol, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+WRITING = ("os.system", "nested", "as a key", "builtins.eval", "builtins.exec", "builtins.open", "numpy.memmap")
+
+
+@pytest.mark.parametrize("name", (*WRITING, "objects in an array"))
+def test_attack_is_one(name, tmp_path):
+    """Python's own reader carries it out."""
+    target = tmp_path / "written"
+    pickle.loads(pickle.dumps(attacks(str(target))[name]))
+    assert target.exists()
+
+
 def test_refused_global_is_named():
     with pytest.raises(pickle.UnpicklingError, match="asks for (posix|nt).system, and only NumPy arrays are admitted"):
         load(pickle.dumps(Call(os.system, "true")))

@@ -13,9 +13,10 @@ from stock_models import transformers_model
 from transformers import AutoModelForUniversalSegmentation, Mask2FormerForUniversalSegmentation
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
+import m2f
 from m2f.cli import main
+from m2f.configuration.configuration_m2f import LICENSE_FIELD
 from m2f.hub.checkpoint_conversion import convert_checkpoint
-from m2f.hub.weights_license import LICENSE_FIELD
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 
@@ -150,6 +151,8 @@ def test_malicious_pickle_is_refused_without_running(tmp_path, capsys):
     assert main(["convert", str(tmp_path / "model.pkl"), str(tmp_path / "ours")]) == 2
     assert "only NumPy arrays are admitted" in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["model.pkl"]
+    pickle.loads((tmp_path / "model.pkl").read_bytes())  # the attack is one
+    assert (tmp_path / "written").exists()
 
 
 def test_other_architectures_are_refused_with_their_names(tmp_path):
@@ -223,12 +226,36 @@ def test_named_classes_of_a_released_checkpoint_name_its_dataset(tmp_path):
 
 def test_stock_processor_of_transformers_loads(tmp_path):
     small_model("swin").save_pretrained(tmp_path / "ours")
-    M2FImageProcessor(size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(tmp_path / "ours")
+    size = {"shortest_edge": 64, "longest_edge": 96}
+    M2FImageProcessor(size=size, tile=64, tile_overlap=16).save_pretrained(tmp_path / "ours")
     convert_checkpoint(tmp_path / "ours", tmp_path / "theirs")
+    assert not {"tile", "tile_overlap"} & set(fields_of(tmp_path / "theirs", "preprocessor_config.json"))
     processor = AutoImageProcessor.from_pretrained(tmp_path / "theirs")
     assert type(processor).__name__.startswith("Mask2FormerImageProcessor")
     inputs = processor(images=np.zeros((80, 100, 3), np.uint8), return_tensors="pt")
     assert inputs["pixel_values"].shape[-2:] == (64, 96)
+
+
+def test_copies_of_the_published_weights_on_the_hub_keep_their_licence_however_they_are_loaded(tmp_path, monkeypatch):
+    """A folder of the same relative path stands for the repository."""
+    monkeypatch.chdir(tmp_path)
+    name = "facebook/mask2former-swin-tiny-coco-instance"
+    transformers_model("resnet").save_pretrained(name)
+    (tmp_path / name / "preprocessor_config.json").write_text('{"image_processor_type": "Mask2FormerImageProcessor"}')
+    m2f.replace_mask2former()
+    loaded = AutoModelForUniversalSegmentation.from_pretrained(name)
+    m2f.restore_mask2former()
+    stock = AutoModelForUniversalSegmentation.from_pretrained(name)
+    assert type(loaded) is M2FForUniversalSegmentation and type(stock) is Mask2FormerForUniversalSegmentation
+    convert_checkpoint(name, tmp_path / "converted", dataset="none")
+    M2FForUniversalSegmentation.from_pretrained(name).save_pretrained(tmp_path / "direct")
+    loaded.save_pretrained(tmp_path / "auto")
+    m2f.convert(stock).save_pretrained(tmp_path / "in memory")
+    for folder in ("converted", "direct", "auto", "in memory"):
+        assert fields_of(tmp_path / folder)[LICENSE_FIELD] == "cc-by-nc-4.0", folder
+    transformers_model("resnet").save_pretrained("user/mask2former")
+    M2FForUniversalSegmentation.from_pretrained("user/mask2former").save_pretrained(tmp_path / "own")
+    assert LICENSE_FIELD not in fields_of(tmp_path / "own")
 
 
 def test_licence_of_the_published_weights_stays_unless_they_are_ones_own(tmp_path):

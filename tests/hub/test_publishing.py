@@ -10,9 +10,10 @@ import pytest
 from fake_hub import TOKEN, running_hub
 from huggingface_hub import constants
 from published_model import FACTS, save_model
-from test_remote_code import check_logits, installed_logits, load_in_a_new_process
+from test_remote_code import check_values, installed_values, load_in_a_new_process
 
 from m2f.cli import main
+from m2f.hub.model_card import CardFacts, write_card
 from m2f.hub.publishing import push_folder
 from m2f.hub.remote_code import bundle_files, write_bundle
 
@@ -58,7 +59,7 @@ def test_one_commit_publishes_what_a_new_process_loads_without_m2f(hub, saved, t
     output = tmp_path / "process"
     record = load_in_a_new_process(REPO, output, **environment_of(hub, tmp_path))
     assert all(module.startswith("transformers_modules.alice.") for module in record["classes"])
-    check_logits(output, installed_logits(saved, output / "image.png"))
+    check_values(output, installed_values(saved, output / "image.png"))
     again = load_in_a_new_process(output / "saved", tmp_path / "again")
     assert again["segments"] == record["segments"]
     for name in ("config.json", "preprocessor_config.json"):
@@ -126,14 +127,22 @@ def test_refused_and_broken_pushes_leave_all_as_it_was(hub, saved, status, messa
     assert files_on(hub) == NAMES
 
 
-def test_incomplete_folders_are_refused_before_a_request(hub, tmp_path, capsys):
+def test_incomplete_folders_are_refused_before_a_request(hub, tmp_path, capsys, monkeypatch):
     folder = save_model(tmp_path / "model", with_card=False)
     assert main(["push", str(folder), REPO]) == 2
     assert "lacks a licence (--license), what it was trained on (--dataset)" in capsys.readouterr().err
     card = ["--license", "mit", "--dataset", "d", "--base-model", "none"]
+    before = sorted(folder.rglob("*"))
     assert main(["push", str(folder), REPO, *card, "--dry-run"]) == 0
+    assert sorted(folder.rglob("*")) == before and "would write the model card" in capsys.readouterr().err
+    with monkeypatch.context() as without_token:
+        without_token.delenv("HF_TOKEN")
+        assert main(["push", str(folder), REPO, *card]) == 2
+    assert (folder / "README.md").is_file() and "there is no token" in capsys.readouterr().err
+    with open(folder / "README.md", "a") as file:
+        file.write("A word of mine.\n")
     assert main(["push", str(folder), REPO, *card]) == 2
-    assert "add --new-card" in capsys.readouterr().err
+    assert "--license, --dataset, --base-model would not change it" in capsys.readouterr().err
     for name in ("my-model", "a/b/c", "alice/.."):
         with pytest.raises(ValueError, match="owner|cannot be a repository"):
             push_folder(folder, name)
@@ -145,6 +154,21 @@ def test_incomplete_folders_are_refused_before_a_request(hub, tmp_path, capsys):
     with pytest.raises(FileNotFoundError, match="no preprocessor_config.json"):
         push_folder(folder, REPO)
     assert hub.requests == [] and FACTS["license"] == "apache-2.0"
+
+
+def test_open_card_of_a_training_is_completed_by_the_push_and_not_published_before(hub, tmp_path, capsys):
+    folder = save_model(tmp_path / "model", with_card=False)
+    (folder / "training_options.yaml").write_text("scratch: config.json\nmax_steps: 7\n")
+    write_card(folder, CardFacts(), may_be_open=True)
+    assert main(["push", str(folder), REPO]) == 2
+    error = capsys.readouterr().err
+    assert "lacks license, datasets" in error and "(--license)" in error and "(--dataset)" in error
+    assert hub.requests == []
+    assert main(["push", str(folder), REPO, "--license", "mit", "--dataset", "user/nuclei"]) == 0
+    card = hub.repositories[REPO].branches["main"]["README.md"].decode()
+    assert "license: mit" in card and "user/nuclei" in card and "# my-model" in card and "m2f push" not in card
+    assert main(["push", str(folder), REPO]) == 0  # nothing given: the card stays
+    assert hub.repositories[REPO].branches["main"]["README.md"].decode() == card
 
 
 def test_dangling_auto_map_is_refused_and_code_beside_it_is_published(hub, tmp_path):
@@ -164,7 +188,7 @@ import torch
 if sys.argv[3] == "installed":
     sys.path.insert(0, sys.argv[4])
     import m2f
-from transformers import AutoModelForUniversalSegmentation, Trainer, TrainingArguments
+from transformers import AutoModelForUniversalSegmentation, Trainer, TrainerCallback, TrainingArguments
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 source, output = sys.argv[1], sys.argv[2]
 model = AutoModelForUniversalSegmentation.from_pretrained(source, trust_remote_code=True)
@@ -175,27 +199,42 @@ def collate(items):
     batch = {name: torch.stack([item[name] for item in items]) for name in items[0]}
     return {**batch, "class_labels": batch["class_labels"].long()}
 settings = dict(max_steps=2, save_steps=1, per_device_train_batch_size=1, report_to=[], use_cpu=True)
-arguments = TrainingArguments(output, push_to_hub=True, hub_model_id="alice/my-model", disable_tqdm=True, **settings)
+settings |= dict(push_to_hub=True, hub_model_id="alice/my-model", hub_strategy="every_save", hub_always_push=True)
+arguments = TrainingArguments(output, disable_tqdm=True, **settings)
+class PushedBeforeTheNextStep(TrainerCallback):
+    def on_save(self, *args, **kwargs):
+        trainer.push_in_progress.wait_until_done()
 trainer = Trainer(model, arguments, collate, [image] * 2, processing_class=processor)
+trainer.add_callback(PushedBeforeTheNextStep())
 trainer.train()
 trainer.push_to_hub()
 """
 
 
 @pytest.mark.parametrize("mode", ["installed", "remote"])
-def test_trainer_ends_in_a_repository_that_loads(mode, hub, saved, tmp_path):
+def test_every_push_of_trainer_and_its_checkpoints_load(mode, hub, saved, tmp_path):
+    """With `hub_strategy="every_save"`: two pushes on the way and a last one."""
     source = save_model(tmp_path / "source")
     write_bundle(source)
     variables = {**os.environ, **environment_of(hub, tmp_path), "PYTHONPATH": ""}
     command = [sys.executable, "-c", TRAINER, str(source), str(tmp_path / "run"), mode, str(ROOT)]
     run = subprocess.run(command, capture_output=True, text=True, env=variables, cwd=tmp_path, check=False)
     assert run.returncode == 0, run.stderr[-4000:]
-    checkpoint = tmp_path / "run" / "checkpoint-2"
+    checkpoint, early = (tmp_path / "run" / f"checkpoint-{step}" for step in (2, 1))
     how = "without" if mode == "remote" else "with"
-    assert ("modeling_m2f.py" in files_on(hub)) == (mode == "remote")
-    for number, folder in enumerate((REPO, checkpoint)):
+    pushes = [files for files in hub.repositories[REPO].history if "model.safetensors" in files]
+    assert len(pushes) == 3 and pushes[0]["model.safetensors"] != pushes[1]["model.safetensors"]
+    for files in pushes:
+        assert {name for name in files if name.endswith(".py")} == (set(bundle_files()) if mode == "remote" else set())
+        assert ("auto_map" in json.loads(files["config.json"])) == (mode == "remote")
+    first = tmp_path / "first push"
+    first.mkdir()
+    for name, content in pushes[0].items():
+        (first / name).write_bytes(content)
+    loaded = {REPO: checkpoint, checkpoint: checkpoint, first: early}  # what is loaded -> where its weights are too
+    for number, (folder, weights) in enumerate(loaded.items()):
         environment = environment_of(hub, tmp_path / str(number)) if folder == REPO else {}
         (tmp_path / str(number)).mkdir()
         output = tmp_path / str(number) / "out"
         load_in_a_new_process(folder, output, how, **environment)
-        check_logits(output, installed_logits(checkpoint, output / "image.png"))
+        check_values(output, installed_values(weights, output / "image.png"))

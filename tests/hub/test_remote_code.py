@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from computed_values import computed_values
 from PIL import Image
 from small_models import small_config, small_model
 from transformers.dynamic_module_utils import get_imports, get_relative_imports
@@ -37,7 +38,7 @@ def bundle(tmp_path_factory) -> Path:
 def saved_bundle(folder: Path) -> Path:
     small_model("swin", id2label={i: f"class {i}" for i in range(5)}, thing_label_ids=[0, 2]).save_pretrained(folder)
     size = {"shortest_edge": 64, "longest_edge": 128}
-    M2FImageProcessor(size=size, thing_label_ids=[0, 2]).save_pretrained(folder)
+    M2FImageProcessor(size=size, thing_label_ids=[0, 2], tile=64, tile_overlap=16).save_pretrained(folder)
     write_bundle(folder)
     return folder
 
@@ -49,27 +50,27 @@ def load_in_a_new_process(source: str | Path, output: Path, mode: str = "without
     Image.fromarray(pixels).save(output / "image.png")
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     variables |= {"HF_MODULES_CACHE": str(output / "modules"), "HF_HUB_OFFLINE": "1", "HF_HOME": str(output / "home")}
-    if mode == "with":
+    if mode in ("with", "with training"):
         variables["PYTHONPATH"] = str(ROOT)
     command = [sys.executable, str(PROCESS), str(source), str(output), mode]
     run = subprocess.run(
-        command, capture_output=True, text=True, env=variables | environment, cwd=output, timeout=300, check=False
+        command, capture_output=True, text=True, env=variables | environment, cwd=output, timeout=1200, check=False
     )
     assert run.returncode == 0, run.stderr[-4000:]
     return json.loads((output / "record.json").read_text())
 
 
-def installed_logits(folder: Path, image: Path) -> dict[str, torch.Tensor]:
-    model = M2FForUniversalSegmentation.from_pretrained(folder).eval()
+def installed_values(folder: Path, image: Path) -> dict[str, torch.Tensor]:
+    model = M2FForUniversalSegmentation.from_pretrained(folder)
     processor = M2FImageProcessor.from_pretrained(folder)
-    with torch.no_grad():
-        outputs = model(**processor(images=Image.open(image), return_tensors="pt"))
-    return {"class": outputs.class_queries_logits, "mask": outputs.masks_queries_logits}
+    return computed_values(model, processor, Image.open(image), training=False)
 
 
-def check_logits(output: Path, expected: dict[str, torch.Tensor]):
-    actual = torch.load(output / "logits.pt", weights_only=True)
-    assert all(torch.equal(actual[name], expected[name]) for name in expected)
+def check_values(output: Path, expected: dict[str, torch.Tensor]):
+    """Equal bit by bit."""
+    actual = torch.load(output / "values.pt", weights_only=True)
+    assert actual.keys() == expected.keys()
+    assert [name for name in expected if not torch.equal(actual[name], expected[name])] == []
 
 
 def test_every_import_is_followed_by_the_loader_of_transformers(files, tmp_path):
@@ -120,16 +121,37 @@ def test_folder_is_loaded_where_m2f_cannot_be_imported_with_equal_bits(bundle, t
     first = load_in_a_new_process(bundle, tmp_path / "first")
     assert not first["m2f"] and first["kernel"]
     assert all(module.startswith("transformers_modules.") for module in first["classes"])
-    expected = installed_logits(bundle, tmp_path / "first" / "image.png")
-    check_logits(tmp_path / "first", expected)
+    expected = installed_values(bundle, tmp_path / "first" / "image.png")
+    check_values(tmp_path / "first", expected)
 
     saved = tmp_path / "first" / "saved"
     assert {file.name for file in saved.glob("*.py")} == set(bundle_files())
     for name, auto_map in AUTO_MAPS.items():
         assert json.loads((saved / name).read_text())["auto_map"] == auto_map
+    fields = json.loads((saved / "preprocessor_config.json").read_text())
+    assert (fields["tile"], fields["tile_overlap"]) == (64, 16)  # which transformers' pipeline leaves alone
     second = load_in_a_new_process(saved, tmp_path / "second")
     assert second["segments"] == first["segments"]
-    check_logits(tmp_path / "second", expected)
+    check_values(tmp_path / "second", expected)
+
+
+@pytest.mark.parametrize("kernels", ["compiled", "no compiler", "reference"])
+def test_every_kernel_comes_from_the_embedded_source_and_computes_the_same_bits(kernels, bundle, tmp_path):
+    """`kernels`: compiled anew, into an empty cache; PyTorch's forms, because nothing compiles; and because they are
+    asked for. The expected values, and the sources that are compiled, are the installed package's."""
+    choices = {"compiled": {"M2F_KERNELS": "compiled"}, "reference": {"M2F_KERNELS": "reference"}}
+    environment = choices.get(kernels, {"CXX": "no-such-compiler"})
+    records = {}
+    for mode in ("training", "with training"):
+        cache = tmp_path / mode / "cache"
+        records[mode] = load_in_a_new_process(bundle, tmp_path / mode, mode, **environment, M2F_CACHE=str(cache))
+        assert any(cache.glob("*.so")) == (kernels == "compiled")
+    assert [record["m2f"] for record in records.values()] == [False, True]
+    compiled = [record["compiled"] for record in records.values()]
+    assert compiled[0] == compiled[1] and bool(compiled[0]) == (kernels == "compiled")
+    expected = torch.load(tmp_path / "with training" / "values.pt", weights_only=True)
+    assert expected["gradients"].abs().sum() > 0
+    check_values(tmp_path / "training", expected)
 
 
 def test_installed_package_wins_and_saves_no_dangling_auto_map(bundle, tmp_path):
@@ -139,7 +161,7 @@ def test_installed_package_wins_and_saves_no_dangling_auto_map(bundle, tmp_path)
     assert not list(saved.glob("*.py"))
     for name in AUTO_MAPS:
         assert "auto_map" not in json.loads((saved / name).read_text())
-    check_logits(tmp_path / "with", installed_logits(saved, tmp_path / "with" / "image.png"))
+    check_values(tmp_path / "with", installed_values(saved, tmp_path / "with" / "image.png"))
 
 
 def test_remote_code_and_installed_package_share_a_process(bundle, tmp_path):
@@ -147,6 +169,8 @@ def test_remote_code_and_installed_package_share_a_process(bundle, tmp_path):
     code = """
 import sys, torch
 sys.path.insert(0, sys.argv[2])
+define, defined = torch.library.custom_op, []
+torch.library.custom_op = lambda name, *args, **settings: defined.append(name) or define(name, *args, **settings)
 from transformers.dynamic_module_utils import get_class_from_dynamic_module as remote_class
 def theirs():
     return remote_class("modeling_m2f.M2FForUniversalSegmentation", sys.argv[1]).from_pretrained(sys.argv[1]).eval()
@@ -162,6 +186,7 @@ assert all(torch.equal(x, logits[0]) for x in logits)
 labels = dict(mask_labels=[torch.ones(1, 64, 96)], class_labels=[torch.zeros(1, dtype=torch.long)])
 for model in models:
     model(pixels, **labels).loss.backward()
+assert defined and len(defined) == len(set(defined)), defined
 """
     for order in ("remote", "installed"):
         variables = dict(os.environ, HF_MODULES_CACHE=str(tmp_path / order), HF_HUB_OFFLINE="1")

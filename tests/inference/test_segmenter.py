@@ -130,6 +130,21 @@ def test_tiles_are_resized_as_images_of_their_size():
     assert {shape[2:] for shape in model.shapes} == {(64, 128)}
 
 
+def test_the_checkpoints_tile_is_used_unless_told_otherwise():
+    """The scene is 160 by 208; the model's inputs tell what it saw."""
+    for settings, edge in (({}, 96), ({"tile": 64}, 64), ({"tile": 0}, 224)):
+        model = object_reader()
+        model.processor.tile, model.processor.tile_overlap = 96, 40
+        segmenter = Segmenter(model, model.processor, **settings)
+        segmenter(draw(SIZE, SCENE))
+        assert max(shape[3] for shape in model.shapes) == edge
+    assert (segmenter.tile, segmenter.tile_overlap) == (None, 0)
+    assert Segmenter(model, model.processor).tile_overlap == 40
+    assert Segmenter(model, model.processor, tile=64).tile_overlap == 16
+    with pytest.raises(ValueError, match="no tile"):
+        Segmenter(model, model.processor, tile=0, tile_overlap=8)
+
+
 def test_nothing_above_the_threshold():
     result = segmenter(threshold=0.95)(draw(SIZE, SCENE))
     assert (len(result), result.to_coco()) == (0, [])

@@ -1,11 +1,10 @@
 """Tiles cover an image, overlap as asked, and are shown to the model at one scale."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2f.inference.tile_grid import check_tile, tile_boxes, tile_input_size
+from m2f.inference.tile_grid import tile_boxes, tile_input_size
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(32, 128), st.integers(0, 64))
@@ -34,15 +33,3 @@ def test_every_tile_is_scaled_as_a_whole_one():
     assert tile_input_size((256, 256), 256, size) == (512, 512)
     assert tile_input_size((100, 256), 256, size) == (200, 512)
     assert tile_input_size((1, 1), 256, {"shortest_edge": 32}) == (1, 1)
-
-
-def test_overlap():
-    assert (check_tile(None, None), check_tile(256, None), check_tile(256, 0), check_tile(256, 128)) == (0, 64, 0, 128)
-    for values, message in (
-        ((31, None), "at least 32"),
-        ((256, 129), "0 to 128"),
-        ((256, -1), "0 to 128"),
-        ((None, 5), "no tile"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            check_tile(*values)

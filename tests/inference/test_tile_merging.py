@@ -1,5 +1,7 @@
 """Objects cut by tiles become whole again. The expected masks are those that the tiles were cut from."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -137,6 +139,86 @@ def test_false_sliver_of_a_neighbour_does_not_join_two_objects():
     results = merge_detections(TILES, [upper, [], [fused], []], SIZE)
     kept = [full(result) for result in results if result.score == 0.5]
     assert len(kept) == 2 and all(any((mask == whole).all() for whole in masks) for mask in kept)
+
+
+def test_an_uncut_find_wins_against_cut_ones():
+    """Whole in the first tile, cut in the second one, which is surer of what it sees of it, with a wrong border."""
+    whole = detection(rectangle(10, 70, 40, 100), score=0.5)
+    cut = detection(rectangle(10, 80, 44, 104), score=0.9)
+    assert_same(merge_detections(TILES, [[whole], [cut], [], []], SIZE), [rectangle(10, 70, 40, 100)])
+    # But not one of hardly any score.
+    unsure = whole._replace(score=0.1)
+    assert merge_detections(TILES, [[unsure], [cut], [], []], SIZE)[0].score == 0.9
+
+
+def test_the_better_of_two_whole_finds_stays():
+    first, second = (
+        detection(rectangle(85, 85, 110, 110), score=0.6),
+        detection(rectangle(86, 84, 112, 109), score=0.7),
+    )
+    (result,) = merge_detections(TILES, [[first], [], [], [second]], SIZE)
+    assert result.score == 0.7 and (full(result) == rectangle(86, 84, 112, 109)).all()
+
+
+def test_a_blob_of_low_score_swallows_nothing_and_chains_nothing():
+    """Three objects side by side, whole in the first tile; the second one sees the right one cut and whole in the
+    zone, the others not, and has blobs over all that it sees, as the first one has."""
+    masks = [rectangle(30, left, 60, left + 18) for left in (56, 76, 96)]
+    blob = rectangle(30, 56, 60, 114)
+    first = [detection(mask, score=0.8) for mask in masks] + [detection(blob, score=0.2)]
+    second = [*seen_in(TILES[1], masks[1], score=0.6), *seen_in(TILES[1], masks[2], score=0.9)]
+    second += seen_in(TILES[1], blob, score=0.3)
+    results = merge_detections(TILES, [first, second, [], []], SIZE)
+    sure = [result for result in results if result.score >= 0.5]
+    assert_same(sure, masks)
+    # Of the blobs that of the tile which told the objects apart is left, as it is without tiles, and the cut one not.
+    assert [result.score for result in results if result.score < 0.5] == [0.2]
+
+
+def test_nearly_the_same_in_one_tile_is_one():
+    """26 of 34 rows are common (IoU 0.76, above 0.7) and 20 of 40 (0.5) are not enough."""
+    object_, near, other = (rectangle(top, 10, top + 30, 60) for top in (10, 14, 20))
+    found = [[detection(object_, score=0.9), detection(near, score=0.8), detection(other, score=0.7)], [], [], []]
+    assert [result.score for result in merge_detections(TILES, found, SIZE)] == [0.9, 0.7]
+    for mask in (object_, rectangle(10, 60, 40, 120)):  # whole, and cut
+        labels = [[detection(mask, score=0.9), detection(mask, label=1, score=0.8)], [], [], []]
+        assert len(merge_detections(TILES, labels, SIZE)) == 2
+
+
+def test_a_certain_part_is_not_joined_by_an_unsure_piece():
+    """Across the border of the upper tile. A find in the lower one, a third as wide, lies in the part as far as both
+    tiles see, and would lengthen it by 60 rows."""
+    part = detection(rectangle(20, 20, 120, 50), score=0.9)
+    unsure = detection(rectangle(80, 20, 180, 30), score=0.1)
+    results = merge_detections(TILES, [[part], [], [unsure], []], SIZE)
+    assert (full(results[0]) == rectangle(20, 20, 120, 50)).all()
+    piece = unsure._replace(score=0.8)
+    (result,) = merge_detections(TILES, [[part], [], [piece], []], SIZE)
+    assert (full(result) == (rectangle(20, 20, 120, 50) | rectangle(80, 20, 180, 30))).all()
+
+
+def test_a_part_has_one_partner_in_a_tile():
+    """The second tile finds the rest of the object twice; the better one is joined, and the other left to itself."""
+    left = detection(rectangle(30, 40, 70, 120), score=0.9)
+    right = [detection(rectangle(30, 80, 70, 160), score=0.8), detection(rectangle(26, 80, 74, 190), score=0.3)]
+    results = merge_detections(TILES, [[left], right, [], []], SIZE)
+    assert (full(results[0]) == rectangle(30, 40, 70, 160)).all() and len(results) == 2
+
+
+def test_thousands_of_objects_in_many_tiles_take_seconds():
+    """10 000 squares of 20 pixels, 40 apart, in tiles of 128 that share 48: all pairs of finds are a billion."""
+    size = (4000, 4000)
+    tiles = tile_boxes(size, 128, 48)
+    pixels = np.ones((20, 20), bool)
+    found = []
+    for tile in tiles:
+        places = [range(-(-(start - 10) // 40), (end - 11) // 40 + 1) for start, end in (tile[::2], tile[1::2])]
+        boxes = [Box(40 * x + 10, 40 * y + 10, 40 * x + 30, 40 * y + 30) for x in places[0] for y in places[1]]
+        boxes = [box for box in boxes if box.common(tile) == box]
+        found.append([Detection(0, 0.5, box, pixels) for box in boxes])
+    start = time.process_time()
+    assert len(merge_detections(tiles, found, size)) == 10_000
+    assert time.process_time() - start < 20  # 2 s where nothing else runs
 
 
 def test_nothing_found():

@@ -12,10 +12,15 @@ from m2f.modeling_m2f.kernels.cpu_compiler import KernelUnavailableError
 from m2f.modeling_m2f.kernels.cuda_kernel import MAX_CELLS, MAX_ROWS, limit_reason
 from m2f.modeling_m2f.kernels.cuda_kernel import backward as cuda_backward
 from m2f.modeling_m2f.kernels.cuda_kernel import forward as cuda_forward
-from m2f.modeling_m2f.kernels.kernel_choice import _warn_once, kernel_unavailable_reason
+from m2f.modeling_m2f.kernels.kernel_choice import explain_reference, kernel_unavailable_reason, warned
 from m2f.modeling_m2f.kernels.ms_deform_attn import ms_deform_attn
 from m2f.modeling_m2f.kernels.ms_deform_attn_op import _backward_on_cuda, _forward_on_cuda, define_operator
 from m2f.modeling_m2f.kernels.ms_deform_attn_reference import ms_deform_attn_reference
+from m2f.modeling_m2f.kernels.padded_pixels import use_pad_pixels
+from m2f.modeling_m2f.kernels.point_kernels import use_point_kernels
+from m2f.modeling_m2f.kernels.resized_masks import use_resized_masks
+from m2f.modeling_m2f.kernels.semantic_votes import use_votes
+from m2f.modeling_m2f.kernels.window_attention import has_window_attention
 
 pytest_plugins = ("kernel_fixtures",)
 pytestmark = pytest.mark.usefixtures("compiled_kernel")
@@ -26,7 +31,7 @@ GPU, OTHER_GPU = torch.device("cuda:0"), torch.device("cuda:1")
 
 @pytest.fixture(autouse=True)
 def no_warning_was_given_yet():
-    _warn_once.cache_clear()
+    warned.clear()
 
 
 def test_the_environment_chooses(monkeypatch):
@@ -57,6 +62,29 @@ def test_a_missing_kernel_warns_once_or_raises_when_asked_for(monkeypatch):
             out = ms_deform_attn(*inputs)
     assert len(warnings) == 1
     torch.testing.assert_close(out, ms_deform_attn_reference(*inputs))
+
+
+def test_one_reason_is_one_warning_for_all_kernels(monkeypatch):
+    """As without a compiler; another reason is another warning."""
+    monkeypatch.setenv("M2F_KERNELS", "auto")
+    cpu, reason = torch.device("cpu"), "no C++ compiler on this machine of a test"
+    monkeypatch.setattr(f"{CHOICE}.kernel_unavailable_reason", lambda device, dtype: reason)
+    monkeypatch.setattr("m2f.modeling_m2f.kernels.whole_sources.unavailable_reason", lambda source: reason)
+    place = "m2f.modeling_m2f.kernels.window_attention.window_kernel_unavailable_reason"
+    monkeypatch.setattr(place, lambda *sizes: reason)
+    with pytest.warns(RuntimeWarning) as given:
+        ms_deform_attn(*make_inputs(LEVELS[:2]))
+        assert not has_window_attention(cpu, 32, 7) and not use_pad_pixels(cpu) and not use_votes(cpu)
+        assert not use_resized_masks(cpu) and not use_point_kernels(cpu)
+    assert len(given) == 1 and reason in str(given[0].message)
+    with pytest.warns(RuntimeWarning, match="another reason"):
+        explain_reference(cpu, "another reason")
+
+
+def test_processes_that_load_data_leave_the_warning_to_the_main_one(monkeypatch, recwarn):
+    monkeypatch.setenv("M2F_KERNELS", "auto")
+    monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda: "one of two")
+    assert not explain_reference(torch.device("cpu"), "of a reason in a worker") and not recwarn.list
 
 
 def test_plain_pytorch_compiles_without_a_graph_break(monkeypatch):

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from m2f.modeling_m2f.kernels.kernel_report import kernel_report
+from m2f.modeling_m2f.kernels.kernel_report import WHOLE_SOURCES, cpu_kernel_report, kernel_report
+from m2f.modeling_m2f.kernels.kernel_sources import CSRC
 from m2f.modeling_m2f.kernels.nvrtc import nvrtc
 
 REPORT = "m2f.modeling_m2f.kernels.kernel_report"
@@ -68,3 +69,21 @@ def test_devices_of_this_machine(monkeypatch, accelerator):
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: device)
     names = [name for name, _ in kernel_report()]
     assert names[4:] == ["cpu", *([accelerator] if accelerator else [])]
+
+
+def test_every_source_is_in_the_report():
+    others = {"ms_deform_attn_cpu.cpp", "window_attention_cpu.cpp"}
+    assert {path.name for path in CSRC.glob("*.cpp")} == others | {source for source, _ in WHOLE_SOURCES.values()}
+
+
+def test_other_kernels_and_why(monkeypatch):
+    missing, _ = WHOLE_SOURCES["mask losses"]
+    reason = "no C++ compiler: here"
+    monkeypatch.setattr(f"{REPORT}.unavailable_reason", lambda source, **_: reason if source == missing else None)
+    monkeypatch.setattr(f"{REPORT}.window_kernel_unavailable_reason", lambda *sizes: None)
+    found = dict(cpu_kernel_report())
+    assert list(found) == ["window attention", *WHOLE_SOURCES]
+    assert found.pop("mask losses") == f"plain PyTorch: {reason}"
+    assert set(found.values()) == {f"C++ kernel, {torch.get_num_threads()} threads"}
+    monkeypatch.setenv("M2F_KERNELS", "reference")
+    assert set(dict(cpu_kernel_report()).values()) == {"plain PyTorch: M2F_KERNELS=reference"}

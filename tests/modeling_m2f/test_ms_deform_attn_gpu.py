@@ -12,7 +12,7 @@ from deform_attn_inputs import tensors
 
 from m2f.modeling_m2f.kernels.cuda_check import TOLERANCES as CHECKED
 from m2f.modeling_m2f.kernels.cuda_check import first_run_failure
-from m2f.modeling_m2f.kernels.kernel_choice import _warn_once
+from m2f.modeling_m2f.kernels.kernel_choice import warned
 from m2f.modeling_m2f.kernels.ms_deform_attn import ms_deform_attn
 
 pytestmark = [
@@ -29,7 +29,7 @@ make_inputs = functools.partial(make_inputs_anywhere, queries=77, device="cuda")
 def compiled(monkeypatch):
     """A test that meant to run the kernel must not pass because it fell back."""
     monkeypatch.setenv("M2F_KERNELS", "compiled")
-    _warn_once.cache_clear()
+    warned.clear()
 
 
 def with_gradients(arguments):

@@ -1,8 +1,9 @@
-"""The demo on a few of its images, with a few steps of training."""
+"""The demo as it is, and its training on a few of its images, with a few steps."""
 
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,8 +20,9 @@ ROOT = Path(__file__).resolve().parents[2]
 NUCLEI = ROOT / "examples" / "nuclei"
 sys.path.insert(0, str(ROOT / "scripts"))  # as for `python scripts/demo.py`
 
-from demo import BATCH_SIZE, batches, parse_args, train_model  # noqa: E402
+from demo import card_average_precision, parse_args, table_lines  # noqa: E402
 from demo_model import build_model, build_processor  # noqa: E402
+from demo_training import BATCH_SIZE, batches, train_model  # noqa: E402
 
 from m2f.data.coco_instances import CocoInstances  # noqa: E402
 from m2f.data.collation import Collator  # noqa: E402
@@ -42,21 +44,49 @@ def small_data(tmp_path_factory) -> Path:
     return folder
 
 
-def run_demo(data: Path, out: Path) -> str:
+def run_demo(*words: str | Path) -> str:
     """What `demo.py` prints."""
-    command = [sys.executable, ROOT / "scripts" / "demo.py", "--steps", "1", "--data", data, "--out", out]
+    command = [sys.executable, ROOT / "scripts" / "demo.py", *words]
     result = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120, check=False
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600, check=False
     )
     assert result.returncode == 0, result.stderr
     return result.stdout
 
 
+def train_demo(data: Path, out: Path) -> str:
+    return run_demo("--train", "--steps", "1", "--data", data, "--out", out)
+
+
 @pytest.fixture(scope="module")
 def run(small_data, tmp_path_factory) -> tuple[str, Path]:
-    """What the demo printed, and its folder."""
+    """What the demo printed when it trained, and its folder."""
     out = tmp_path_factory.mktemp("demo") / "out"
-    return run_demo(small_data, out), out
+    return train_demo(small_data, out), out
+
+
+def test_bundled_checkpoint_gives_what_its_card_says(tmp_path):
+    """On the bundled images, within 0.01. The numbers of the card come from `m2f val` of the same weights."""
+    printed = run_demo("--out", tmp_path / "out")
+    found = re.search(r"^AP ([0-9.]+), AP50 ([0-9.]+) \(the model card says AP ([0-9.]+)\)$", printed, re.MULTILINE)
+    stated = card_average_precision()
+    assert stated > 0 and float(found[3]) == pytest.approx(stated, abs=0.0005)  # three digits are printed
+    assert float(found[1]) == pytest.approx(stated, abs=0.01)
+    for path in ("report.html", "overlays", "predictions.json"):
+        path = tmp_path / "out" / "predictions" / path
+        assert str(path) in printed and path.exists()
+    names = {image["file_name"] for image in json.loads((NUCLEI / "val.json").read_text())["images"]}
+    rows = [line.split() for line in printed.splitlines()]
+    assert {row[0] for row in rows if len(row) == 4 and row[0].endswith(".png")} == names
+
+
+def test_table_has_images_without_nuclei(tmp_path):
+    """Two areas of 10 and 30 have the median 20; scores of 0.5 and 1 the mean 0.75."""
+    images = [{"id": 1, "file_name": "b.png"}, {"id": 2, "file_name": "a.png"}]
+    annotations = [{"image_id": 1, "area": 10, "score": 0.5}, {"image_id": 1, "area": 30, "score": 1.0}]
+    (tmp_path / "predictions.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    rows = [line.split() for line in table_lines(tmp_path / "predictions.json")]
+    assert rows[1:] == [["a.png", "0", "-", "-"], ["b.png", "2", "20", "0.750"]]
 
 
 def test_prints_the_average_precision_and_where_everything_is(run):
@@ -93,7 +123,7 @@ def test_model_folder_names_task_and_label(run):
 
 
 def test_same_steps_give_the_same_predictions(run, small_data, tmp_path):
-    run_demo(small_data, tmp_path)
+    train_demo(small_data, tmp_path)
     assert (tmp_path / "predictions.json").read_bytes() == (run[1] / "predictions.json").read_bytes()
 
 

@@ -3,6 +3,7 @@ import dataclasses
 
 import pytest
 
+from m2f.cli import command_parser
 from m2f.training.option_sources import (
     add_option_arguments,
     options_from_arguments,
@@ -31,6 +32,8 @@ WRITTEN = {
     "gradient_accumulation_steps": "3",
     "log_with": "tensorboard wandb",
     "data_options": "task=instance",
+    "device": "cpu",  # as cpu: true says
+    "dataset": "one two",
 }
 
 
@@ -130,7 +133,7 @@ def test_an_empty_file_has_no_options(tmp_path):
 
 def test_an_unknown_flag_gets_the_nearest_names(capsys):
     with pytest.raises(SystemExit) as exit:
-        parse("--lerning-rate", "1")
+        command_parser("train").parse_args(["--lerning-rate", "1"])
     assert exit.value.code == 2
     assert "--lerning-rate: did you mean --learning-rate" in capsys.readouterr().err
 
@@ -140,4 +143,4 @@ def test_help_names_defaults():
     add_option_arguments(parser)
     text = " ".join(parser.format_help().split())
     assert "--learning-rate X of everything but the backbone (0.0001)" in text
-    assert "--schedule poly|multistep" in text
+    assert "--schedule {poly,multistep}" in text

@@ -52,6 +52,14 @@ def test_the_output_folder_holds_a_model_that_from_pretrained_loads(whole):
     assert outcome.best_metric == results["results"]["AP"]
 
 
+def test_the_results_say_what_a_model_card_needs(whole):
+    results = json.loads((whole[0] / "results.json").read_text())
+    assert (results["task"], results["images"], results["seconds"] > 0) == ("instance", 5, True)
+    assert results["dataset"] == {"format": "shapes", "split": "val", "images": 5}
+    assert [row["name"] for row in results["per_class"]] == ["red", "green", "blue"]
+    assert results["machine"]["device"] == "cpu" and results["machine"]["processor"]
+
+
 def test_log_evaluations_curves_samples_and_options_are_written(whole):
     folder, run, outcome = whole
     log = rows(folder)
@@ -186,7 +194,7 @@ def with_results(run: TrainingRun, *results: StepResult):
     run._do_step = lambda batches, names_of: left.pop(0) if len(left) > 1 else left[0]
 
 
-EVALUATE = "m2f.training.training_run.evaluate_model"
+EVALUATE = "m2f.training.training_run.evaluate_run"
 SKIPPED = StepResult(skipped_because="not finite: loss_ce, at a.png")
 FINE = StepResult(1.0, {"loss_ce": 1.0}, 1.0)
 
@@ -276,7 +284,7 @@ def test_a_full_disk_keeps_the_best_model(tmp_path):
 
 def test_only_a_better_model_replaces_the_best(tmp_path, monkeypatch):
     values = iter([0.5, 0.4, 0.6, float("nan")])
-    monkeypatch.setattr(EVALUATE, lambda *_, **__: {"AP": next(values), "AP50": 1.0})
+    monkeypatch.setattr(EVALUATE, lambda *_, **__: ({"AP": next(values), "AP50": 1.0}, {}))
     run = shapes_run(tmp_path, validation=True, max_steps=4, evaluate_every=1, checkpoint_every=1, keep=1)
     outcome = run.run()
     assert (outcome.best_metric, outcome.best_step) == (0.6, 3)
@@ -340,7 +348,7 @@ def test_a_tracker_that_is_not_installed_is_an_error(tmp_path):
 
 def test_precision_that_the_device_has_not_is_an_error(tmp_path):
     fresh_accelerate()
-    with pytest.raises(ValueError, match="fp16 needs a GPU.*bf16 or no"):
+    with pytest.raises(ValueError, match="fp16 needs a GPU.*bfloat16 or float32"):
         make_accelerator(shapes_options(tmp_path, mixed_precision="fp16"))
 
 
@@ -356,7 +364,7 @@ def test_bfloat16_and_gradient_checkpointing_train(tmp_path):
 
 def test_options_for_evaluation_reach_it(tmp_path, monkeypatch):
     seen = {}
-    monkeypatch.setattr(EVALUATE, lambda *_, **kwargs: seen.update(kwargs) or {"AP": 0.1})
+    monkeypatch.setattr(EVALUATE, lambda *_, **kwargs: seen.update(kwargs) or ({"AP": 0.1}, {}))
     run = shapes_run(tmp_path, validation=True, evaluation_batch_size=3, on_broken_image="skip")
     run.evaluate()
     assert (seen["batch_size"], seen["workers"], seen["skip_broken"]) == (3, 0, True)

@@ -3,11 +3,13 @@
 import contextlib
 import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from evaluation_data import CATEGORY_OF, colour_reader, write_instances, write_panoptic, write_semantic
 from fake_reader import FakeReader
 from PIL import Image
@@ -20,6 +22,7 @@ from m2f.data.coco_panoptic import CocoPanoptic
 from m2f.data.dataset_formats import open_dataset
 from m2f.data.label_maps import read_channels, read_label_map
 from m2f.evaluation.coco_truth import panoptic_target
+from m2f.evaluation.mask_rle import encode_masks
 from m2f.evaluation.panoptic_quality import PanopticQuality
 from m2f.evaluation.semantic_iou import SemanticIoU
 from m2f.training.checkpoint_tasks import Checkpoint, choose_tasks
@@ -226,6 +229,37 @@ def test_a_broken_image_is_left_out_of_numbers_and_files(tmp_path):
     result = measure(reader_checkpoint("instance"), dataset, skip_broken=True, output=tmp_path, batch_size=2)
     assert result.images == 4
     assert {entry["image_id"] for entry in json.loads((tmp_path / "instances.json").read_text())} == {96, 97, 99, 100}
+
+
+def test_predictions_of_another_kind_are_counted_in_place_of_the_models(tmp_path):
+    """The truth itself, with the labels of a model that has the dataset's classes in another order."""
+    path = write_instances(tmp_path)
+    dataset, checkpoint = open_dataset(path), reader_checkpoint("instance", names=("blue", "green", "red"))
+    seen = []
+
+    def predict(image):
+        sample = dataset[len(seen)]
+        assert image.size == sample.image.size
+        seen.append(image)
+        masks, labels = sample.segments.masks(), sample.segments.class_ids
+        infos = [{"id": i, "label_id": 2 - int(label), "score": 0.9} for i, label in enumerate(labels)]
+        return {"instance": {"segmentation": encode_masks(masks), "segments_info": infos}}
+
+    result = measure(checkpoint, dataset, predict=predict, batch_size=3, output=tmp_path)
+    assert result.images == len(seen) == 5 and not checkpoint.model.shapes
+    assert result.results["instance"]["AP"] == pytest.approx(
+        coco_average_precision(path, tmp_path / "instances.json")[0]
+    )
+    assert result.results["instance"]["AP"] > 0.8
+
+
+def test_predictions_of_another_kind_are_not_for_views_nor_sharded_models(tmp_path):
+    dataset = open_dataset(write_semantic(tmp_path), "val")
+    with pytest.raises(ValueError, match="sees as a whole"):
+        measure(reader_checkpoint("semantic"), dataset, predict=dict, views=FLIPS)
+    accelerator = SimpleNamespace(distributed_type=DistributedType.FSDP)
+    with pytest.raises(ValueError, match="sharded model"):
+        validate(reader_checkpoint("semantic"), dataset, ["semantic"], accelerator, predict=dict)
 
 
 def test_an_empty_split_is_an_error():

@@ -1,0 +1,56 @@
+"""The config.json of a checkpoint, read before its weights: whether it is one that this version can use."""
+
+import os
+import sys
+from typing import Any
+
+from packaging.version import InvalidVersion, Version
+from transformers import PretrainedConfig
+
+from m2f.configuration.configuration_m2f import VERSION_FIELD
+
+_KINDS = ("m2f", "mask2former")
+
+
+def read_config(name: str) -> dict[str, Any]:
+    """The fields of the config.json of a checkpoint of m2f or of transformers' mask2former.
+
+    Args:
+        name: folder or Hub id.
+
+    Raises:
+        OSError: it cannot be found or read.
+        ValueError: it is of another kind, or of a newer version of m2f.
+    """
+    is_path = os.path.isabs(name) or name.startswith((".", "~")) or name.count("/") > 1
+    if not os.path.isdir(name) and (is_path or os.path.exists(name)):
+        raise FileNotFoundError(f"there is no checkpoint folder {name}")
+    if os.path.isdir(name) and not os.path.isfile(os.path.join(name, "config.json")):
+        raise FileNotFoundError(f"the folder {name} is no checkpoint: it has no config.json")
+    fields, _ = PretrainedConfig.get_config_dict(name)
+    if not isinstance(fields, dict):
+        raise ValueError(f"the config.json of {name} holds no fields, but a {type(fields).__name__}")
+    kind = fields.get("model_type")
+    if kind not in _KINDS:
+        architectures = f" ({', '.join(fields['architectures'])})" if fields.get("architectures") else ""
+        kinds = " or ".join(_KINDS)
+        raise ValueError(f"{name} is a checkpoint of model_type {kind!r}{architectures}; {kinds} is needed")
+    _check_version(name, fields.get(VERSION_FIELD))
+    return fields
+
+
+def _check_version(name: str, written_by: str | None):
+    """Raise ValueError where a checkpoint was written by a newer version; one that only corrects errors is none."""
+    if written_by is None:
+        return
+    # Read from the package itself: the library imports from files only.
+    installed = sys.modules["m2f"].__version__
+    try:
+        newer = Version(str(written_by)).release[:2] > Version(installed).release[:2]
+    except InvalidVersion as error:
+        raise ValueError(f"the config.json of {name} has an unreadable {VERSION_FIELD}: {written_by!r}") from error
+    if newer:
+        raise ValueError(
+            f"{name} was written by m2f {written_by}, and m2f {installed} is installed; install that version or a "
+            "later one"
+        )

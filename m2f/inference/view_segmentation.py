@@ -1,0 +1,125 @@
+"""A model on whole images and on the tiles of large ones, for one task or for several from one pass."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+
+from m2f.image_processing.image_processing_m2f import M2FImageProcessor
+from m2f.inference.batch_pipeline import BatchPipeline, Outcome
+from m2f.inference.detection import Box
+from m2f.inference.memory_limits import check_memory_of_tiles, memory_errors
+from m2f.inference.task_decoding import Found, TaskDecoder, ViewOutputs
+from m2f.inference.tile_grid import tile_boxes, tile_input_size
+from m2f.inference.tile_results import TILE_RESULTS
+from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
+
+
+@dataclass(frozen=True)
+class View:
+    """An image or a tile, ready for the model.
+
+    item: what was read.
+    image: upright RGB.
+    inputs: the model's, for this view alone; None for an image that is to be cut into tiles.
+    key: the padded shape; views of one shape may come together.
+    """
+
+    item: Any
+    image: Image.Image
+    name: str
+    inputs: dict[str, torch.Tensor] | None
+    key: Hashable
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.image.height, self.image.width
+
+
+@dataclass(frozen=True)
+class ViewSegmentation:
+    """The steps from an image to what is found in it. `prepare` and `found` may run in threads.
+
+    Args:
+        model: in evaluation mode, on its device.
+        decoders: of the tasks that are wanted.
+        tile: pixels; images that are higher or wider are cut into tiles. None: no image is.
+        tile_overlap: pixels that neighbouring tiles share at least.
+        batch_size: tiles that the model gets at a time.
+        workers: threads that prepare tiles, and as many that decode them.
+    """
+
+    model: M2FForUniversalSegmentation
+    processor: M2FImageProcessor
+    decoders: Sequence[TaskDecoder]
+    tile: int | None
+    tile_overlap: int
+    batch_size: int
+    workers: int
+
+    def prepare(self, item: Any, image: Image.Image, name: str, input_size: tuple[int, int] | None = None) -> View:
+        """
+        Args:
+            input_size: (height, width) to resize to, in place of what the processor's `size` says.
+        """
+        if input_size is None and self.tile is not None and max(image.size) > self.tile:
+            return View(item, image, name, None, None)
+        size = {} if input_size is None else {"size": dict(zip(("height", "width"), input_size, strict=True))}
+        with memory_errors("the input"):
+            inputs = dict(self.processor(image, return_tensors="pt", **size))
+        return View(item, image, name, inputs, tuple(inputs["pixel_values"].shape))
+
+    def compute(self, views: Sequence[View]) -> list[ViewOutputs | list[Found]]:
+        """For each of some views of one `key`: the model's outputs, or for an image in tiles what is found."""
+        if views[0].inputs is None:
+            return [self._found_in_tiles(view) for view in views]
+        parameter = next(self.model.parameters())
+        inputs = {name: torch.cat([view.inputs[name] for view in views]) for name in views[0].inputs}
+        with torch.inference_mode(), memory_errors("the model's computation"):
+            outputs = self.model(
+                pixel_values=inputs["pixel_values"].to(parameter.device, parameter.dtype),
+                pixel_mask=inputs["pixel_mask"].to(parameter.device),
+            )
+        return ViewOutputs.split(outputs)
+
+    def found(self, view: View, computed: ViewOutputs | list[Found]) -> list[Found]:
+        """What each decoder's task asks for, at the size of the view."""
+        if not isinstance(computed, ViewOutputs):
+            return computed
+        with memory_errors("the result"):
+            return [decoder.decode(computed, view.size) for decoder in self.decoders]
+
+    def _found_in_tiles(self, view: View) -> list[Found]:
+        """The tiles go through a pipeline of their own."""
+        check_memory_of_tiles(view.size)
+        tiles = tile_boxes(view.size, self.tile, self.tile_overlap)
+        results = [
+            TILE_RESULTS[decoder.task](decoder, tiles, view.size, self.tile_overlap) for decoder in self.decoders
+        ]
+
+        def prepare(tile: Box) -> View:
+            return self.prepare(tile, view.image.crop(tile), view.name, self._tile_input_size(tile))
+
+        def decode(tile_view: View, outputs: ViewOutputs) -> list:
+            with memory_errors("the result"):
+                return [result.decode(tile_view.item, outputs) for result in results]
+
+        pipeline = BatchPipeline(prepare, self.compute, decode, self.batch_size, self.workers, item_errors=())
+        with memory_errors("the result"):
+            for outcome in pipeline.run_in_order(tiles):
+                for result, part in zip(results, _result_of(outcome), strict=True):
+                    result.add(outcome.item, part)
+            return [result.found() for result in results]
+
+    def _tile_input_size(self, tile: Box) -> tuple[int, int]:
+        size = (tile.height, tile.width)
+        return tile_input_size(size, self.tile, dict(self.processor.size)) if self.processor.do_resize else size
+
+
+def _result_of(outcome: Outcome) -> Any:
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome.result

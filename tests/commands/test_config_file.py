@@ -1,0 +1,120 @@
+"""Files of options, with a parser made here; every command has its own file in one test."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from m2f.cli import command_parser
+from m2f.commands.config_file import parse_with_config
+from m2f.commands.shared_arguments import add_shared_arguments, count
+from m2f.training.option_file import nearest, read_mapping
+
+
+@pytest.fixture
+def parse(tmp_path):
+    """Parses words together with the text of a file."""
+
+    def parse(text: str, *words: str) -> argparse.Namespace:
+        file = tmp_path / "options.yaml"
+        file.write_text(text)
+        parser = argparse.ArgumentParser(prog="m2f fake", allow_abbrev=False)
+        parser.add_argument("inputs", nargs="+")
+        parser.add_argument("--needed", required=True)
+        parser.add_argument("--rate", type=float, default=0.5)
+        parser.add_argument("--split", action="append")
+        parser.add_argument("--task", choices=("one", "two"))
+        settings = {"type": count, "default": 1}
+        add_shared_arguments(parser, config={}, device={}, cpu={}, batch_size=settings, output={}, overwrite={})
+        return parse_with_config(parser, ["--config", str(file), *words])
+
+    return parse
+
+
+FILE = """
+inputs: [a, b]
+needed: yes it is
+batch-size: 2
+--rate: 1e-3
+split: [train, val]
+overwrite: true
+out: folder
+"""
+
+
+def test_the_file_stands_in_for_what_is_not_given(parse):
+    args = parse(FILE)
+    assert (args.inputs, args.needed) == (["a", "b"], "yes it is")
+    assert (args.batch_size, args.rate, args.split, args.overwrite) == (2, 1e-3, ["train", "val"], True)
+    assert (args.output, args.device, args.task) == (Path("folder"), None, None)  # the last two by default
+
+
+def test_the_command_line_wins(parse):
+    args = parse(FILE, "x", "--needed=n", "--batch-size=3", "--split=test", "--no-overwrite", "--output=other")
+    assert (args.inputs, args.needed) == (["x"], "n")
+    assert (args.batch_size, args.split, args.overwrite) == (3, ["test"], False)
+    assert args.output == Path("other")
+
+
+def test_one_value_is_a_list_of_one_and_cpu_is_a_device(parse):
+    args = parse(FILE.replace("[train, val]", "train") + "cpu: true\n")
+    assert args.split == ["train"] and args.device == "cpu"
+    assert parse(FILE + "cpu: true\n", "--device=cuda").device == "cuda"
+    assert parse(FILE + "cpu: false\n").device is None
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("bach_size: 2", ["options.yaml", "'bach_size'", "did you mean batch_size?"]),
+        ("debug: true", ["unknown option 'debug'", "m2f fake --help lists all"]),
+        ("config: x", ["unknown option 'config'"]),
+        ("task: three", ["task is 'three'", "one, two"]),
+        ("device: [cpu]", ["device is ['cpu']", "one value"]),
+        ("cpu: 1", ["cpu is 1", "true or false"]),
+        ("- a", ["lines of the form"]),
+        ("a: [", ["no yaml file"]),
+        ("!!python/object/apply:os.system ['true']", ["no yaml file"]),  # what yaml.load would run
+        ("batch_size: 1\n--batch-size: 2", ["batch_size twice"]),
+    ],
+)
+def test_what_does_not_fit_is_named(parse, line, words):
+    with pytest.raises(ValueError) as error:
+        parse(line)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.parametrize(("old", "new"), [("1e-3", "fast"), ("batch-size: 2", "batch-size: 0")])
+def test_a_value_of_another_type_is_named(parse, old, new):
+    with pytest.raises(ValueError, match="rate is 'fast'; float is needed|batch_size: '0' is not a whole number"):
+        parse(FILE.replace(old, new))
+
+
+def test_names_are_those_of_flags_with_or_without_dashes(tmp_path):
+    (tmp_path / "a.yaml").write_text("batch-size: 1\n--max-steps: 2\nseed: 3\n")
+    assert read_mapping(tmp_path / "a.yaml") == {"batch_size": 1, "max_steps": 2, "seed": 3}
+    assert nearest("zzz", ["seed"], "m2f x") == "m2f x --help lists all"
+
+
+@pytest.mark.parametrize(
+    ("command", "text", "expected"),
+    [
+        ("predict", "inputs: [a]\nthreshold: 0.3\ndtype: bfloat16", {"threshold": 0.3, "dtype": "bfloat16"}),
+        ("val", "checkpoint: c\ndata: d\ndtype: bfloat16\nworkers: 0", {"mixed_precision": "bf16", "workers": 0}),
+        ("check", "data: d\nsplit: val\njson: true", {"data": "d", "split": ["val"], "json": True}),
+        ("convert", "source: a\ntarget: b\nto: m2f\n", {"source": "a", "target": Path("b"), "to": "m2f"}),
+        ("push", "folder: a\nrepository: b/c\ndataset: d\n", {"repository": "b/c", "dataset": ["d"]}),
+        ("bench", "size: 64x96\nbatch_size: [1, 2]\n", {"size": [(64, 96)], "batch_size": [1, 2]}),
+    ],
+)
+def test_every_command_takes_its_own(tmp_path, command, text, expected):
+    (tmp_path / "a.yaml").write_text(text)
+    args = parse_with_config(command_parser(command), [f"--config={tmp_path / 'a.yaml'}"])
+    assert {name: getattr(args, name) for name in expected} == expected
+
+
+def test_the_options_of_a_training_have_the_names_of_other_commands_too(tmp_path):
+    from m2f.training.option_sources import read_options
+
+    (tmp_path / "a.yaml").write_text("dtype: bfloat16\nformat: yolo\nbatch-size: 2\n")
+    assert read_options(tmp_path / "a.yaml") == {"mixed_precision": "bf16", "data_format": "yolo", "batch_size": 2}
