@@ -1,6 +1,6 @@
 """3x3 convolutions on a CPU with a quarter of the multiplications (see kernels/winograd_tiles.py).
 
-Measured on 2 cores of an AMD EPYC, 256 channels: 160 x 160 cells in 0.54 and 200 x 336 cells in 0.5 of the time of
+Measured on 2 cores of an AMD EPYC, 256 channels: 160 x 160 cells in 0.58 and 200 x 336 cells in 0.51 of the time of
 torch's convolution. Rounding: a standard error of 1.2e-6 instead of 5e-7, where results are of size 0.6.
 """
 

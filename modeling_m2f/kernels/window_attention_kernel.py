@@ -7,35 +7,29 @@ import functools
 import torch
 from torch import Tensor
 
-from m2f.modeling_m2f.kernels.cpu_compiler import KernelUnavailableError, load_library
 from m2f.modeling_m2f.kernels.cpu_library import C_TYPES, integers, pointer, threads
-from m2f.modeling_m2f.kernels.kernel_sources import read_source
+from m2f.modeling_m2f.kernels.whole_sources import library, unavailable_reason
 
 SOURCE = "window_attention_cpu.cpp"
 FORWARD = "m2f::window_attention_v1"
 BACKWARD = "m2f::window_attention_backward_v1"
 
 
-@functools.cache
 def window_kernel_unavailable_reason(dtype: torch.dtype, head_dim: int, window: int) -> str | None:
     """Why the kernel cannot run on this machine; None where it can. Compiles it on the first call."""
     if dtype not in C_TYPES:
         return f"the CPU kernel has no {dtype}"
-    try:
-        _library(dtype, head_dim, window)
-    except KernelUnavailableError as error:
-        return str(error)
-    return None
+    return unavailable_reason(SOURCE, **_defines(dtype, head_dim, window))
 
 
 def forward(qkv: Tensor, padding: Tensor, bias: Tensor, height: int, width: int, shift: int) -> Tensor:
     """(B, H * W, M * D); arguments as in `window_attention_reference`, bias of the `arithmetic_dtype` of qkv."""
     qkv, padding, bias = (x.contiguous() for x in (qkv, padding, bias))
-    library, (batch, cells, _, heads, head_dim) = _library_of(qkv, bias), qkv.shape
+    kernels, (batch, cells, _, heads, head_dim) = _library_of(qkv, bias), qkv.shape
     out = qkv.new_empty(batch, cells, heads * head_dim)
     if out.numel():
-        tensors = (qkv, padding, bias, bias.new_empty(library.m2f_wide_bias(heads)), out)
-        library.m2f_forward(*map(pointer, tensors), *_sizes_and_threads(qkv, bias, height, width, shift))
+        tensors = (qkv, padding, bias, bias.new_empty(kernels.m2f_wide_bias(heads)), out)
+        kernels.m2f_forward(*map(pointer, tensors), *_sizes_and_threads(qkv, bias, height, width, shift))
     return out
 
 
@@ -44,24 +38,27 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of qkv, padding and bias."""
     grad_out, qkv, padding, bias = (x.contiguous() for x in (grad_out, qkv, padding, bias))
-    library, heads = _library_of(qkv, bias), qkv.shape[3]
-    parts, wide = library.m2f_parts(), library.m2f_wide_bias(heads)
+    kernels, heads = _library_of(qkv, bias), qkv.shape[3]
+    parts, wide = kernels.m2f_parts(), kernels.m2f_wide_bias(heads)
     grad_qkv, grad_bias = torch.empty_like(qkv), torch.zeros_like(bias)
     grad_padding = bias.new_zeros(parts, *padding.shape)
     if qkv.numel():
         tensors = (grad_out, qkv, padding, bias, bias.new_empty(wide), grad_qkv, grad_padding)
         tensors += (bias.new_zeros(parts * wide), grad_bias)
-        library.m2f_backward(*map(pointer, tensors), *_sizes_and_threads(qkv, bias, height, width, shift))
+        kernels.m2f_backward(*map(pointer, tensors), *_sizes_and_threads(qkv, bias, height, width, shift))
     return grad_qkv, grad_padding[0].to(padding.dtype), grad_bias
+
+
+def _defines(dtype: torch.dtype, head_dim: int, window: int) -> dict[str, str | int]:
+    return {"M2F_DTYPE": C_TYPES[dtype], "M2F_HEAD_DIM": head_dim, "M2F_WINDOW": window}
 
 
 @functools.cache
 def _library(dtype: torch.dtype, head_dim: int, window: int) -> ctypes.CDLL:
-    defines = {"M2F_DTYPE": C_TYPES[dtype], "M2F_HEAD_DIM": head_dim, "M2F_WINDOW": window}
-    library = load_library(read_source(SOURCE), defines)
-    library.m2f_wide_bias.argtypes, library.m2f_wide_bias.restype = (ctypes.c_int64,), ctypes.c_int64
-    library.m2f_parts.restype = ctypes.c_int64
-    return library
+    kernels = library(SOURCE, **_defines(dtype, head_dim, window))
+    kernels.m2f_wide_bias.argtypes, kernels.m2f_wide_bias.restype = (ctypes.c_int64,), ctypes.c_int64
+    kernels.m2f_parts.restype = ctypes.c_int64
+    return kernels
 
 
 def _library_of(qkv: Tensor, bias: Tensor) -> ctypes.CDLL:

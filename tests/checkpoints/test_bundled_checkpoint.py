@@ -111,3 +111,8 @@ def test_no_file_names_a_place_of_the_machine_that_trained_it():
     for file in FOLDER.rglob("*"):
         if file.suffix in (".md", ".json", ".yaml"):
             assert not re.search(r"/(home|root|tmp|work|Users)/", file.read_text(encoding="utf-8")), file
+
+
+def test_convert_knows_the_name(elsewhere, capsys):
+    assert main(["convert", "nuclei", "stock", "--to", "transformers", "--dry-run"]) == 0
+    assert not list(elsewhere.iterdir())
