@@ -18,6 +18,7 @@ from m2f.modeling_m2f.kernels.winograd_tiles import (
     use_winograd,
 )
 from m2f.modeling_m2f.linear import is_fast, is_plain, packed, product
+from m2f.modeling_m2f.native_types import product_dtype
 
 OPERATOR = "m2f::convolve_3x3_v1"
 # Tiles of a block: enough rows for the products' full rate, few enough for the transformed block to stay in the cache.
@@ -27,8 +28,8 @@ _FEWEST_CELLS = 4096
 
 
 def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """`conv(x)`; by Winograd's method if it is a 3x3 convolution without bias that keeps the size, in float32 on a
-    CPU, without gradients, of maps that are large enough.
+    """`conv(x)`; by Winograd's method if it is a 3x3 convolution without bias that keeps the size, on a CPU that
+    multiplies the type in float32, without gradients, of maps that are large enough.
 
     Args:
         x: (B, C, H, W).
@@ -36,19 +37,19 @@ def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
     if not _is_fast(conv, x):
         return conv(x)
     _define_operator()
-    return torch.ops.m2f.convolve_3x3_v1(x, conv.weight)
+    return torch.ops.m2f.convolve_3x3_v1(x.float(), conv.weight.float()).to(x.dtype)
 
 
 def _is_fast(conv: nn.Conv2d, x: Tensor) -> bool:
     return (
-        x.dtype == torch.float32
+        is_plain(conv, nn.Conv2d)
+        and is_fast(x, conv.weight)
+        and product_dtype(x.dtype) == torch.float32
         and not (torch.is_grad_enabled() and (x.requires_grad or conv.weight.requires_grad))
         and x.shape[2] * x.shape[3] >= _FEWEST_CELLS
-        and is_plain(conv, nn.Conv2d)
         and conv.bias is None
         and (conv.kernel_size, conv.padding, conv.padding_mode) == ((3, 3), (1, 1), "zeros")
         and (conv.stride, conv.dilation, conv.groups) == ((1, 1), (1, 1), 1)
-        and is_fast(x, conv.weight)
         and use_winograd(x.device)
     )
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from m2f.modeling_m2f.linear import is_fast, is_plain, product
+from m2f.modeling_m2f.native_types import product_dtype
 
 # Fewer make thin products of the weights' gradients; with more, what is inside no longer fits into a cache.
 BLOCK_ROWS = 3072
@@ -44,54 +45,80 @@ class FeedForward(NamedTuple):
             and all(is_plain(layer, nn.Linear) and layer.bias is not None for layer in layers)
             and self.norm.elementwise_affine
             and self.norm.bias is not None
-            and is_fast(x, self.norm.weight, *(layer.weight for layer in layers))
+            and is_fast(x, *self._weights())
         )
 
     def apply(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
-        weights = (self.norm.weight, self.norm.bias, *self.fc1.parameters(), *self.fc2.parameters())
-        return _Blocks.apply(x, *weights, self.norm.eps, self.activation, self.adds_normalised)
+        return _Blocks.apply(x, *self._weights(), self.norm.eps, self.activation, self.adds_normalised)
+
+    def _weights(self) -> list[Tensor]:
+        # By name: what is registered anew, as after pruning, changes the order of `parameters()`.
+        return [tensor for layer in (self.norm, self.fc1, self.fc2) for tensor in (layer.weight, layer.bias)]
 
 
 class _Blocks(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, eps, activation, adds_normalised):
-        ctx.save_for_backward(x, norm_weight, norm_bias, weight1, bias1, weight2)
+        ctx.save_for_backward(x, norm_weight, norm_bias, weight1, bias1, weight2, bias2)
         ctx.options = eps, activation, adds_normalised
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        dtype = product_dtype(x.dtype)
+        weights = [w.to(dtype) for w in (norm_weight, norm_bias, weight1, bias1, weight2, bias2)]
         for rows, to in zip(_blocks(x), _blocks(out), strict=True):
-            normalised = layer_norm(rows, rows.shape[-1:], norm_weight, norm_bias, eps)
-            inner = product(normalised, weight1, bias1, activation)
-            torch.add(normalised if adds_normalised else rows, product(inner, weight2, bias2), out=to)
+            rows = rows.to(dtype)
+            normalised = layer_norm(rows, rows.shape[-1:], *weights[:2], eps)
+            inner = product(normalised, *weights[2:4], activation)
+            torch.add(normalised if adds_normalised else rows, product(inner, *weights[4:]), out=to)
         return out
 
     @staticmethod
     def backward(ctx, grad):
-        x, norm_weight, norm_bias, weight1, bias1, weight2 = ctx.saved_tensors
-        eps, activation, adds_normalised = ctx.options
-        grads = [torch.zeros_like(w) for w in (norm_weight, norm_bias, weight1, bias1, weight2)]
-        grads.append(torch.zeros_like(norm_weight))  # of the second bias
-        grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
-        size = x.shape[-1:]
-        for rows, grad_rows, to in zip(*map(_blocks, (x, grad, grad_x)), strict=True):
-            normalised, mean, rstd = torch.native_layer_norm(rows, size, norm_weight, norm_bias, eps)
-            before = product(normalised, weight1, bias1)
-            inner = _ACTIVATION[activation](before)
-            grad_before = _DERIVATIVE[activation](product(grad_rows, weight2.t()), before)
-            grads[2].addmm_(grad_before.t(), normalised)
-            grads[3] += grad_before.sum(0)
-            grads[4].addmm_(grad_rows.t(), inner)
-            grads[5] += grad_rows.sum(0)
-            grad_normalised = product(grad_before, weight1.t())
-            if adds_normalised:
-                grad_normalised += grad_rows
-            grad_block, *grad_norm = torch.ops.aten.native_layer_norm_backward(
-                grad_normalised, rows, size, mean, rstd, norm_weight, norm_bias, [True] * 3
-            )
-            grads[0] += grad_norm[0]
-            grads[1] += grad_norm[1]
-            torch.add(grad_block, 0 if adds_normalised else grad_rows, out=to)
-        return grad_x, *grads, None, None, None
+        if torch.is_grad_enabled():  # for second derivatives, which the steps below do not have
+            return *_differentiable_gradients(ctx, grad), None, None, None
+        return *_gradients(grad, *ctx.saved_tensors[:-1], *ctx.options), None, None, None
+
+
+def _differentiable_gradients(ctx, grad: Tensor) -> list[Tensor | None]:
+    inputs, needed = ctx.saved_tensors, ctx.needs_input_grad
+    wanted = [tensor for tensor, need in zip(inputs, needed, strict=False) if need]
+    found = iter(torch.autograd.grad(_plain(*inputs, *ctx.options), wanted, grad, create_graph=True))
+    return [next(found) if need else None for need in needed[: len(inputs)]]
+
+
+def _plain(x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, eps, activation, adds_normalised) -> Tensor:
+    normalised = layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps)
+    inner = _ACTIVATION[activation](nn.functional.linear(normalised, weight1, bias1))
+    return (normalised if adds_normalised else x) + nn.functional.linear(inner, weight2, bias2)
+
+
+def _gradients(
+    grad, x, norm_weight, norm_bias, weight1, bias1, weight2, eps, activation, adds_normalised
+) -> tuple[Tensor, ...]:
+    """Of x, of the weights, and of the second bias, a block of rows after the other."""
+    grads = [torch.zeros_like(w) for w in (norm_weight, norm_bias, weight1, bias1, weight2)]
+    grads.append(torch.zeros_like(norm_weight))  # of the second bias
+    grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
+    size = x.shape[-1:]
+    for rows, grad_rows, to in zip(*map(_blocks, (x, grad, grad_x)), strict=True):
+        normalised, mean, rstd = torch.native_layer_norm(rows, size, norm_weight, norm_bias, eps)
+        before = product(normalised, weight1, bias1)
+        inner = _ACTIVATION[activation](before)
+        grad_before = _DERIVATIVE[activation](product(grad_rows, weight2.t()), before)
+        grads[2].addmm_(grad_before.t(), normalised)
+        grads[3] += grad_before.sum(0)
+        grads[4].addmm_(grad_rows.t(), inner)
+        grads[5] += grad_rows.sum(0)
+        grad_normalised = product(grad_before, weight1.t())
+        if adds_normalised:
+            grad_normalised += grad_rows
+        grad_block, *grad_norm = torch.ops.aten.native_layer_norm_backward(
+            grad_normalised, rows, size, mean, rstd, norm_weight, norm_bias, [True] * 3
+        )
+        grads[0] += grad_norm[0]
+        grads[1] += grad_norm[1]
+        torch.add(grad_block, 0 if adds_normalised else grad_rows, out=to)
+    return grad_x, *grads
 
 
 _ACTIVATION = {"relu": torch.relu, "gelu": nn.functional.gelu}

@@ -4,7 +4,8 @@
 instructions. oneDNN does, and applies an activation while the result is still in the cache. Measured on 2 cores of an
 AMD EPYC for the shapes of Swin-T at 640 x 640: 1.0 to 1.4 times as fast, 1.2 to 1.9 times with GELU; the products that
 give a weight's gradient are not faster and stay with MKL. In bfloat16 torch uses oneDNN itself; what is saved there
-are passes over memory for bias and activation.
+are passes over memory for bias and activation. A type of 16 bits that the processor has no instructions for is
+multiplied in float32 (`native_types`).
 """
 
 import functools
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, relu
 
 from m2f.modeling_m2f.kernels.kernel_choice import kernels_choice
+from m2f.modeling_m2f.native_types import product_dtype
 
 _PLAIN = {"none": lambda x: x, "relu": relu, "gelu": gelu}
 _ALGORITHM = {"none": "", "relu": "", "gelu": "none"}  # "none" is the exact GELU, not its tanh form
@@ -30,7 +32,7 @@ def project(layer: nn.Module, x: Tensor) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """As `torch.nn.functional.linear`."""
-    if is_fast(x, weight):
+    if is_fast(x, weight, *(() if bias is None else (bias,))):
         return _Linear.apply(x, weight, bias)
     return nn.functional.linear(x, weight, bias)
 
@@ -42,36 +44,49 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 
 def is_fast(x: Tensor, *weights: Tensor) -> bool:
-    """Whether oneDNN is asked: eager, float32 or bfloat16, on a CPU, no autocast, more than a few rows; and not where
-    M2F_KERNELS (see kernel_choice.py) is "reference"."""
+    """Whether oneDNN is asked: eager, on a CPU, a type that it is there for, no autocast, more than a few rows; and
+    not where M2F_KERNELS (see kernel_choice.py) is "reference"."""
     return (
-        not torch.compiler.is_compiling()
+        _is_eager()
         and x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.bfloat16)
+        # float16 where it is multiplied in float32: where it has instructions, torch's own path is as fast.
+        and (x.dtype in (torch.float32, torch.bfloat16) or product_dtype(x.dtype) != x.dtype)
         and all(weight.dtype == x.dtype and weight.device == x.device for weight in weights)
         # Not those that stand for something else, such as quantised weights or parts on other devices.
         and all(type(tensor) in (Tensor, nn.Parameter) for tensor in (x, *weights))
         and x.shape[-1] * _FEWEST_ROWS <= x.numel()
         and not torch.is_autocast_enabled("cpu")
         and kernels_choice() != "reference"
-        and onednn_linear() is not None
+        and onednn_linear(product_dtype(x.dtype)) is not None
+    )
+
+
+def _is_eager() -> bool:
+    """Whether tensors are numbers, not a compiler's, a tracer's or `torch.func`'s, nor have forward derivatives."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
     )
 
 
 @functools.cache
-def onednn_linear() -> Callable[..., Tensor] | None:
+def onednn_linear(dtype: torch.dtype = torch.float32) -> Callable[..., Tensor] | None:
     """torch's operator for a linear layer with an activation, the one that its compiler uses; None where it is not
-    there or gives something else."""
+    there, does not take `dtype` on this processor, or gives something else."""
     operator = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")
     if operator is None or not is_x86 or not torch.backends.mkldnn.is_available():
         return None
-    x, weight = torch.linspace(-2, 2, 12).view(3, 4), torch.linspace(1, -1, 8).view(2, 4)
+    # Small integers and their halves: exact in every type, so that only the activation rounds.
+    x, weight = torch.arange(-6, 6).view(3, 4) / 2, torch.arange(4, -4, -1).view(2, 4)
     try:
-        found = operator(x, weight, None, "gelu", [], "none")
-    except (RuntimeError, TypeError):  # another signature: the operator is not part of torch's public interface
+        found = operator(x.to(dtype), weight.to(dtype), None, "gelu", [], "none")
+    except (RuntimeError, TypeError):  # no instructions; or another signature, as the operator is not public
         return None
-    return operator if torch.allclose(found, gelu(x @ weight.T), atol=1e-5) else None
+    expected, eps = gelu(x @ weight.T.float()), torch.finfo(dtype).eps
+    return operator if torch.allclose(found.float(), expected, rtol=2 * eps, atol=2 * eps) else None
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
@@ -82,7 +97,9 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: s
         activation: "none", "relu" or "gelu".
     """
     if is_fast(x, weight):
-        return onednn_linear()(x, weight, bias, activation, [], _ALGORITHM[activation])
+        dtype = product_dtype(x.dtype)
+        wide = (None if tensor is None else tensor.to(dtype) for tensor in (x, weight, bias))
+        return onednn_linear(dtype)(*wide, activation, [], _ALGORITHM[activation]).to(x.dtype)
     return _PLAIN[activation](nn.functional.linear(x, weight, bias))
 
 
@@ -108,11 +125,13 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor):
+        """Of functions that can be differentiated themselves, for second derivatives."""
         x, weight = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad
-        rows = grad.reshape(-1, grad.shape[-1])
+        rows, dtype = grad.reshape(-1, grad.shape[-1]), product_dtype(x.dtype)
+        grad_weight = rows.to(dtype).t() @ x.reshape(-1, x.shape[-1]).to(dtype) if need_weight else None
         return (
-            product(grad, weight.t()) if need_x else None,
-            rows.t() @ x.reshape(-1, x.shape[-1]) if need_weight else None,
+            linear(grad, weight.t(), None) if need_x else None,
+            None if grad_weight is None else grad_weight.to(x.dtype),
             rows.sum(0) if need_bias else None,
         )

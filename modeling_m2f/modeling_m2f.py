@@ -7,6 +7,7 @@ those of transformers' Mask2Former, so that checkpoints fit both.
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.models.auto.modeling_auto import (
@@ -37,11 +38,23 @@ from m2f.modeling_m2f.targets import prepare_targets
 from m2f.modeling_m2f.transformer_decoder import TransformerModule, predict_masks
 from m2f.modeling_m2f.valid_region import ValidRegion
 from m2f.modeling_m2f.weight_init import torch_default_
+from m2f.modeling_m2f.wide_products import wide_products, with_same_products
 
 # The segmentation pipeline knows its models by a table of names alone; without the entry it logs an error line for a
 # model that then works (transformers 5.17 to 5.23). Other code tells models without a loss by the first table.
 MODEL_MAPPING_NAMES.setdefault("m2f", "M2FModel")
 MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES.setdefault("m2f", "M2FForUniversalSegmentation")
+
+
+class _SameProducts:
+    """A checkpointing function, called with `with_same_products` of what it is given; an object, which can be copied
+    and pickled with the model."""
+
+    def __init__(self, checkpointing_function):
+        self.checkpointing_function = checkpointing_function
+
+    def __call__(self, function, *inputs, **kwargs):
+        return self.checkpointing_function(with_same_products(function), *inputs, **kwargs)
 
 
 class PixelLevelModule(nn.Module):
@@ -130,6 +143,10 @@ class M2FPreTrainedModel(PreTrainedModel):
                 module.init_original_weights()
             if isinstance(module, PixelLevelModule) and module.encoder.config.model_type == "swin":
                 init_swin_as_original(module.encoder)
+
+    def _set_gradient_checkpointing(self, enable: bool = True, gradient_checkpointing_func=checkpoint, **kwargs):
+        """As in transformers; what is computed again is computed as the first time, see `wide_products`."""
+        super()._set_gradient_checkpointing(enable, _SameProducts(gradient_checkpointing_func), **kwargs)
 
     @classmethod
     def from_pretrained(
@@ -262,18 +279,19 @@ class M2FModel(M2FPreTrainedModel):
             valid = ValidRegion(valid_sizes, tuple(round_up(length) for length in pixel_values.shape[-2:]))
 
         pixel_values = pad_to_multiple(pixel_values)
-        pixels = self.pixel_level_module(pixel_values, valid)
-        decoded = self.transformer_module(
-            pixels.multi_scale_features,
-            pixels.mask_features,
-            valid,
-            bool(output_hidden_states),
-            output_attentions or config._attn_implementation == "eager",
-        )
+        with wide_products(pixel_values, self.dtype):
+            pixels = self.pixel_level_module(pixel_values, valid)
+            decoded = self.transformer_module(
+                pixels.multi_scale_features,
+                pixels.mask_features,
+                valid,
+                bool(output_hidden_states),
+                output_attentions or config._attn_implementation == "eager",
+            )
+            every = _default(output_auxiliary_logits, config.output_auxiliary_logits)
+            embeddings = decoded.mask_embeddings if every else decoded.mask_embeddings[-1:]
+            masks = tuple(predict_masks(x, decoded.mask_features) for x in embeddings)
         hidden_states = _selected(decoded.hidden_states, output_hidden_states)
-        embeddings = decoded.mask_embeddings
-        if not _default(output_auxiliary_logits, config.output_auxiliary_logits):
-            embeddings = embeddings[-1:]
         output = M2FModelOutput(
             encoder_last_hidden_state=pixels.feature_maps[-1],
             pixel_decoder_last_hidden_state=decoded.mask_features,
@@ -283,7 +301,7 @@ class M2FModel(M2FPreTrainedModel):
             transformer_decoder_hidden_states=hidden_states,
             transformer_decoder_intermediate_states=decoded.intermediate_hidden_states,
             hidden_states=hidden_states,
-            masks_queries_logits=tuple(predict_masks(x, decoded.mask_features) for x in embeddings),
+            masks_queries_logits=masks,
             mask_embeddings=decoded.mask_embeddings,
             attentions=decoded.attentions if output_attentions else None,
             cross_attentions=decoded.cross_attentions if output_attentions else None,
@@ -371,7 +389,8 @@ class M2FForUniversalSegmentation(M2FPreTrainedModel):
         )
         every = output_auxiliary_logits or (targets is not None and self.config.use_auxiliary_loss)
         first = 0 if every else -1
-        class_logits = self.class_predictor(torch.stack(outputs.transformer_decoder_intermediate_states[first:]))
+        with wide_products(pixel_values, self.dtype):
+            class_logits = self.class_predictor(torch.stack(outputs.transformer_decoder_intermediate_states[first:]))
 
         loss, loss_dict = None, None
         if targets is not None:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from m2f.modeling_m2f.wide_products import with_same_products
+
 
 def recomputed(module: nn.Module, function: Callable[..., Tensor], *inputs: Tensor, random: bool = False) -> Tensor:
     """`function(*inputs)`; of what autograd would keep inside, only the inputs are kept.
@@ -24,7 +26,7 @@ def recomputed(module: nn.Module, function: Callable[..., Tensor], *inputs: Tens
     is_checkpointed = getattr(module, "gradient_checkpointing", False)
     if not module.training or not torch.is_grad_enabled() or is_checkpointed:
         return function(*inputs)
-    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=random)
+    return checkpoint(with_same_products(function), *inputs, use_reentrant=False, preserve_rng_state=random)
 
 
 def recompute_feedforward(backbone: nn.Module):

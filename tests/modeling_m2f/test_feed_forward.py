@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from m2f.modeling_m2f.feed_forward import FeedForward
 from m2f.modeling_m2f.linear import is_fast, onednn_linear, product, project
@@ -114,6 +115,88 @@ def test_network_equals_its_modules(rows, activation, adds_normalised, monkeypat
     close([found], [expected])
     inputs = (x, *norm.parameters(), *fc1.parameters(), *fc2.parameters())
     close(torch.autograd.grad(found, inputs, grad), torch.autograd.grad(expected, inputs, grad))
+
+
+def network_and_plain(activation, adds_normalised):
+    torch.manual_seed(0)
+    norm, fc1, fc2 = nn.LayerNorm(6), nn.Linear(6, 12), nn.Linear(12, 6)
+
+    def plain(x):
+        normalised = norm(x)
+        return (normalised if adds_normalised else x) + fc2(ACTIVATIONS[activation](fc1(normalised)))
+
+    return FeedForward(norm, fc1, fc2, activation, adds_normalised), plain
+
+
+@needs_onednn
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("activation, adds_normalised", [("relu", True), ("gelu", False)])
+def test_second_derivatives_are_those_of_the_modules(activation, adds_normalised, frozen):
+    """They lacked all that went through the feed-forward network, or a layer."""
+    network, plain = network_and_plain(activation, adds_normalised)
+    network.fc1.requires_grad_(not frozen)
+    x = torch.randn(40, 6, requires_grad=True)
+    assert network.is_fast(x)
+    penalties = []
+    for apply in (network.apply, plain):
+        (gradient,) = torch.autograd.grad(apply(x).square().sum(), x, create_graph=True)
+        penalties.append(torch.autograd.grad(gradient.square().sum(), (x, network.norm.weight, network.fc2.weight)))
+    close(*penalties, tolerance=1e-4)
+    assert network.fc1.weight.requires_grad == (not frozen)
+
+
+@needs_onednn
+def test_second_derivatives_of_a_layer_are_torchs():
+    layer, x = nn.Linear(8, 8), torch.randn(64, 8, requires_grad=True)
+    penalties = []
+    for apply in (lambda x: project(layer, x), layer):
+        (gradient,) = torch.autograd.grad(apply(x).pow(3).sum(), x, create_graph=True)
+        penalties.append(torch.autograd.grad(gradient.square().sum(), (x, layer.weight, layer.bias)))
+    close(*penalties, tolerance=1e-4)
+
+
+@needs_onednn
+def test_weights_registered_anew_are_found_by_name():
+    """After pruning the bias stands before the weight."""
+    network, plain = network_and_plain("relu", True)
+    for layer in (network.fc1, network.fc2):
+        prune.l1_unstructured(layer, "weight", 0.5)
+        prune.remove(layer, "weight")
+    x = torch.randn(40, 6)
+    assert network.is_fast(x) and [name for name, _ in network.fc1.named_parameters()] == ["bias", "weight"]
+    close([network.apply(x)], [plain(x)])
+
+
+@needs_onednn
+def test_a_bias_of_another_kind_or_type_is_left_to_itself():
+    x = torch.randn(64, 8)
+    for bias in (torch.zeros(8).as_subclass(Quantised), torch.zeros(8, dtype=torch.float64)):
+        assert not is_fast(x, torch.randn(8, 8), bias)
+    network, _ = network_and_plain("relu", True)
+    network.fc2.bias = nn.Parameter(torch.zeros(6).as_subclass(Quantised))
+    assert not network.is_fast(torch.randn(40, 6))
+
+
+@needs_onednn
+def test_function_transforms_see_torchs_own_layers():
+    """`torch.func.grad`, `vmap` and `jvp`, and forward-mode derivatives, failed in an autograd function."""
+    network, plain = network_and_plain("gelu", False)
+    layer, x = nn.Linear(6, 6), torch.randn(3, 40, 6)
+
+    def fast(x):
+        y = project(layer, x)
+        return (network.apply(y) if network.is_fast(y) else plain(y)).square().sum()
+
+    def expected(x):
+        return plain(layer(x)).square().sum()
+
+    close([torch.func.grad(fast)(x)], [torch.func.grad(expected)(x)])
+    close([torch.func.vmap(fast)(x)], [torch.stack([expected(y) for y in x])])
+    close(torch.func.jvp(fast, (x,), (x,)), torch.func.jvp(expected, (x,), (x,)))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, x)
+        tangents = [torch.autograd.forward_ad.unpack_dual(f(dual)).tangent for f in (fast, expected)]
+    close(tangents[:1], tangents[1:])
 
 
 @needs_onednn
