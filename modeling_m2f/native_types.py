@@ -29,6 +29,12 @@ def product_dtype(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype not in _SUPPORT or _is_native(dtype) else torch.float32
 
 
+def instruction_set() -> str:
+    """What PyTorch uses of this CPU, and the types of 16 bits that are multiplied as they are."""
+    native = [str(dtype).removeprefix("torch.") for dtype in _SUPPORT if product_dtype(dtype) == dtype]
+    return f"{torch.backends.cpu.get_cpu_capability()}, {' and '.join(native) or 'no'} products of 16 bits"
+
+
 @functools.cache
 def _is_native(dtype: torch.dtype) -> bool:
     question, instructions = _SUPPORT[dtype]

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import transformers
 
+from m2f.modeling_m2f.native_types import instruction_set
+
 
 def spread(values: Sequence[float]) -> dict[str, float]:
     return {"min": min(values), "median": statistics.median(values), "max": max(values)}
@@ -26,6 +28,7 @@ def machine(device: str = "cpu", **more: Any) -> dict[str, Any]:
     """What a number depends on: hardware, versions, and what the benchmark adds, such as its threads."""
     found = {
         "processor": processor(),
+        "instructions": instruction_set(),
         **more,
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -14,6 +14,7 @@ from m2f.commands.shared_arguments import add_shared_arguments
 from m2f.data.dataset_check import usable_cores
 from m2f.evaluation.measuring_machine import processor_name
 from m2f.modeling_m2f.kernels.kernel_report import cpu_kernel_report, kernel_report
+from m2f.modeling_m2f.native_types import instruction_set
 
 PACKAGES = (
     "torch",
@@ -52,6 +53,7 @@ def environment() -> dict[str, str]:
         "platform": platform.platform(),
         "processor": f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}",
         "cores": f"{usable_cores()} usable of {os.cpu_count()}",
+        "instructions": instruction_set(),
         "threads": f"{torch.get_num_threads()} in torch",
         "memory": _memory(),
         **_devices(),

@@ -22,6 +22,7 @@ def test_versions_hardware_and_kernels(capsys):
         assert rows[package] == metadata.version(package)
     assert rows["cores"].endswith(f"of {os.cpu_count()}")
     assert rows["threads"] == f"{torch.get_num_threads()} in torch"
+    assert rows["instructions"].startswith(torch.backends.cpu.get_cpu_capability())
     assert rows["processor"] and "GiB available" in rows["memory"]
     assert rows["deformable attention"] == dict(kernel_report())
     assert "cpu" in rows["deformable attention"]
