@@ -22,7 +22,9 @@ from m2f.image_processing.model_inputs import (
     make_inputs,
     make_targets,
 )
+from m2f.image_processing.pixel_settings import check_pixel_settings
 from m2f.image_processing.post_processing_mixin import PostProcessingMixin
+from m2f.image_processing.processing_steps import ProcessingStepsMixin
 from m2f.image_processing.resize_rule import resized_size
 from m2f.image_processing.resolution_presets import get_preset
 from m2f.image_processing.tile_setting import check_tile
@@ -32,6 +34,13 @@ logger = logging.get_logger(__name__)
 TASKS = ("panoptic", "instance", "semantic")
 # Written into every processor file by some version of transformers; they name classes and set nothing.
 _SERVICE_KEYS = {"image_processor_type", "processor_class", "feature_extractor_type"}
+_CHECKED_FIELDS = ("task", "panoptic_threshold")
+# None given for one of these stays None, as in transformers: the step is off, or an error where it is on and needs the
+# value. None for any other is the default: files of transformers' former fast processors have "do_pad": null and
+# "do_convert_rgb": null, and mean what their class does.
+_NONE_IS_KEPT = ("do_resize", "do_rescale", "do_normalize", "resample", "rescale_factor", "image_mean", "image_std")
+_NONE_IS_DEFAULT = ("do_pad", "do_convert_rgb", "do_reduce_labels", "size", "size_divisor", *_CHECKED_FIELDS)
+_PIXEL_FIELDS = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "size_divisor")
 _HUB_KEYS = ("cache_dir", "force_download", "proxies", "token", "local_files_only", "revision", "subfolder")
 
 
@@ -72,7 +81,7 @@ class M2FImageProcessorKwargs(ImagesKwargs, total=False):
     pad_and_return_pixel_mask: bool | None
 
 
-class M2FImageProcessor(PostProcessingMixin, BaseImageProcessor):
+class M2FImageProcessor(PostProcessingMixin, ProcessingStepsMixin, BaseImageProcessor):
     """Prepares images and segmentation maps for M2F models and turns the models' outputs into segments.
 
     Images are resized by PIL with their aspect ratio kept (shortest edge 800, longest at most 1333, rounded half up),
@@ -122,6 +131,9 @@ class M2FImageProcessor(PostProcessingMixin, BaseImageProcessor):
             raise TypeError(f"unknown settings {unknown}; known: {sorted(self.valid_kwargs.__annotations__)}")
         super().__init__()
         self._set_attributes(**kwargs)
+        for name in _NONE_IS_KEPT:
+            if name in kwargs and kwargs[name] is None:
+                setattr(self, name, None)
 
     @classmethod
     def from_preset(cls, name: str, **kwargs) -> "M2FImageProcessor":
@@ -199,12 +211,14 @@ class M2FImageProcessor(PostProcessingMixin, BaseImageProcessor):
             "do_pad": pad_and_return_pixel_mask,
         }
         kwargs.update({name: value for name, value in former.items() if value is not None})
+        kwargs.update({name: getattr(self, name) for name in _NONE_IS_DEFAULT if kwargs.get(name) is None})
         kwargs = super()._standardize_kwargs(**kwargs)
         if max_size is not None:
             kwargs["size"] = _limit_longest_edge(kwargs["size"], max_size)
         if kwargs["thing_label_ids"] is not None:
             kwargs["thing_label_ids"] = sorted({int(label) for label in kwargs["thing_label_ids"]})
         _check_own_fields(**{key: kwargs[key] for key in ("task", "thing_label_ids", "panoptic_threshold")})
+        check_pixel_settings(**{name: kwargs[name] for name in _PIXEL_FIELDS})
         check_tile(kwargs["tile"], kwargs["tile_overlap"])
         return kwargs
 

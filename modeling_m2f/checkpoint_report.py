@@ -7,6 +7,15 @@ HEADS = (r"^class_predictor\.", r"^criterion\.")
 CONSTANTS = (r"swin\.layernorm\.", r"num_batches_tracked$")
 # Computed from the configuration today; files of earlier versions of transformers hold it.
 FORMER_CONSTANTS = (r"relative_position_index$",)
+# The original's names, and names in files of weights that have others in memory (Swin's in transformers 5).
+_ORIGINAL = (r"^sem_seg_head\.", r"^backbone\.")
+_IN_FILES = (r"pixel_level_module\.encoder\.encoder\.layers\.\d+\.blocks\.",)
+
+_REMEDY = (
+    "Load the checkpoint with its own config; the original's with `m2f convert`, or "
+    "m2f.hub.original_weights.load_original_weights(model, file) into a model that exists; or keep the model's own "
+    "values on purpose with allow_partial=True (missing or unexpected names) or ignore_mismatched_sizes=True (shapes)."
+)
 
 
 class CheckpointMismatchError(RuntimeError):
@@ -41,11 +50,27 @@ def check_report(
         return
     raise CheckpointMismatchError(
         f"{source} does not hold this model. Missing ({len(missing)}): {missing}. Unexpected ({len(unexpected)}): "
-        f"{unexpected}. Of another shape ({len(mismatched)}): {mismatched}. Load the checkpoint with its own config, "
-        "convert the original's with m2f.hub.original, or keep random values on purpose with allow_partial=True "
-        "(missing or unexpected names) or ignore_mismatched_sizes=True (shapes)."
+        f"{unexpected}. Of another shape ({len(mismatched)}): {mismatched}. {_REMEDY}"
+    )
+
+
+def wrong_names_hint(unexpected: list[str]) -> str | None:
+    """What to call in place of `load_state_dict`, where names that it did not expect tell; else None."""
+    if _any_matching(unexpected, _ORIGINAL):
+        whose = "These are names of the original's weights"
+    elif _any_matching(unexpected, _IN_FILES):
+        whose = "These are the names that files have, also those of convert_original_state_dict; in memory they differ"
+    else:
+        return None
+    return (
+        f"{whose}. Use m2f.hub.original_weights.load_original_weights(model, weights) for the original's weights, and "
+        "from_pretrained for files of transformers and m2f."
     )
 
 
 def _not_matching(names: set[str] | list[str], patterns: tuple[str, ...]) -> list[str]:
     return sorted(name for name in names if not any(re.search(pattern, name) for pattern in patterns))
+
+
+def _any_matching(names: list[str], patterns: tuple[str, ...]) -> bool:
+    return any(re.search(pattern, name) for name in names for pattern in patterns)

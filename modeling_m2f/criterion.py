@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from transformers import initialization as init
 
 from m2f.modeling_m2f.loss_normalizer import Normalizer, of_accumulated_steps, of_this_step
-from m2f.modeling_m2f.mask_losses import matched_mask_losses
+from m2f.modeling_m2f.mask_losses import losses_of_masks, matched_mask_losses
 from m2f.modeling_m2f.mask_targets import MaskTargets
 from m2f.modeling_m2f.matcher import HungarianMatcher, Matches, assign
 from m2f.modeling_m2f.point_sampling import PointChoice, sample_features, uniform_points
@@ -90,6 +90,32 @@ class Criterion(nn.Module):
             )
             total = self.loss_weights["loss_ce"] * class_losses.sum() + mask_total
         return total, _named(torch.cat([class_losses.detach()[None], mask_sums / normalizer.num_masks]))
+
+    def terms_of_logits(
+        self, class_logits: Tensor, mask_logits: list[Tensor], targets: list[MaskTargets]
+    ) -> dict[str, Tensor]:
+        """The terms from masks that were made already, by autograd; `forward` never makes them.
+
+        Args:
+            class_logits: (L, B, Q, K+1) of L predictions. mask_logits: (B, Q, h, w) of each.
+            targets: per image.
+
+        Returns:
+            "loss_ce", "loss_mask", "loss_dice": (L,) each, unweighted and with gradients. Each prediction is matched
+            at points of its own, as in the original; the step is this batch on all processes.
+        """
+        with torch.autocast(class_logits.device.type, enabled=False):
+            class_logits = class_logits.float()
+            # A mask's logits are the product of these features with a query of its own.
+            one_hot = torch.eye(class_logits.shape[2], device=class_logits.device).expand(1, len(targets), -1, -1)
+            matches, mask_sums = [], []
+            for classes, masks in zip(class_logits, mask_logits, strict=True):
+                matches += self._match(classes[None], one_hot, masks.detach(), targets)
+                mask_sums.append(losses_of_masks(masks, targets, matches[-1], self.points))
+            class_losses, class_weight = self._class_losses(class_logits, targets, matches)
+            normalizer = self._normalizer(targets, class_logits.shape[2], class_weight, None, None)
+            mask_losses = torch.stack(mask_sums, 1) / normalizer.num_masks
+        return dict(zip(TERMS, (class_losses / normalizer.class_weight, *mask_losses), strict=True))
 
     @torch.no_grad()
     def _match(

@@ -94,6 +94,16 @@ def matched_mask_losses(
     return (_WithGradients.apply(total, embeddings, features, *gradients) if learns else total), sums
 
 
+def losses_of_masks(masks: Tensor, targets: list[MaskTargets], matches: Matches, points: PointChoice) -> Tensor:
+    """Mask loss and dice loss, (2,), of one prediction whose masks (B, Q, h, w) exist, summed over the matched ones,
+    with gradients; 0, attached to the graph, where nothing is matched."""
+    total = masks.new_zeros(2, dtype=torch.float32) + masks.flatten()[:0].float().sum()
+    for logits, image_targets, (queries, chosen) in zip(masks, targets, matches, strict=True):
+        if len(queries):
+            total = total + torch.stack(_point_losses(logits[queries].float(), image_targets, chosen, points)).sum(1)
+    return total
+
+
 def _rows(matches: Matches) -> _Rows:
     counts = [len(queries) for queries, _ in matches]
     prediction = torch.arange(len(matches), device=matches[0][0].device).repeat_interleave(counts[0])
@@ -139,14 +149,19 @@ def _group_losses(
 ) -> tuple[Tensor, Tensor | None]:
     """Losses (2, n) of mask logits (n, h, w) compared with the targets at `indices`, and the gradient of their total
     with respect to the logits, (n, h * w)."""
-    where = uncertain_points(masks, *points, targets.weights)
-    wanted, weights = targets.at_own_points(indices, where), targets.weights(where)
     with torch.set_grad_enabled(learns):
         masks.requires_grad_(learns)
-        logits = sample_at_points(masks[:, None], where).squeeze(1)
-        losses = torch.stack([mask_loss(logits, wanted, weights), dice_loss(logits, wanted, weights)])
+        losses = torch.stack(_point_losses(masks, targets, indices, points))
         gradient = torch.autograd.grad((coefficients @ losses).sum(), masks)[0].flatten(1) if learns else None
     return losses.detach(), gradient
+
+
+def _point_losses(masks: Tensor, targets: MaskTargets, indices: Tensor, points: PointChoice) -> tuple[Tensor, Tensor]:
+    """Mask loss and dice loss (n,) of mask logits (n, h, w) compared with the targets at `indices`."""
+    where = uncertain_points(masks, *points, targets.weights)
+    wanted, weights = targets.at_own_points(indices, where), targets.weights(where)
+    logits = sample_at_points(masks[:, None], where).squeeze(1)
+    return mask_loss(logits, wanted, weights), dice_loss(logits, wanted, weights)
 
 
 def _kernel_group_losses(

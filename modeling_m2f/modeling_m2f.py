@@ -4,6 +4,10 @@ Cheng et al., "Masked-attention Mask Transformer for Universal Image Segmentatio
 those of transformers' Mask2Former, so that checkpoints fit both.
 """
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -14,10 +18,11 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES,
     MODEL_MAPPING_NAMES,
 )
+from transformers.utils import logging
 
 from m2f.configuration.configuration_m2f import M2FConfig
 from m2f.modeling_m2f.backbone import build_backbone, check_strides, init_swin_as_original, load_pretrained_backbone
-from m2f.modeling_m2f.checkpoint_report import CONSTANTS, FORMER_CONSTANTS, HEADS, check_report
+from m2f.modeling_m2f.checkpoint_report import CONSTANTS, FORMER_CONSTANTS, HEADS, check_report, wrong_names_hint
 from m2f.modeling_m2f.criterion import Criterion
 from m2f.modeling_m2f.mask_losses import PointChoice
 from m2f.modeling_m2f.mask_targets import MaskTargets
@@ -39,6 +44,8 @@ from m2f.modeling_m2f.transformer_decoder import TransformerModule, predict_mask
 from m2f.modeling_m2f.valid_region import ValidRegion
 from m2f.modeling_m2f.weight_init import torch_default_
 from m2f.modeling_m2f.wide_products import wide_products, with_same_products
+
+logger = logging.get_logger(__name__)
 
 # The segmentation pipeline knows its models by a table of names alone; without the entry it logs an error line for a
 # model that then works (transformers 5.17 to 5.23). Other code tells models without a loss by the first table.
@@ -191,6 +198,20 @@ class M2FPreTrainedModel(PreTrainedModel):
             ignore_mismatched_sizes=ignore_mismatched_sizes,
         )
         return (model, report) if output_loading_info else model
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
+        """As in PyTorch; where the names are those of the original or of files, the error says what loads them, and
+        with `strict=False`, which would leave the backbone as it is, a warning does."""
+        hint = wrong_names_hint(sorted(map(str, state_dict.keys() - self.state_dict().keys())))
+        try:
+            keys = super().load_state_dict(state_dict, strict=strict, assign=assign)
+        except RuntimeError as error:
+            if hint is None:
+                raise
+            raise RuntimeError(f"{hint} {error}") from error
+        if hint is not None:
+            logger.warning(f"{len(keys.unexpected_keys)} weights were not loaded. {hint}")
+        return keys
 
     @classmethod
     def from_pretrained_backbone(
@@ -409,10 +430,91 @@ class M2FForUniversalSegmentation(M2FPreTrainedModel):
             loss_dict=loss_dict,
             class_queries_logits=class_logits[-1],
             masks_queries_logits=masks[-1],
-            auxiliary_logits=_auxiliary_logits(class_logits, masks) if output_auxiliary_logits else None,
+            auxiliary_logits=self.get_auxiliary_logits(class_logits, masks) if output_auxiliary_logits else None,
             **{name: outputs[name] for name in _SHARED_FIELDS if name in outputs},
         )
         return output if _default(return_dict, self.config.return_dict) else output.to_tuple()
+
+    @property
+    def weight_dict(self) -> Mapping[str, float]:
+        """Weights of the terms of `get_loss_dict`; they follow from the configuration and cannot be set here."""
+        weights = self.criterion.loss_weights
+        return MappingProxyType({TRANSFORMERS_TERMS[term]: weight for term, weight in weights.items()})
+
+    def get_loss_dict(
+        self,
+        masks_queries_logits: Tensor,
+        class_queries_logits: Tensor,
+        mask_labels: Sequence[Tensor],
+        class_labels: Sequence[Tensor],
+        auxiliary_predictions: Sequence[Mapping[str, Tensor]] | None = None,
+    ) -> dict[str, Tensor]:
+        """The weighted terms of the loss from logits, for code that is written for transformers' Mask2Former.
+
+        `forward` does not call it: there no mask is kept. Other than `outputs.loss_dict` the terms have gradients,
+        their weights, and transformers' names.
+
+        Args:
+            masks_queries_logits: (B, Q, h, w) of the last prediction. class_queries_logits: (B, Q, K+1).
+            mask_labels, class_labels: as in `forward`; padding and all that is not labelled is background.
+            auxiliary_predictions: the same logits of each earlier prediction, see `get_auxiliary_logits`; None
+                compares the last one alone.
+
+        Returns:
+            "loss_cross_entropy", "loss_mask", "loss_dice", and with the suffix "_i" those of earlier prediction i.
+
+        Raises:
+            ValueError: labels do not fit, or a matching cost is not finite.
+        """
+        last = {"masks_queries_logits": masks_queries_logits, "class_queries_logits": class_queries_logits}
+        predictions = [last, *(auxiliary_predictions or ())]
+        terms = self.criterion.terms_of_logits(
+            torch.stack([prediction["class_queries_logits"] for prediction in predictions]),
+            [prediction["masks_queries_logits"] for prediction in predictions],
+            self._targets_of_logits(masks_queries_logits, mask_labels, class_labels),
+        )
+        return {
+            name + suffix: self.criterion.loss_weights[term] * terms[term][i]
+            for i, suffix in enumerate(["", *(f"_{i}" for i in range(len(predictions) - 1))])
+            for term, name in TRANSFORMERS_TERMS.items()
+        }
+
+    def get_loss(self, loss_dict: Mapping[str, Tensor]) -> Tensor:
+        """The sum of the terms that `get_loss_dict` returns, a scalar.
+
+        Raises:
+            ValueError: they are those of `outputs.loss_dict`, unweighted and without gradients.
+        """
+        if not loss_dict or "loss_ce" in loss_dict:
+            raise ValueError(
+                f"get_loss sums what get_loss_dict returns, got {sorted(loss_dict)}; outputs.loss is the sum "
+                "of outputs.loss_dict with its weights."
+            )
+        return sum(loss_dict.values())
+
+    def get_auxiliary_logits(self, classes: Tensor, output_masks: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+        """All predictions but the last, L x (B, Q, K+1) and L x (B, Q, h, w), as `outputs.auxiliary_logits`."""
+        pairs = zip(classes[:-1], output_masks[:-1], strict=True)
+        return [{"class_queries_logits": c, "masks_queries_logits": m} for c, m in pairs]
+
+    def _targets_of_logits(self, masks: Tensor, mask_labels, class_labels) -> list[MaskTargets]:
+        """With the labels on the canvas of the inputs that the logits were made from where their sizes say so; else,
+        as in transformers, stretched over all of the logits."""
+        sizes = [tuple(labels.shape[-2:]) for labels in mask_labels]
+        given = tuple(max(lengths) for lengths in zip(*sizes, strict=True))
+        padded = tuple(round_up(length) for length in given)
+        covered = tuple(length * self.config.common_stride for length in masks.shape[-2:])
+        return prepare_targets(
+            mask_labels,
+            class_labels,
+            image_sizes=sizes,
+            given_size=given,
+            canvas=padded if padded == covered else given,
+            padding_counts=True,
+            num_classes=self.config.num_labels,
+            num_queries=self.config.num_queries,
+            device=masks.device,
+        )
 
     def _targets(
         self, pixel_values: Tensor, pixel_mask: Tensor | None, mask_labels, class_labels
@@ -438,6 +540,8 @@ class M2FForUniversalSegmentation(M2FPreTrainedModel):
         )
 
 
+# Terms of the criterion -> their names in transformers' get_loss_dict.
+TRANSFORMERS_TERMS = {"loss_ce": "loss_cross_entropy", "loss_mask": "loss_mask", "loss_dice": "loss_dice"}
 _SHARED_FIELDS = (
     "encoder_last_hidden_state",
     "pixel_decoder_last_hidden_state",
@@ -459,12 +563,6 @@ def masks_padding(config: M2FConfig, pixel_values: Tensor, pixel_mask: Tensor | 
         return False
     size = pixel_values.shape[-2:]
     return has_padding(pixel_mask) or any(round_up(length) != length for length in size)
-
-
-def _auxiliary_logits(class_logits: Tensor, masks: tuple[Tensor, ...]) -> list[dict[str, Tensor]]:
-    return [
-        {"class_queries_logits": c, "masks_queries_logits": m} for c, m in zip(class_logits[:-1], masks, strict=False)
-    ]
 
 
 def _default(argument: bool | None, configured: bool | None) -> bool:

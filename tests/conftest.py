@@ -12,6 +12,7 @@ TRANSFORMERS_MARKS = (
     "flash_attn_test",
     "flash_attn_3_test",
     "flash_attn_4_test",
+    "is_pipeline_test",
     "slow",
     "torch_compile_test",
 )

@@ -134,11 +134,12 @@ _OTHER_MODELS = (
 def convert_original_state_dict(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """Rename, and where needed split, the original's weights.
 
-    The result has the names that files on disk have; those of a Swin backbone differ in memory, so load it with
-    `M2FForUniversalSegmentation.from_pretrained(None, config=config, state_dict=converted)`. Values are those of the
-    argument; parts of split weights are copies. `relative_position_index` of Swin follows from the window size and is
-    left out. `num_batches_tracked` = 0 is added where a frozen BatchNorm has none, because transformers' ResNet has
-    one.
+    The result has the names that files on disk have; those of a Swin backbone differ in memory, so that
+    `load_state_dict` does not take them. `original_weights.load_original_weights(model, converted)` fills a model that
+    exists, `M2FForUniversalSegmentation.from_pretrained(None, config=config, state_dict=converted)` makes one. Values
+    are those of the argument; parts of split weights are copies. `relative_position_index` of Swin follows from the
+    window size and is left out. `num_batches_tracked` = 0 is added where a frozen BatchNorm has none, because
+    transformers' ResNet has one.
 
     The checkpoints of the original's video models have the same names as those of its image models and cannot be told
     from them: they convert to a model for single frames.
