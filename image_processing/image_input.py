@@ -1,9 +1,11 @@
-"""Reading images and label maps in all the forms they come in: paths, bytes, PIL images, arrays and tensors.
+"""Reading images and label maps in all the forms they come in: paths, bytes, files, PIL images, arrays and tensors.
 
 Two steps, so that a bad input is reported before anything is computed: `load_*` opens, orients and checks every input;
 `to_rgb` and `resize_*` then work on what is known to be good.
 """
 
+import base64
+import binascii
 import functools
 import io
 import os
@@ -13,26 +15,36 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from transformers.image_utils import load_image as load_url
+from transformers.utils import logging
 
+from m2f.image_processing.deep_channels import deep_channels
+from m2f.image_processing.image_download import download, is_url
+from m2f.image_processing.image_forms import known_form
 from m2f.image_processing.image_threads import map_in_threads
+from m2f.image_processing.white_level import (
+    Levels,
+    WhiteLevel,
+    has_levels_of_its_own,
+    levels_of_array,
+    levels_of_pil,
+    note_highest_in_file,
+)
+
+logger = logging.get_logger(__name__)
 
 LoadedImage = Image.Image | np.ndarray  # the array is (H, W, channels)
 
 _CHANNELS = (1, 3, 4)
 _EXIF_ORIENTATION = 0x0112
-_SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
-# A 16-bit image covers 0..65535 = 257 * 255.
-_SIXTEEN_TO_EIGHT_BIT = 257.0
 
 
 def load_images(images: Any, input_data_format: str | None = None) -> list[LoadedImage]:
     """One image or any nesting of lists of them as a flat list, each checked.
 
     Args:
-        images: path, URL, bytes, PIL image of any mode, (H,W), (H,W,C) or (C,H,W) array or tensor with C in 1, 3, 4
-            (the fourth channel, alpha, is dropped), a 4-d array or tensor of such images, or lists of these. The EXIF
-            orientation of files, bytes and PIL images is applied.
+        images: path, URL, bytes, file object, PIL image of any mode, (H,W), (H,W,C) or (C,H,W) array or tensor with C
+            in 1, 3, 4 (the fourth channel, alpha, is dropped), what `known_form` makes one of these, a 4-d array or
+            tensor of such images, or lists of these. The EXIF orientation of files, bytes and PIL images is applied.
         input_data_format: "channels_first" or "channels_last" for arrays; None finds the channels by their number.
             Where both ends could be channels, an array is taken as channels-last and a tensor as channels-first.
 
@@ -74,25 +86,36 @@ def spatial_size(image: LoadedImage) -> tuple[int, int]:
     return (image.height, image.width) if isinstance(image, Image.Image) else (image.shape[0], image.shape[1])
 
 
-def to_rgb(image: LoadedImage) -> LoadedImage:
+def to_rgb(image: LoadedImage, white_level: WhiteLevel = None, keep_floats: bool = False) -> LoadedImage:
     """The image as a PIL image of mode RGB, or as a float32 array (H,W,3) where eight bits cannot hold it.
 
-    16-bit values (PIL modes I and I;16, uint16) are divided by 257, so that their full range becomes 0..255; PIL's own
-    conversion clips them at 255. Float values are kept; 0..255 is expected as long as the processor rescales.
+    White is at 255, see `m2f.image_processing.white_level`; where it had to be guessed, one warning says so. Float
+    values of arrays are kept unless `white_level` is a number or "data"; 0..255 is expected as long as the processor
+    rescales.
+
+    Args:
+        keep_floats: the same for the floats of files and PIL images, which else may be in 0..1 too.
 
     Raises:
-        ValueError: a float value is not finite, or an integer exceeds 8 bits in an array that is not of 16 bits.
+        ValueError: a float value is not finite, or an integer is negative or exceeds 8 bits in an array of 32 or more.
     """
-    if isinstance(image, Image.Image):
-        if image.mode in _SIXTEEN_BIT_MODES:
-            image = _sixteen_bit_array(image)
-        elif image.mode == "F":
-            image = np.asarray(image)[:, :, None]
-        else:
-            return image.convert("RGB")
-    image = _to_eight_bit_range(image)
-    image = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[:, :, :3]
-    return Image.fromarray(np.ascontiguousarray(image)) if image.dtype == np.uint8 else image
+    rgb, guess = rgb_with_guess(image, white_level, keep_floats)
+    if guess:
+        logger.warning_once(guess)
+    return rgb
+
+
+def rgb_with_guess(
+    image: LoadedImage, white_level: WhiteLevel = None, keep_floats: bool = False
+) -> tuple[LoadedImage, str]:
+    """As `to_rgb`, which has no warning but what had to be guessed; "" if nothing was."""
+    if isinstance(image, Image.Image) and not has_levels_of_its_own(image):
+        return image.convert("RGB"), ""
+    is_pil = isinstance(image, Image.Image)
+    found: Levels = levels_of_pil(image, white_level, keep_floats) if is_pil else levels_of_array(image, white_level)
+    pixels = np.repeat(found.pixels, 3, axis=2) if found.pixels.shape[2] == 1 else found.pixels[:, :, :3]
+    is_small = pixels.dtype == np.uint8
+    return Image.fromarray(np.ascontiguousarray(pixels)) if is_small else pixels, found.guess
 
 
 def resize_rgb(image: LoadedImage, size: tuple[int, int], resample: int) -> np.ndarray:
@@ -119,9 +142,12 @@ def resize_label_map(label_map: np.ndarray, size: tuple[int, int]) -> np.ndarray
 
 
 def _flatten(items: Any, array_ndim: int | None) -> list:
-    """Nested lists as one list; an array of `array_ndim` dimensions counts as a list too."""
+    """Nested lists as one list of known forms; an array of `array_ndim` dimensions counts as a list too, and one of
+    Python objects."""
+    items = known_form(items)
     is_list = isinstance(items, list | tuple)
     is_stack = isinstance(items, np.ndarray | torch.Tensor) and items.ndim == array_ndim
+    is_stack |= isinstance(items, np.ndarray) and items.ndim > 0 and items.dtype.kind in "OU"
     if not (is_list or is_stack):
         return [items]
     return [leaf for item in items for leaf in _flatten(item, array_ndim)]
@@ -131,10 +157,10 @@ def _load_one_image(image: Any, input_data_format: str | None) -> LoadedImage:
     if isinstance(image, np.ndarray | torch.Tensor):
         prefer_first = isinstance(image, torch.Tensor)
         return _channels_last(_to_numpy(image), input_data_format, prefer_first)
-    image = _open_pil(image, load_url)
-    _check_pixels(spatial_size(image), f"a PIL image of mode {image.mode}")
-    image.load()
-    return image
+    image, name = _opened(image, _load_text)
+    _check_pixels((image.height, image.width), f"a PIL image of mode {image.mode}")
+    deep = _decode(lambda: deep_channels(image, _upright), name)
+    return _decode(lambda: _upright(image), name) if deep is None else deep
 
 
 def _load_one_label_map(item: Any) -> np.ndarray:
@@ -157,27 +183,61 @@ def _load_one_label_map(item: Any) -> np.ndarray:
 
 def _open_pil(image: Any, load_text: Callable[[str], Image.Image] | None) -> Image.Image:
     """The decoded, upright PIL image. `load_text` reads a string that is no file: a URL or base64 data."""
+    image, name = _opened(image, load_text)
+    return _decode(lambda: _upright(image), name)
+
+
+def _opened(image: Any, load_text: Callable[[str], Image.Image] | None) -> tuple[Image.Image, str]:
+    """The PIL image, which may not be decoded yet, and what messages call it."""
     if isinstance(image, str | os.PathLike) and os.path.isfile(image):
-        image = _decode(image, f"the file {os.fspath(image)}")
-    elif isinstance(image, bytes | bytearray):
-        image = _decode(io.BytesIO(image), f"{len(image)} bytes")
-    elif isinstance(image, str) and load_text is not None:
-        image = load_text(image)
-    elif isinstance(image, str | os.PathLike):
+        return _open(image, f"the file {os.fspath(image)}")
+    if isinstance(image, bytes | bytearray):
+        return _open(io.BytesIO(image), f"{len(image)} bytes")
+    if isinstance(image, str) and load_text is not None:
+        return load_text(image)
+    if isinstance(image, str | os.PathLike):
         raise FileNotFoundError(f"no such file: {os.fspath(image)}")
     if not isinstance(image, Image.Image):
         raise TypeError(f"expected a path, bytes, PIL image, array or tensor, got {type(image).__name__}")
+    return image, f"a PIL image of mode {image.mode}"
+
+
+def _open(source: Any, name: str) -> tuple[Image.Image, str]:
+    image = _decode(lambda: Image.open(source), name)
+    note_highest_in_file(image)
+    return image, name
+
+
+def _load_text(text: str) -> tuple[Image.Image, str]:
+    """An image at an address, or in base64: as `transformers.image_utils.load_image` gets it, whose conversion to RGB
+    would cut images of more than 8 bits off at 255."""
+    shown = text if len(text) <= 80 else f"{text[:80]}..."
+    if is_url(text):
+        return _open(io.BytesIO(download(text)), shown)
+    data = text.partition(",")[2] if text.startswith("data:image/") else text
+    try:
+        content = base64.decodebytes(data.encode())
+    except (binascii.Error, UnicodeEncodeError):
+        content = b""
+    if not content:
+        raise ValueError(f"no such file: {shown}; nor is it an address that starts with http, or an image in base64")
+    try:
+        return _open(io.BytesIO(content), "the image in base64")
+    except ValueError as error:
+        raise ValueError(f"no such file: {shown}; nor is it an image in base64") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()  # first, as Pillow itself turns TIFF files when it decodes them
     # exif_transpose copies even an upright image, hence the look at the tag first.
     return ImageOps.exif_transpose(image) if image.getexif().get(_EXIF_ORIENTATION, 1) != 1 else image
 
 
-def _decode(source: Any, name: str) -> Image.Image:
+def _decode(read: Callable, name: str) -> Any:
     try:
-        image = Image.open(source)
-        image.load()
+        return read()
     except OSError as error:
         raise ValueError(f"cannot decode {name} as an image: {error}") from error
-    return image
 
 
 def _to_numpy(array: np.ndarray | torch.Tensor) -> np.ndarray:
@@ -221,32 +281,3 @@ def _channel_axis(shape: tuple[int, ...], input_data_format: str | None, prefer_
 def _check_pixels(size: tuple[int, ...], found: str) -> None:
     if 0 in size:
         raise ValueError(f"{found} has no pixels: height {size[0]}, width {size[1]}; both must be at least 1")
-
-
-def _sixteen_bit_array(image: Image.Image) -> np.ndarray:
-    """(H,W,1) uint16. Mode I has 32 bits, but is what 16-bit files are opened as."""
-    array = np.asarray(image)
-    low, high = int(array.min()), int(array.max())
-    if low < 0 or high > 65535:
-        raise ValueError(f"a PIL image of mode {image.mode} holds values from {low} to {high}; expected 0 to 65535")
-    return array.astype(np.uint16)[:, :, None]
-
-
-def _to_eight_bit_range(array: np.ndarray) -> np.ndarray:
-    """uint8 or float32 values in 0..255 (floats: whatever the caller gave)."""
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype == np.bool_:
-        return array.astype(np.uint8) * np.uint8(255)
-    if array.dtype.kind == "u" and array.dtype.itemsize == 2:
-        return array.astype(np.float32) / np.float32(_SIXTEEN_TO_EIGHT_BIT)
-    if array.dtype.kind == "f":
-        if not np.isfinite(array).all():
-            raise ValueError("an image holds values that are not finite (NaN or infinity)")
-        return array.astype(np.float32)
-    if array.dtype.kind not in "iu":
-        raise ValueError(f"an image of dtype {array.dtype}; expected integers, floats or booleans")
-    low, high = int(array.min()), int(array.max())
-    if low < 0 or high > 255:
-        raise ValueError(f"an image of dtype {array.dtype} holds values from {low} to {high}; expected 0 to 255")
-    return array.astype(np.uint8)

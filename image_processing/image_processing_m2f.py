@@ -28,6 +28,7 @@ from m2f.image_processing.processing_steps import ProcessingStepsMixin
 from m2f.image_processing.resize_rule import resized_size
 from m2f.image_processing.resolution_presets import get_preset
 from m2f.image_processing.tile_setting import check_tile
+from m2f.image_processing.white_level import check_white_level
 
 logger = logging.get_logger(__name__)
 
@@ -61,6 +62,9 @@ class M2FImageProcessorKwargs(ImagesKwargs, total=False):
         image of that size. For a model that saw images at one scale. The processor itself, and so transformers'
         pipeline, prepares whatever image it gets as a whole.
     tile_overlap: pixels that neighbouring tiles share at least, up to half of a tile; None: a quarter of it.
+    white_level: which value is white in images of more than 8 bits: a number such as 4095, "type" (the highest of the
+        type), "data" (the highest of the image), or None or "auto" for the rule in m2f.image_processing.white_level,
+        which warns where it has to guess. Images of 8 bits stay as they are.
 
     Former names that transformers' examples still pass: max_size (size["longest_edge"]), reduce_labels
     (do_reduce_labels), size_divisibility (size_divisor), pad_and_return_pixel_mask (do_pad).
@@ -75,6 +79,7 @@ class M2FImageProcessorKwargs(ImagesKwargs, total=False):
     panoptic_threshold: float | None
     tile: int | None
     tile_overlap: int | None
+    white_level: str | int | float | None
     max_size: int | None
     reduce_labels: bool | None
     size_divisibility: int | None
@@ -124,6 +129,7 @@ class M2FImageProcessor(PostProcessingMixin, ProcessingStepsMixin, BaseImageProc
     thing_label_ids = None
     tile = None
     tile_overlap = None
+    white_level = None
 
     def __init__(self, **kwargs):
         unknown = sorted(set(kwargs) - set(self.valid_kwargs.__annotations__) - _SERVICE_KEYS)
@@ -175,9 +181,10 @@ class M2FImageProcessor(PostProcessingMixin, ProcessingStepsMixin, BaseImageProc
         """Model inputs from images, and targets from segmentation maps.
 
         Args:
-            images: one image or a list: paths, URLs, bytes, PIL images of any mode, arrays or tensors of (H,W),
-                (H,W,C) or (C,H,W) with C in 1, 3, 4; uint8, 16-bit, bool, or float in 0..255 (with do_rescale=False:
-                as the caller likes). The EXIF orientation is applied.
+            images: one image or a list: paths, URLs, bytes, file objects, PIL images of any mode, arrays, tensors or
+                objects with `__array__` of (H,W), (H,W,C) or (C,H,W) with C in 1, 3, 4; uint8, 16-bit (see
+                `white_level`), bool, or float in 0..255 (with do_rescale=False: as the caller likes). The EXIF
+                orientation is applied.
             segmentation_maps: one integer per pixel for each image, of the image's size: paths, PIL images, arrays or
                 tensors.
             instance_id_to_semantic_id: class of each id in the maps, one dict for all images or one for each; None if
@@ -194,6 +201,8 @@ class M2FImageProcessor(PostProcessingMixin, ProcessingStepsMixin, BaseImageProc
             ValueError: an image without pixels or with other than 1, 3, 4 channels, a map of another size than its
                 image, an id without a class, a label outside the range, or an image larger than `pad_size`.
         """
+        if "white_level" in kwargs:  # before the base class checks types, whose message has no choices
+            kwargs["white_level"] = check_white_level(kwargs["white_level"])
         return super().preprocess(images, segmentation_maps, instance_id_to_semantic_id, **kwargs)
 
     def _standardize_kwargs(
@@ -220,6 +229,7 @@ class M2FImageProcessor(PostProcessingMixin, ProcessingStepsMixin, BaseImageProc
         _check_own_fields(**{key: kwargs[key] for key in ("task", "thing_label_ids", "panoptic_threshold")})
         check_pixel_settings(**{name: kwargs[name] for name in _PIXEL_FIELDS})
         check_tile(kwargs["tile"], kwargs["tile_overlap"])
+        kwargs["white_level"] = check_white_level(kwargs["white_level"])
         return kwargs
 
     def _validate_preprocess_kwargs(

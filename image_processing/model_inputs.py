@@ -120,9 +120,11 @@ def _make_pixels(
     in_threads: bool,
 ) -> tuple[Tensor, Tensor]:
     """Fill `place`, (3,H,W) values and (H,W) mask, and return it. `table` (3,1,256) has the values of 8-bit levels."""
-    if settings["do_rescale"]:
+    white_level, do_rescale = settings["white_level"], settings["do_rescale"]
+    if do_rescale and white_level in (None, "type"):
         _warn_if_rescaled_already(image)
-    array = resize_rgb(to_rgb(image), size, settings["resample"])
+    rgb = to_rgb(image, white_level, keep_floats=not do_rescale)
+    array = resize_rgb(rgb, size, settings["resample"])
     values, mask = place
     if array.dtype == np.uint8 and use_pad_pixels(values.device):
         pad_pixels(array, table, values, mask, in_threads)
@@ -183,5 +185,5 @@ def _warn_if_rescaled_already(image: LoadedImage) -> None:
     if isinstance(image, np.ndarray) and image.dtype.kind == "f" and 0 < image.max() <= 1:
         logger.warning_once(
             "A float image with values of at most 1 was given, and do_rescale=True divides it by 255 once more. Pass "
-            "do_rescale=False if it is scaled to [0, 1] already."
+            "do_rescale=False if it is scaled to [0, 1] already, or white_level=1."
         )

@@ -13,6 +13,7 @@ from m2f.commands.data_arguments import add_data_arguments
 from m2f.commands.messages import printer
 from m2f.commands.output_check import check_file
 from m2f.commands.shared_arguments import add_shared_arguments, count_or_zero
+from m2f.commands.white_level_argument import add_white_level_argument
 from m2f.data.check_report import CheckReport, SplitSummary
 from m2f.data.contact_sheet import draw_contact_sheet
 from m2f.data.dataset_check import TINY_PIXELS, check_dataset
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("data", metavar="DATA", nargs="?", help="folder or annotation file")
     parser.add_argument("--split", action="append", metavar="NAME", help="check this split; may be repeated (all)")
     add_data_arguments(parser)
+    add_white_level_argument(parser)
     parser.add_argument("--sheet", type=Path, default=Path("m2f_check.png"), metavar="FILE.png", help="(%(default)s)")
     images, lines = "images on it (24); 0: no sheet", "lines of each kind of finding (10)"
     parser.add_argument("--sheet-images", type=count_or_zero, default=24, metavar="N", help=images)
@@ -57,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         args.split,
         args.format,
         args.image_folder,
-        dict(args.data_options),
+        {**dict(args.data_options), **({} if args.white_level is None else {"white_level": args.white_level})},
         workers=args.workers,
         tiny_pixels=args.tiny,
         progress=True,

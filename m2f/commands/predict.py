@@ -25,6 +25,7 @@ from m2f.commands.messages import printer
 from m2f.commands.output_check import check_folder
 from m2f.commands.shared_arguments import add_shared_arguments, count
 from m2f.commands.tile_arguments import add_tile_arguments
+from m2f.commands.white_level_argument import add_white_level_argument
 from m2f.image_processing.image_processing_m2f import TASKS
 from m2f.inference.image_sources import find_images
 from m2f.inference.model_loading import DTYPES, find_device
@@ -54,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("--shortest-edge", type=count, metavar="N", help="resize images to this (the checkpoint's)")
     parser.add_argument("--longest-edge", type=count, metavar="N", help="but to no more than this")
     add_tile_arguments(parser)
+    add_white_level_argument(parser)
     pixels = "refuse images with more, as they may be made to fill the memory (Pillow's 179 million)"
     parser.add_argument("--max-pixels", type=count, metavar="N", help=pixels)
     parser.add_argument("--allow-urls", action="store_true", help="download inputs that are http or https URLs")
@@ -119,6 +121,7 @@ def load_segmenter(args: argparse.Namespace, device: Any) -> Segmenter:
         max_detections=args.max_detections,
         tile=args.tile,
         tile_overlap=args.tile_overlap,
+        white_level=args.white_level,
         batch_size=args.batch_size,
         workers=args.workers,
     )
@@ -128,7 +131,7 @@ def result_settings(args: argparse.Namespace) -> dict[str, Any]:
     """The arguments that results depend on, and the state of a checkpoint that is a folder, which may be written anew
     between two runs."""
     names = ("task", "threshold", "mask_threshold", "max_detections", "shortest_edge", "longest_edge")
-    settings = {name: getattr(args, name) for name in (*names, "tile", "tile_overlap", "dtype")}
+    settings = {name: getattr(args, name) for name in (*names, "tile", "tile_overlap", "white_level", "dtype")}
     location = checkpoint_location(args.checkpoint)
     files = sorted(Path(location).glob("*.*")) if os.path.isdir(location) else []
     weights = [file for file in files if file.suffix in (".json", ".safetensors", ".bin")]
@@ -142,7 +145,8 @@ def predict_images(segmenter: Segmenter, folder: PredictionFolder, entries: Sequ
     Raises:
         OSError: the folder cannot be written to any more.
     """
-    pipeline = segmenter.pipeline(lambda entry: (entry.source.read(), entry.source.name), folder.write)
+    level = segmenter.white_level
+    pipeline = segmenter.pipeline(lambda entry: (entry.source.read(level), entry.source.name), folder.write)
     bar = tqdm(total=len(entries), unit=" images", disable=not (show_progress and sys.stderr.isatty()))
     with bar:
         for outcome in pipeline.run(entries):

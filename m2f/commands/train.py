@@ -25,6 +25,7 @@ from m2f.data.dataset_paths import split_of_name
 from m2f.hub.model_card import CARD_FILE, CardFacts, is_as_written, write_card
 from m2f.hub.weights_license import checked_license, required_license
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
+from m2f.image_processing.white_level import WhiteLevel, check_white_level
 from m2f.inference.model_loading import find_device
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 from m2f.training.label_check import check_labels, dataset_classes
@@ -91,7 +92,10 @@ def train(options: TrainingOptions) -> int:
     set_seed(options.seed)
     model = starting_model(options, dataset, checkpoint)
     keep_license(model.config, options)
-    processor = make_processor(options, model, checkpoint, say)
+    processor = make_processor(options, model, checkpoint, say, dataset.white_level)
+    for reader in (dataset, validation):
+        if reader is not None:
+            reader.white_level = processor.white_level  # with which the model will be used
     training = TrainingRun(
         options, model, processor, dataset, validation, checkpoint=checkpoint, accelerator=accelerator
     )
@@ -114,6 +118,7 @@ def open_datasets(options: TrainingOptions) -> tuple[Any, Any | None]:
     """
     if not options.data:
         raise ValueError("there is nothing to train on; give --data, a folder or an annotation file")
+    check_white_level(options.white_level)
     dataset = _open(options, options.data, options.train_split, options.image_folder)
     split = _validation_split(options)
     if split is None:
@@ -126,10 +131,18 @@ def open_datasets(options: TrainingOptions) -> tuple[Any, Any | None]:
 
 
 def make_processor(
-    options: TrainingOptions, model: M2FForUniversalSegmentation, checkpoint: Path | None, say: Callable[[str], None]
+    options: TrainingOptions,
+    model: M2FForUniversalSegmentation,
+    checkpoint: Path | None,
+    say: Callable[[str], None],
+    white_level: WhiteLevel = None,
 ) -> M2FImageProcessor:
     """The image processor of a checkpoint that the run goes on from; else that of the options' model, for today's
-    labels and the options' evaluation size; else a new one."""
+    labels and the options' evaluation size; else a new one.
+
+    Args:
+        white_level: of the dataset, where the options have none.
+    """
     if checkpoint is not None:
         return M2FImageProcessor.from_pretrained(checkpoint)
     fields: dict[str, Any] = {"task": model.config.task, "thing_label_ids": model.config.thing_label_ids}
@@ -137,6 +150,8 @@ def make_processor(
     if size is not None:
         # A checkpoint's tiles belong to the scale that it was trained at; this run shows it whole images at another.
         fields |= {"size": size, "tile": None, "tile_overlap": None}
+    if options.white_level is not None or white_level is not None:
+        fields["white_level"] = white_level if options.white_level is None else options.white_level
     if options.panoptic_threshold is not None:
         fields["panoptic_threshold"] = options.panoptic_threshold
     if options.model is None:

@@ -21,6 +21,7 @@ from m2f.commands.messages import printer
 from m2f.commands.output_check import check_folder
 from m2f.commands.shared_arguments import MIXED_PRECISION, add_shared_arguments, count, count_or_zero
 from m2f.commands.tile_arguments import add_tile_arguments
+from m2f.commands.white_level_argument import add_white_level_argument
 from m2f.data.dataset_formats import list_splits, open_dataset
 from m2f.data.dataset_paths import split_of_name
 from m2f.evaluation.measuring_machine import measuring_machine
@@ -59,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser):
     most = f"of an image ({MAX_INSTANCES}; {MAX_TILED_INSTANCES} in tiles)"
     parser.add_argument("--max-detections", type=count, metavar="N", help=most)
     add_tile_arguments(parser)
+    add_white_level_argument(parser)
     parser.add_argument("--boundary", action="store_true", help="boundary AP too")
     parser.add_argument("--flip", action="store_true", help="semantic: average with the mirrored image")
     scales = "semantic: average over these sizes of the image, such as 0.5,0.75,1,1.25,1.5,1.75"
@@ -87,6 +89,8 @@ def run(args: argparse.Namespace) -> int:
     dataset = open_validation_data(args)
     say(f"{args.data}: {dataset.format}, {len(dataset)} images of split {dataset.split!r}, {dataset_classes(dataset)}")
     checkpoint = load_checkpoint(args.checkpoint, dataset, args.trained_for, say, **_processor_fields(args))
+    if args.white_level is not None or dataset.white_level is None:
+        dataset.white_level = checkpoint.processor.white_level
     tasks, views = choose_tasks(checkpoint, dataset, args.task), _views(args)
     args = _with_tiles(args, checkpoint)
     if views != ONE_VIEW and tasks != ["semantic"]:
@@ -242,7 +246,11 @@ def _record(
         "settings": {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()},
         "dataset": {"format": dataset.format, "split": dataset.split, "images": len(dataset)},
         "trained_for": checkpoint.trained_for,
-        "processor": {"size": dict(processor.size), "panoptic_threshold": processor.panoptic_threshold},
+        "processor": {
+            "size": dict(processor.size),
+            "panoptic_threshold": processor.panoptic_threshold,
+            **({} if dataset.white_level is None else {"white_level": dataset.white_level}),
+        },
         "versions": _versions(),
         "machine": measuring_machine(next(checkpoint.model.parameters()).device, processes),
         "images": result.images,
@@ -261,7 +269,11 @@ def _versions() -> dict[str, str]:
 def _processor_fields(args: argparse.Namespace) -> dict[str, Any]:
     edges = {"shortest_edge": args.shortest_edge, "longest_edge": args.longest_edge}
     size = {name: value for name, value in edges.items() if value is not None}
-    fields = {"size": size or None, "panoptic_threshold": args.panoptic_threshold}
+    fields = {
+        "size": size or None,
+        "panoptic_threshold": args.panoptic_threshold,
+        "white_level": args.white_level,
+    }
     return {name: value for name, value in fields.items() if value is not None}
 
 

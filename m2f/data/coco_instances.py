@@ -20,6 +20,7 @@ from m2f.data.coco_masks import CocoObject, segments_of_objects
 from m2f.data.dataset_paths import split_of_name
 from m2f.data.image_reading import ImageFile
 from m2f.data.segment_map import Sample
+from m2f.image_processing.white_level import WhiteLevel
 
 _RULES = {
     "images": IMAGE_RULES,
@@ -57,6 +58,8 @@ class CocoInstances:
     task = "instance"
     thing_label_ids = None
 
+    white_level: WhiteLevel = None
+
     def __init__(
         self,
         annotation_file: str | Path,
@@ -84,7 +87,8 @@ class CocoInstances:
     def __getitem__(self, index: int) -> Sample:
         entry = self.images[index]
         size = (entry.height, entry.width)
-        image = ImageFile(self.image_path(index), f"{self.image_path(index)} (image {entry.id})")
+        path = self.image_path(index)
+        image = ImageFile(path, f"{path} (image {entry.id})", self.white_level)
         image.check_size(size, str(self.annotation_file))
         objects = [CocoObject(*values) for values in self._objects[index]]
         segments = segments_of_objects(objects, size, self.ignore_unknown, str(self.annotation_file))

@@ -26,6 +26,7 @@ from m2f.data.dataset_paths import find_folder, inside, split_of_name
 from m2f.data.image_reading import ImageFile
 from m2f.data.label_maps import read_channels, segments_of_ids
 from m2f.data.segment_map import IGNORED, NOTHING, Sample, SegmentMap
+from m2f.image_processing.white_level import WhiteLevel
 
 _RULES = {
     "images": IMAGE_RULES,
@@ -67,6 +68,7 @@ class CocoPanoptic:
 
     task = "panoptic"
     format = "coco-panoptic"
+    white_level: WhiteLevel = None
 
     def __init__(
         self,
@@ -98,7 +100,8 @@ class CocoPanoptic:
 
     def __getitem__(self, index: int) -> Sample:
         entry = self.images[index]
-        image = ImageFile(self.image_path(index), f"{self.image_path(index)} (image {entry.id})")
+        path = self.image_path(index)
+        image = ImageFile(path, f"{path} (image {entry.id})", self.white_level)
         image.check_size((entry.height, entry.width), str(self.annotation_file))
         annotation = self._annotations[index]
         if not annotation:

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from m2f.data.check_report import CheckReport
 from m2f.data.image_inspection import READING_ERRORS, Finding, ImageRecord
-from m2f.data.image_reading import decoded, file_content, open_image
+from m2f.data.image_reading import ImageFile
 from m2f.data.segment_map import Sample
 from m2f.data.segment_overlay import distinct_colours, draw_segment_map
 from m2f.data.segmentation_dataset import SegmentationDataset
@@ -157,8 +157,7 @@ def _draw_unreadable(reader: SegmentationDataset, record: ImageRecord, cell: int
     deadly = any(finding.kind == "dead worker" for finding in record.findings)
     try:
         if path is not None and not deadly:
-            file = open_image(file_content(path, record.name), record.name)
-            image = decoded(lambda: file.convert("RGB"), record.name)
+            image, _ = ImageFile(path, record.name, getattr(reader, "white_level", None)).upright_rgb()
             image.thumbnail((cell, cell))
     except READING_ERRORS:
         pass  # the grey field says so

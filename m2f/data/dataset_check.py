@@ -36,7 +36,7 @@ def check_dataset(
     """Opens the splits of a dataset and checks them; see `check_readers`.
 
     Args:
-        path, format, image_folder, options: as for `open_dataset`.
+        path, format, image_folder, options: as for `open_dataset`, `white_level` among the options.
         splits: all that there are by default, among which must be one to train on.
 
     Raises:

@@ -16,6 +16,7 @@ from m2f.data.row_sources import is_hub_name, is_rows, load_rows, row_splits, ro
 from m2f.data.segmentation_dataset import SegmentationDataset
 from m2f.data.semantic_folder import SemanticFolder, semantic_splits
 from m2f.data.yolo_segmentation import YoloSegmentation, read_yolo_yaml, yolo_splits
+from m2f.image_processing.white_level import WhiteLevel, check_white_level
 
 # Format -> what is looked for.
 FORMATS = {
@@ -39,6 +40,7 @@ def open_dataset(
     split: str = "train",
     format: str = "auto",
     image_folder: str | Path | None = None,
+    white_level: WhiteLevel = None,
     **options: Any,
 ) -> SegmentationDataset:
     """The reader of one split of a dataset.
@@ -49,6 +51,7 @@ def open_dataset(
         split: one of `list_splits(path)`, or a name that means the same ("val" for "valid").
         format: one of `FORMATS`, needed where a folder can be read in several; "auto" finds it.
         image_folder: where the images are, if not where they are looked for; for YOLO, the dataset's folder.
+        white_level: which value is white in images of more than 8 bits, see `m2f.image_processing.white_level`.
         **options: what else the reader takes, such as `task` of `Cityscapes` or `reduce_labels` of `SemanticFolder`.
 
     Raises:
@@ -60,7 +63,10 @@ def open_dataset(
     kind, places = _only_format(path, format)
     named = isinstance(path, Mapping) or (not is_rows(path) and not os.path.isfile(path))
     name = next(iter(places)) if len(places) == 1 and not named else choose_split(split, list(places), _name(path))
-    return _OPENERS[kind](path, name, places, image_folder, options)
+    white_level = check_white_level(white_level)
+    reader = _OPENERS[kind](path, name, places, image_folder, options)
+    reader.white_level = white_level
+    return reader
 
 
 def detect_format(path: Any) -> str:

@@ -10,6 +10,7 @@ from m2f.data.image_reading import ImageFile
 from m2f.data.label_maps import ClassTable, has_channels, names_by_number
 from m2f.data.row_labels import InstanceChannels, ObjectLabels, PanopticLabels, SemanticLabels
 from m2f.data.segment_map import IGNORED, NOTHING, Sample, SegmentMap
+from m2f.image_processing.white_level import WhiteLevel
 
 _IMAGE_COLUMNS = ("image", "pixel_values")
 _LABEL_COLUMNS = ("objects", "annotations", "annotation", "mask", "label", "labels", "segmentation")
@@ -44,6 +45,7 @@ class DatasetRows:
     """
 
     format = "datasets"
+    white_level: WhiteLevel = None
 
     def __init__(
         self,
@@ -85,7 +87,8 @@ class DatasetRows:
     def __getitem__(self, index: int) -> Sample:
         index = range(len(self))[index]
         row, where = self._rows[index], f"{self._origin}, {self.name_of(index)}"
-        image = ImageFile(self._source(row[self._image_column], where), f"{where}, {self._image_column}")
+        source = self._source(row[self._image_column], where)
+        image = ImageFile(source, f"{where}, {self._image_column}", self.white_level)
         if isinstance(self._labels, ObjectLabels):
             segments = self._labels.segments(row[self._label_column], image.size, where)
         else:

@@ -34,6 +34,7 @@ KINDS = {
     "unused class": ("warning", "classes without a segment in the training split"),
     "unlabelled split": ("warning", "splits without a labelled segment, on which nothing can be measured"),
     "decoder warning": ("note", "images that their decoder warns of"),
+    "guessed white": ("note", "images of more than 8 bits in which the value of white is guessed (--white-level)"),
     "covered segment": ("note", "segments that lie wholly under others, and that a panoptic map would lose"),
     "tiny segment": ("note", "tiny segments"),
     "empty image": ("note", "images without a segment"),
@@ -120,6 +121,7 @@ def inspect_image(
             kind = _what_is_broken(reader.image_path(index))
             return ImageRecord(split, index, name, findings=(Finding(kind, split, name, one_line(error)),))
     found = [("decoder warning", text, None) for text in _decoder_warnings(caught)]
+    found += [("guessed white", sample.guess, None)] if sample.guess else []
     misfit = _misfit(sample)
     if misfit:
         return ImageRecord(split, index, name, findings=(Finding("bad labels", split, name, misfit),))

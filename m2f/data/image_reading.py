@@ -9,9 +9,14 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from transformers.utils import logging
 
 from m2f.data.segment_map import Sample, SegmentMap
-from m2f.image_processing.image_input import to_rgb
+from m2f.image_processing.deep_channels import deep_channels
+from m2f.image_processing.image_input import rgb_with_guess
+from m2f.image_processing.white_level import WhiteLevel, note_highest_in_file
+
+logger = logging.get_logger(__name__)
 
 # What images are stored as. Pillow knows more formats, among them EPS, for which it runs Ghostscript on the file.
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF")
@@ -59,15 +64,17 @@ class ImageFile:
     Args:
         source: path or content of the file.
         name: what messages call it.
+        white_level: see `m2f.image_processing.white_level`; one warning where white had to be guessed.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: a file that is no image of a known format, or one that is too large for Pillow's limit.
     """
 
-    def __init__(self, source: Path | bytes, name: str):
-        self.name = name
+    def __init__(self, source: Path | bytes, name: str, white_level: WhiteLevel = None):
+        self.name, self.white_level = name, white_level
         self._image = open_image(file_content(source, name), name)
+        decoded(lambda: note_highest_in_file(self._image), name)
         self._orientation = decoded(lambda: _orientation(self._image), name)
         self.stored_size = (self._image.height, self._image.width)
         self.size = self.stored_size[::-1] if self._orientation in _SIDEWAYS else self.stored_size
@@ -97,18 +104,36 @@ class ImageFile:
         if segments.size != self.size:
             ids = np.ascontiguousarray(_SIDEWAYS[self._orientation](segments.ids))
             segments = SegmentMap(ids, segments.class_ids)
-        return Sample(decoded(self._upright_rgb, self.name), segments, name)
+        image, guess = self.upright_rgb()
+        return Sample(image, segments, name, guess)
 
-    def _upright_rgb(self) -> Image.Image:
-        self._image.load()
-        turned = self._orientation in _TURNS
-        rgb = to_rgb(self._image.transpose(_TURNS[self._orientation]) if turned else self._image)
+    def upright_rgb(self) -> tuple[Image.Image, str]:
+        """The upright image of 8 bits, and what had to be guessed for that; "" if nothing was.
+
+        Raises:
+            ValueError: the pixels cannot be decoded, or are floats outside 0..255.
+        """
+        image, guess = decoded(self._upright_rgb, self.name)
+        if guess:
+            logger.warning_once(guess)
+        return image, guess
+
+    def _upright_rgb(self) -> tuple[Image.Image, str]:
+        deep = deep_channels(self._image, self._turned)
+        if deep is None:
+            self._image.load()
+        rgb, guess = rgb_with_guess(self._turned(self._image) if deep is None else deep, self.white_level)
         if isinstance(rgb, Image.Image):
-            return rgb
-        # 16-bit images, which to_rgb brings to 0..255, and images of floats, whose range nothing tells.
-        if rgb.min() < 0 or rgb.max() > 255:
-            raise ValueError(f"values reach from {rgb.min()} to {rgb.max()}; 0 to 255 is needed")
-        return Image.fromarray(np.rint(rgb).astype(np.uint8))
+            return rgb, guess
+        if rgb.min() < 0 or rgb.max() > 255:  # floats, whose range nothing tells
+            raise ValueError(
+                f"values reach from {rgb.min()} to {rgb.max()}; 0 to 255 is needed; say which value is white with "
+                "white_level (--white-level), a number or 'data'"
+            )
+        return Image.fromarray(np.rint(rgb).astype(np.uint8)), guess
+
+    def _turned(self, image: Image.Image) -> Image.Image:
+        return image.transpose(_TURNS[self._orientation]) if self._orientation in _TURNS else image
 
 
 def file_content(source: Path | bytes, name: str) -> bytes:

@@ -1,5 +1,6 @@
 """Inspects all images of several splits in worker processes, and survives images that kill their process."""
 
+import logging
 import signal
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
@@ -103,6 +104,8 @@ _inherited: list[Inspector] = []
 
 def _start_worker(inspector: Inspector):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle, once
+    # What it says is among the findings, and not to be said by every process.
+    logging.getLogger("m2f.data.image_reading").setLevel(logging.ERROR)
     _inherited[:] = [inspector]
 
 

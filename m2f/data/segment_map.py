@@ -70,11 +70,13 @@ class Sample:
         image: RGB, W x H, upright (EXIF orientation applied).
         segments: labels of the same size.
         name: what the dataset calls the image: its file relative to the dataset, or its row's number.
+        guess: what the reader had to guess of the pixels, see `m2f.image_processing.white_level`; "" if nothing.
     """
 
     image: Image.Image
     segments: SegmentMap
     name: str
+    guess: str = ""
 
 
 def pack_masks(

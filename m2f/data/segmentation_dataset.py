@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Protocol
 
 from m2f.data.segment_map import Sample
+from m2f.image_processing.white_level import WhiteLevel
 
 
 class SegmentationDataset(Protocol):
@@ -18,6 +19,8 @@ class SegmentationDataset(Protocol):
         task: "panoptic", "instance" or "semantic", what the labels are made for.
         format: one of `m2f.data.dataset_formats.FORMATS`.
         split: the dataset's own name for this part of it, such as "train" or "valid".
+        white_level: which value is white in images of more than 8 bits, see `m2f.image_processing.white_level`. It may
+            be set until the first item is read, and is to be that of the model's image processor.
     """
 
     id2label: dict[int, str]
@@ -25,6 +28,7 @@ class SegmentationDataset(Protocol):
     task: str
     format: str
     split: str
+    white_level: WhiteLevel
 
     def __len__(self) -> int: ...
 

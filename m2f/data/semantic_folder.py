@@ -15,6 +15,7 @@ from m2f.data.label_maps import (
     segments_of_classes,
 )
 from m2f.data.segment_map import IGNORED, NOTHING, Sample
+from m2f.image_processing.white_level import WhiteLevel
 
 _LABEL_FOLDERS = ("annotations", "masks", "labels")
 _IMAGE_FOLDER = "images"
@@ -48,6 +49,7 @@ class SemanticFolder:
 
     task = "semantic"
     format = "semantic-folder"
+    white_level: WhiteLevel = None
 
     def __init__(
         self,
@@ -101,7 +103,7 @@ class SemanticFolder:
 
     def __getitem__(self, index: int) -> Sample:
         name, label_name = self._files[index]
-        image = ImageFile(self.image_path(index), str(self.image_path(index)))
+        image = ImageFile(self.image_path(index), str(self.image_path(index)), self.white_level)
         path = self.label_folder / label_name
         labels = read_label_map(path, str(path))
         image.check_size(labels.shape, str(path))

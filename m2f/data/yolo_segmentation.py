@@ -12,6 +12,7 @@ from m2f.data.coco_masks import CocoObject, segments_of_objects
 from m2f.data.dataset_paths import files_with, inside
 from m2f.data.image_reading import SUFFIXES, ImageFile
 from m2f.data.segment_map import Sample
+from m2f.image_processing.white_level import WhiteLevel
 
 _SPLITS = ("train", "val", "test")
 _MIN_COORDINATES = 6  # x and y of three points
@@ -39,6 +40,7 @@ class YoloSegmentation:
     task = "instance"
     thing_label_ids = None
     format = "yolo-segmentation"
+    white_level: WhiteLevel = None
 
     def __init__(self, yaml_file: str | Path, split: str = "train", root: str | Path | None = None):
         self.yaml_file = Path(yaml_file)
@@ -62,7 +64,7 @@ class YoloSegmentation:
 
     def __getitem__(self, index: int) -> Sample:
         path = self.image_path(index)
-        image = ImageFile(path, str(path))
+        image = ImageFile(path, str(path), self.white_level)
         label_path = yolo_label_path(path, self.root)
         objects = list(self._objects(label_path, image.size)) if os.path.isfile(label_path) else []
         return image.sample(segments_of_objects(objects, image.size, True, str(label_path)), self.name_of(index))

@@ -3,9 +3,7 @@
 import glob
 import os
 import urllib.parse
-import urllib.request
 from collections.abc import Iterable, Sequence
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -14,14 +12,13 @@ from PIL import Image, UnidentifiedImageError
 
 from m2f.data.dataset_paths import image_files
 from m2f.data.image_reading import FORMATS, SUFFIXES, ImageFile, decoded, file_content
-from m2f.data.segment_map import NOTHING, SegmentMap
-from m2f.image_processing.image_input import load_images, to_rgb
+from m2f.image_processing.image_download import download, is_url
+from m2f.image_processing.image_forms import known_form, name_of_form
+from m2f.image_processing.image_input import LoadedImage, load_images, to_rgb
+from m2f.image_processing.white_level import WhiteLevel
 
 STANDARD_INPUT = "-"
-_URL_SCHEMES = ("http://", "https://")
 _WILDCARDS = "*?["
-_URL_SECONDS = 60
-_URL_BYTES = 512 * 2**20
 
 
 class ImageSource(NamedTuple):
@@ -38,13 +35,9 @@ class ImageSource(NamedTuple):
     def is_url(self) -> bool:
         return is_url(self.location)
 
-    def read(self) -> Image.Image:
+    def read(self, white_level: WhiteLevel = None) -> Image.Image:
         """See `read_image`."""
-        return read_image(self.location)
-
-
-def is_url(text: str) -> bool:
-    return text.lower().startswith(_URL_SCHEMES)
+        return read_image(self.location, white_level)
 
 
 def find_images(
@@ -74,50 +67,65 @@ def find_images(
     return list(found.values())
 
 
-def read_image(image: Any) -> Image.Image:
+def read_image(image: Any, white_level: WhiteLevel = None) -> Image.Image:
     """An upright RGB image of 8 bits.
 
     Args:
-        image: path, URL, bytes, PIL image, or array or tensor of (H,W), (H,W,C) or (C,H,W) with C in 1, 3, 4; uint8,
-            16-bit, bool, or float in 0..255. The EXIF orientation is applied.
+        image: path, URL, bytes, file object, PIL image, array or tensor of (H,W), (H,W,C) or (C,H,W) with C in 1, 3,
+            4, or what `known_form` makes one of these; uint8, 16-bit, bool, or float in 0..255. The EXIF orientation
+            is applied.
+        white_level: which value is white in images of more than 8 bits, see `m2f.image_processing.white_level`; one
+            warning where white had to be guessed.
 
     Raises:
         ValueError: it is damaged, of an unknown format, or holds other values.
         OSError: it does not exist or cannot be downloaded.
     """
+    given, image = image, known_form(image)
     if isinstance(image, str) and is_url(image):
-        return _read_file(_download(image), image)
+        return _read_file(download(image), image, white_level)
     if isinstance(image, str | os.PathLike):
-        return _read_file(Path(image), os.fspath(image))
+        return _read_file(Path(image), os.fspath(image), white_level)
     if isinstance(image, bytes | bytearray):
-        return _read_file(bytes(image), f"{len(image)} bytes")
-    rgb = decoded(lambda: to_rgb(load_images(image)[0]), "an image in memory")
-    return rgb if isinstance(rgb, Image.Image) else _eight_bits(rgb, np.asarray(image).dtype.kind == "f")
+        return _read_file(bytes(image), name_of_form(given) or f"{len(image)} bytes", white_level)
+    rgb = decoded(lambda: _rgb_in_memory(image, white_level), "an image in memory")
+    return rgb if isinstance(rgb, Image.Image) else _eight_bits(rgb)
 
 
 def name_of(image: Any) -> str:
     """What messages call an image that is given to Python: its file, or nothing."""
-    return os.fspath(image) if isinstance(image, str | os.PathLike) else getattr(image, "filename", "") or ""
+    return name_of_form(image)
 
 
-def _read_file(source: Path | bytes, name: str) -> Image.Image:
+def _read_file(source: Path | bytes, name: str, white_level: WhiteLevel) -> Image.Image:
     try:
-        file = ImageFile(file_content(source, name), name)
+        file = ImageFile(file_content(source, name), name, white_level)
     except ValueError as error:
         if isinstance(error.__cause__, UnidentifiedImageError):  # its message names an object in memory
             raise ValueError(f"{name} is no image of a known format ({', '.join(FORMATS)})") from error
         raise
-    # A reader of images with their labels: here are none, of no size in memory.
-    nothing = np.broadcast_to(np.int32(NOTHING), (1, *file.size))
-    return file.sample(SegmentMap(nothing, np.zeros(0, np.int64)), name).image
+    return file.upright_rgb()[0]
 
 
-def _eight_bits(array: np.ndarray, is_float: bool) -> Image.Image:
+def _rgb_in_memory(image: Any, white_level: WhiteLevel) -> LoadedImage:
+    loaded = load_images(image)[0]
+    is_float = isinstance(loaded, np.ndarray) and loaded.dtype.kind == "f"
+    if is_float and white_level in (None, "auto", "type") and 0 < (highest := loaded.max()) <= 1:
+        raise ValueError(
+            f"a float image holds values up to {highest:g}; multiply it by 255, 0 to 255 are expected, or give "
+            "white_level=1"
+        )
+    return to_rgb(loaded, white_level)
+
+
+def _eight_bits(array: np.ndarray) -> Image.Image:
+    """Of floats, as they were or brought to 0..255."""
     lowest, highest = float(array.min()), float(array.max())
     if lowest < 0 or highest > 255:
-        raise ValueError(f"an image holds values from {lowest:g} to {highest:g}; 0 to 255 are expected")
-    if is_float and 0 < highest <= 1:
-        raise ValueError(f"a float image holds values up to {highest:g}; multiply it by 255, 0 to 255 are expected")
+        raise ValueError(
+            f"an image holds values from {lowest:g} to {highest:g}; 0 to 255 are expected; scale it, or say which "
+            "value is white with white_level"
+        )
     return Image.fromarray(np.rint(array).astype(np.uint8))
 
 
@@ -170,15 +178,3 @@ def _is_inside(path: str, folder: Path | None) -> bool:
 def _name_of_url(url: str) -> str:
     path = urllib.parse.unquote(urllib.parse.urlsplit(url).path)
     return path.replace("\\", "/").rstrip("/").rpartition("/")[2] or "image"
-
-
-def _download(url: str) -> bytes:
-    try:
-        with urllib.request.urlopen(url, timeout=_URL_SECONDS) as answer:
-            content = answer.read(_URL_BYTES + 1)
-    # HTTPException (of a broken answer) is no OSError.
-    except (OSError, HTTPException, ValueError) as error:
-        raise OSError(f"cannot download {url}: {error}") from error
-    if len(content) > _URL_BYTES:
-        raise ValueError(f"{url} has more than {_URL_BYTES >> 20} MiB; download it yourself")
-    return content

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from m2f.image_processing.image_forms import is_array_form, is_file_form, known_form
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.image_processing.tile_setting import choose_tile
+from m2f.image_processing.white_level import WhiteLevel, check_white_level
 from m2f.inference.batch_pipeline import BatchPipeline
 from m2f.inference.image_sources import name_of, read_image
 from m2f.inference.memory_limits import memory_errors
@@ -43,6 +45,9 @@ class Segmenter:
         tile_overlap: pixels that neighbouring tiles share at least, up to half of a tile; by default the processor's
             `tile_overlap` with its tile, and else a quarter of the tile. Objects that are no longer are whole in one
             tile.
+        white_level: which value is white in images of more than 8 bits: a number such as 4095, "type", "data" or
+            "auto", see `m2f.image_processing.white_level`; by default the processor's, which is mostly "auto": where
+            white has to be guessed, one warning says so. It is found for an image as a whole, tiles or not.
         batch_size: images or tiles of one padded shape that the model gets at a time.
         workers: threads that read and prepare images, and as many that make results of the outputs.
 
@@ -61,6 +66,7 @@ class Segmenter:
         max_detections: int | None = None,
         tile: int | None = None,
         tile_overlap: int | None = None,
+        white_level: WhiteLevel = None,
         batch_size: int = 1,
         workers: int = 2,
     ):
@@ -83,6 +89,7 @@ class Segmenter:
             len(self.id2label),
         )
         self.tile, self.tile_overlap = choose_tile(tile, tile_overlap, processor.tile, processor.tile_overlap)
+        self.white_level = processor.white_level if white_level is None else check_white_level(white_level)
         self.batch_size, self.workers = batch_size, workers
         tiling = (self.tile, self.tile_overlap, batch_size, workers)
         self._views = ViewSegmentation(model, processor, [self.decoder], *tiling)
@@ -131,8 +138,9 @@ class Segmenter:
         """Segments images; results are at each image's own size, EXIF orientation applied.
 
         Args:
-            images: one image: path, URL, bytes, PIL image, or array or tensor of (H,W), (H,W,C) or (C,H,W) with C in
-                1, 3, 4, in 0..255; a list, a tuple or a 4-d array of images; or an iterator of them.
+            images: one image: path, URL, bytes, file object opened for bytes, PIL image, or array, tensor or object
+                with `__array__` of (H,W), (H,W,C) or (C,H,W) with C in 1, 3, 4, in 0..255 or 16 bits; a list, a tuple
+                or a 4-d array of images; or an iterator of them.
 
         Returns:
             For one image its result, for a list a list, for an iterator an iterator that reads a few images ahead.
@@ -141,6 +149,7 @@ class Segmenter:
             ValueError: an image is damaged, holds other values, or is too large for the memory.
             OSError: an image does not exist.
         """
+        images = known_form(images) if is_array_form(images) else images
         if _is_one_image(images):
             return next(self._stream([images]))
         if isinstance(images, list | tuple | np.ndarray | torch.Tensor):
@@ -167,7 +176,7 @@ class Segmenter:
         )
 
     def _stream(self, images: Iterable) -> Iterator[SegmentationResult]:
-        pipeline = self.pipeline(lambda image: (read_image(image), name_of(image)))
+        pipeline = self.pipeline(lambda image: (read_image(image, self.white_level), name_of(image)))
         for outcome in pipeline.run_in_order(images):
             if outcome.error is not None:
                 raise outcome.error
@@ -180,8 +189,10 @@ class Segmenter:
 
 
 def _is_one_image(images: Any) -> bool:
-    is_array = isinstance(images, np.ndarray | torch.Tensor)
-    return isinstance(images, str | os.PathLike | bytes | bytearray | Image.Image) or (is_array and images.ndim < 4)
+    if isinstance(images, np.ndarray | torch.Tensor):
+        is_list = isinstance(images, np.ndarray) and images.dtype.kind in "OU"  # of paths and other objects
+        return images.ndim < 4 and not is_list
+    return is_file_form(images)
 
 
 def _check_thresholds(task: str, thresholds: dict[str, float | None]):

@@ -15,6 +15,7 @@ from m2f.training.training_presets import START_FIELDS, training_preset
 _FIELDS = {entry.name: entry for entry in dataclasses.fields(TrainingOptions)}
 _TYPES = typing.get_type_hints(TrainingOptions)
 _METAVARS = {str: "TEXT", int: "N", float: "X"}
+_WHITE_LEVEL = "white_level"
 _METAVARS_OF = {
     "preset": "NAME",
     "data": "DATA",
@@ -25,6 +26,7 @@ _METAVARS_OF = {
     "validation_data": "DATA",
     "validation_image_folder": "FOLDER",
     "validation_split": "NAME",
+    _WHITE_LEVEL: "VALUE",
     "model": "CHECKPOINT",
     "backbone": "NAME",
     "scratch": "FILE",
@@ -133,6 +135,8 @@ def _converted(name: str, value: Any) -> Any:
     kind = _value_type(name)
     if name == _PRECISION:
         value = PRECISION_OF_DTYPE.get(value, value)
+    if name == _WHITE_LEVEL and isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)  # a number or a name
     if _is_list(name):
         if not isinstance(value, list | tuple):
             raise ValueError(f"{name} is {value!r}; a list is needed, such as [{kind(1)}, {kind(2)}]")

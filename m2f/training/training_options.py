@@ -36,6 +36,9 @@ class TrainingOptions:
     validation_split: str | None = _option(
         None, "split to evaluate on; by default the one called val, valid, validation or dev; none: no evaluation"
     )
+    white_level: str | None = _option(
+        None, "value that is white in images of more than 8 bits: a number, type, data or auto (--model's, or auto)"
+    )
     on_broken_image: str = _option("raise", "what an image that cannot be read does to the run", ON_BROKEN_IMAGE)
 
     model: str | None = _option(None, "start from this checkpoint of m2f or mask2former: folder, Hub id or nuclei")

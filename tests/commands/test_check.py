@@ -5,12 +5,14 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fake_reader import LEFT, FakeReader, good, sample
 from PIL import Image
 
 from m2f.cli import main
 from m2f.commands.check import report_lines
+from m2f.data.contact_sheet import draw_contact_sheet
 from m2f.data.dataset_check import check_readers
 from m2f.data.image_inspection import Finding
 
@@ -171,3 +173,34 @@ def test_strict_counts_warnings(monkeypatch, capsys):
     assert capsys.readouterr().out.endswith("errors: 0, warnings: 1, notes: 0; training may start\n")
     assert main(["check", "data", "--strict"]) == 1
     assert capsys.readouterr().out.endswith("errors: 0, warnings: 1, notes: 0; training must not start\n")
+
+
+def test_images_whose_white_is_guessed_are_noted(tmp_path, capsys):
+    """Those of 12 bits; with --white-level nothing is guessed."""
+    folder = shutil.copytree(NUCLEI, tmp_path / "nuclei")
+    files = sorted((folder / "val").iterdir())
+    for file in files[:2]:
+        with Image.open(file) as image:
+            pixels = np.asarray(image.convert("L")).astype(np.uint16) * 16 + 1
+        Image.fromarray(pixels).save(file)
+    files[2].write_bytes(b"")
+    assert main(["check", str(folder), "--split=val", "--json"]) == 1
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    guessed = [finding for finding in findings if finding["kind"] == "guessed white"]
+    assert [finding["name"] for finding in guessed] == [f"{file.name}" for file in files[:2]]
+    assert all(finding["severity"] == "note" and "white_level=4095" in finding["message"] for finding in guessed)
+    assert main(["check", str(folder), "--split=val", "--white-level=4095"]) == 1
+    assert "guessed" not in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["check", str(folder), "--white-level=white"])
+    assert "must be 'auto', 'type', 'data' or a number" in capsys.readouterr().err
+
+
+def test_the_sheet_shows_an_image_of_16_bits_whose_labels_are_broken(tmp_path):
+    """Pillow's conversion to RGB would make all of it white."""
+    path = tmp_path / "x.png"
+    Image.fromarray(np.full((40, 40), 60 * 257, np.uint16)).save(path)
+    reader = FakeReader([ValueError("its labels are broken")], paths=[path])
+    report = check_readers({"train": reader})
+    pixels = np.asarray(draw_contact_sheet(report, cell=40))
+    assert (pixels == 60).all(-1).sum() > 1000

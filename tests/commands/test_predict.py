@@ -348,3 +348,33 @@ def test_a_real_checkpoint(images, checkpoint, tmp_path):
     os.utime(checkpoint / "model.safetensors", ns=(0, time.time_ns() + 10**9))
     shutil.rmtree(tmp_path / "panoptic" / "overlays")
     assert m2f_predict(images, "--output", tmp_path / "panoptic", "--checkpoint", checkpoint, "--task=panoptic") == 2
+
+
+def test_the_white_level_reaches_the_images_and_other_results_are_not_mixed(
+    images, reader, tmp_path, capsys, monkeypatch
+):
+    """8-bit values in 16 bits are what they are in 8; with a white level of their own they are dark."""
+    for file in images.iterdir():
+        Image.fromarray(np.asarray(Image.open(file).convert("L")).astype(np.uint16)).save(file)
+    seen = []
+
+    def load(args, device):
+        model = reader
+        seen.append(args.white_level)
+        return Segmenter(model, model.processor, args.task, white_level=args.white_level)
+
+    monkeypatch.setattr("m2f.commands.predict.load_segmenter", load)
+    read = []
+    original = Segmenter._result
+    monkeypatch.setattr(
+        Segmenter, "_result", lambda self, view, computed: (read.append(view.image), original(self, view, computed))[1]
+    )
+    out = tmp_path / "out"
+    assert m2f_predict(images, "--output", out) == 0
+    brightest = max(np.asarray(image).max() for image in read)
+    read.clear()
+    capsys.readouterr()
+    assert "white_level" in error_of(capsys, images, "--output", out, "--white-level=510")
+    assert m2f_predict(images, "--output", out, "--white-level=510", "--overwrite") == 0
+    assert abs(max(np.asarray(image).max() for image in read) - brightest / 2) <= 1
+    assert seen == [None, 510, 510]

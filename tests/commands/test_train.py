@@ -296,3 +296,37 @@ def test_exit_codes(data, scratch, tmp_path, monkeypatch, capsys, how, code, wor
 def test_nothing_to_train_on_is_an_error():
     with pytest.raises(ValueError, match="give --data"):
         m2f_train("--cpu")
+
+
+def test_the_white_level_is_kept_with_the_model_and_reads_the_images(data, scratch, tmp_path, monkeypatch):
+    """From the options, the reader's options or the checkpoint, in this order; the run itself is not started."""
+    seen = []
+
+    def training_run(options, model, processor, dataset, validation, **_):
+        seen.append((processor.white_level, dataset.white_level, validation.white_level))
+        model.save_pretrained(tmp_path / "model")
+        processor.save_pretrained(tmp_path / "model")
+        raise TrainingDiverged("not started")
+
+    monkeypatch.setattr("m2f.commands.train.TrainingRun", training_run)
+    start = flags(data, scratch, tmp_path / "run")
+    with pytest.raises(TrainingDiverged):
+        m2f_train(*start, "--white-level=4095")
+    again = [word for word in start if not word.startswith("--scratch")] + [f"--model={tmp_path / 'model'}"]
+    for words in (again, [*again, "--data-options", "white_level=2000"], [*again, "--white-level=data"]):
+        with pytest.raises(TrainingDiverged):
+            m2f_train(*words)
+    with pytest.raises(TrainingDiverged):
+        m2f_train(*again, "--white-level=auto")
+    assert seen == [(level,) * 3 for level in (4095, 4095, 2000, "data", None)]
+
+
+def test_a_wrong_white_level_is_an_error_before_the_data_are_read(tmp_path):
+    with pytest.raises(ValueError, match="white_level must be"):
+        open_datasets(resolve_options({"data": str(tmp_path / "nothing"), "white_level": "white"}))
+
+
+def test_a_white_level_in_a_file_of_options_may_be_a_number(tmp_path):
+    path = tmp_path / "options.yaml"
+    path.write_text("white_level: 4095\n")
+    assert read_options(path) == {"white_level": "4095"}

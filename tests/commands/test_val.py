@@ -276,3 +276,24 @@ def test_wrong_arguments(words, capsys):
     with pytest.raises(SystemExit):
         main(["val", "checkpoint", "data", *words])
     assert "error: argument --" in capsys.readouterr().err
+
+
+def test_images_are_read_with_the_white_level_of_checkpoint_or_options(data, monkeypatch, capsys):
+    """The measurement itself is not made."""
+    seen = []
+
+    def load(name, dataset, trained_for, say, **fields):
+        model = colour_reader(dataset.task, 1)
+        saved = {**model.processor.to_dict(), "white_level": 4095, **fields}
+        seen.append(dataset)
+        return Checkpoint(model, type(model.processor).from_dict(saved), [0, 1])
+
+    monkeypatch.setattr("m2f.commands.val.load_checkpoint", load)
+    for words, expected in (
+        ([], 4095),
+        (["--white-level=type"], "type"),
+        (["--white-level=auto"], None),
+        (["--data-options", "white_level=300"], 300),
+    ):
+        assert m2f_val("reader", data / "panoptic", "--dry-run", *words) == 0
+        assert seen[-1].white_level == expected

@@ -309,3 +309,21 @@ def test_names_beside_parquet_files(tmp_path):
         assert open_dataset(path).id2label == {0: "cat", 1: "dog"}
     datasets.load_dataset("parquet", data_files=str(path), split="train").save_to_disk(tmp_path / "disk")
     assert len(open_dataset(tmp_path / "disk").id2label) == 2
+
+
+@pytest.mark.parametrize("kind", list(MAKERS))
+def test_images_of_more_than_8_bits_are_read_alike_in_every_format(kind, tmp_path):
+    """Values of 2000 become 2000 * 255 / white, rounded."""
+    deep = np.full(SIZE, 2000, np.uint16)
+    MAKERS[kind](tmp_path)
+    if kind == "datasets":
+        entry = {"image": Image.fromarray(deep), "objects": [{"category": 1, "segmentation": RLE}]}
+        datasets.Dataset.from_list([entry]).to_parquet(tmp_path / "train-00000-of-00001.parquet")
+    else:
+        Image.fromarray(deep).save(open_dataset(tmp_path, "train").image_path(0))
+    for white_level, white in ((None, 4095), ("auto", 4095), (2500, 2500), ("type", 65535), ("data", 2000)):
+        sample = open_dataset(tmp_path, "train", white_level=white_level)[0]
+        assert sample.image.mode == "RGB" and np.asarray(sample.image).max() == round(2000 * 255 / white)
+        assert ("12 bits" in sample.guess) == (white == 4095)
+    with pytest.raises(ValueError, match="white_level must be"):
+        open_dataset(tmp_path, "train", white_level="white")

@@ -152,3 +152,26 @@ def test_decompression_bombs_are_refused_by_name(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # an error above twice as many
     with pytest.raises(ValueError, match=r"cannot decode bomb\.png .*decompression bomb"):
         ImageFile(content, "bomb.png")
+
+
+def test_floats_in_0_to_1_are_not_black_and_above_255_need_a_white_level():
+    content = encoded(Image.fromarray(np.array([[0, 0.2, 1]], np.float32)), "tiff")
+    image, guess = ImageFile(content, "x").upright_rgb()
+    np.testing.assert_array_equal(np.asarray(image)[0, :, 0], [0, 51, 255])
+    assert "0..1" in guess
+    content = encoded(Image.fromarray(np.array([[0, 120, 600]], np.float32)), "tiff")
+    with pytest.raises(ValueError, match="from 0.0 to 600.0; .* white_level"):
+        ImageFile(content, "x").upright_rgb()
+    for white_level in (600, "data"):
+        image, guess = ImageFile(content, "x", white_level).upright_rgb()
+        np.testing.assert_array_equal(np.asarray(image)[0, :, 0], [0, 51, 255])
+        assert not guess
+
+
+def test_one_warning_of_many_images_whose_white_is_guessed(monkeypatch):
+    """transformers' `warning_once` gives a text once; images with other values have the same text."""
+    said = []
+    monkeypatch.setattr("m2f.data.image_reading.logger.warning_once", said.append)
+    for value in (1000, 2001, 4003):
+        ImageFile(encoded(Image.fromarray(np.array([[value]], np.uint16))), f"{value}.png").upright_rgb()
+    assert len(said) == 3 and len(set(said)) == 1
