@@ -14,6 +14,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import cached_file, logging
 
+from m2f.image_processing.file_settings import FilePadSize, file_fields, pad_size_in_use, sizes_of
 from m2f.image_processing.image_input import load_images, load_label_maps, spatial_size
 from m2f.image_processing.model_inputs import (
     canvas_sizes,
@@ -96,7 +97,8 @@ class M2FImageProcessor(PostProcessingMixin, ProcessingStepsMixin, BaseImageProc
 
     `size` is an int (the shortest edge, the longest without limit), {"shortest_edge"[, "longest_edge"]},
     {"longest_edge"}, {"height", "width"} or {"max_height", "max_width"}. `pad_size` {"height", "width"} is a fixed
-    canvas in place of the batch's maximum. `do_pad=False` pads nothing. `do_convert_rgb=False` refuses images that do
+    canvas in place of the batch's maximum; that of a file is void beside a `size`, `do_resize` or `size_divisor` that
+    a caller gives without it. `do_pad=False` pads nothing. `do_convert_rgb=False` refuses images that do
     not have 3 channels. Images are decoded and resized on the CPU, several at once in as many threads as PyTorch has,
     and normalised and padded on `device`, where the outputs are; the results are the same on each. `disable_grouping`
     and `image_seq_length` are accepted, as the base class has them, and change nothing.
@@ -140,6 +142,8 @@ class M2FImageProcessor(PostProcessingMixin, ProcessingStepsMixin, BaseImageProc
         for name in _NONE_IS_KEPT:
             if name in kwargs and kwargs[name] is None:
                 setattr(self, name, None)
+        if isinstance(self.pad_size, FilePadSize):
+            self.pad_size.sizes = sizes_of(self)
 
     @classmethod
     def from_preset(cls, name: str, **kwargs) -> "M2FImageProcessor":
@@ -171,11 +175,18 @@ class M2FImageProcessor(PostProcessingMixin, ProcessingStepsMixin, BaseImageProc
         """A processor from saved fields. Fields that this class does not have are left out.
 
         An `auto_map` is left out too: saved again without the files that it names, it makes the folder unloadable.
+        So is what `kwargs` make void, such as `pad_size` beside a `size`.
         """
         fields = {key: value for key, value in image_processor_dict.items() if key in cls.valid_kwargs.__annotations__}
+        fields = file_fields(fields, kwargs)
         if image_processor_dict.get("image_processor_type", cls.__name__) != cls.__name__:
             fields = _adopt_foreign_fields(fields)
         return super().from_dict(fields, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields to save; without a `pad_size` that is void."""
+        fields = super().to_dict()
+        return fields if pad_size_in_use(self, {}) else {k: v for k, v in fields.items() if k != "pad_size"}
 
     def preprocess(self, images, segmentation_maps=None, instance_id_to_semantic_id=None, **kwargs) -> BatchFeature:
         """Model inputs from images, and targets from segmentation maps.
@@ -203,6 +214,8 @@ class M2FImageProcessor(PostProcessingMixin, ProcessingStepsMixin, BaseImageProc
         """
         if "white_level" in kwargs:  # before the base class checks types, whose message has no choices
             kwargs["white_level"] = check_white_level(kwargs["white_level"])
+        if pad_size_in_use(self, kwargs) is None:
+            kwargs.setdefault("pad_size", None)
         return super().preprocess(images, segmentation_maps, instance_id_to_semantic_id, **kwargs)
 
     def _standardize_kwargs(

@@ -9,26 +9,37 @@ from torch import Tensor
 from transformers.image_processing_outputs import SemanticSegmentationPostProcessorOutput
 from transformers.utils import logging
 
+from m2f.image_processing.file_settings import pad_size_in_use
 from m2f.image_processing.instance_masks import Instances, encode_coco_rle, find_instances, visible_instances
-from m2f.image_processing.mask_geometry import mask_geometries
+from m2f.image_processing.mask_geometry import Prepared, Size, mask_geometries, read_target_sizes
 from m2f.image_processing.memory_fallback import within_memory
+from m2f.image_processing.model_inputs import canvas_sizes
 from m2f.image_processing.plain_masks import MaskGeometry
 from m2f.image_processing.post_processing import map_segments, panoptic_segments, semantic_map, semantic_scores
 from m2f.image_processing.resize_rule import resized_size
+from m2f.image_processing.target_memory import check_target_memory, clear_memory_errors
 
 logger = logging.get_logger(__name__)
 
 
 class PostProcessingMixin:
-    """Needs the processor's `task`, `thing_label_ids`, `panoptic_threshold`, `do_resize` and `size`.
+    """Needs the processor's `task`, `thing_label_ids`, `panoptic_threshold`, and what it resizes and pads by:
+    `do_resize`, `size`, `do_pad`, `size_divisor` and `pad_size`.
 
     `outputs` is read by attribute: `class_queries_logits` (B,Q,K+1), `masks_queries_logits` (B,Q,h,w) of any floating
-    dtype and device, and `valid_sizes` (B,2) if present, the (height, width) of each image inside the padded input.
-    Without `valid_sizes` the valid size is what this processor's resize rule makes of an image of the target size, so
-    `target_sizes` must then be the sizes of the original images. Without `target_sizes` results have the valid size.
+    dtype and device, and if present `valid_sizes` and `input_sizes` (B,2). Masks are cut to where an image ends in the
+    model's input: at its `valid_sizes`, of a model that was given the pixel_mask, or set by the caller. Without them,
+    target sizes equal to the input's size mean the whole input; other ones are those of the image files, if this
+    processor would make the input of such files; and if not, the whole input is meant, as in transformers.
+    mask_geometry.py has this rule in full. Without `target_sizes` results have the valid size, else the input's.
 
     Names, positions and return types of the arguments are those of transformers. All results are on the device of the
     outputs, but those of an image for which a GPU's memory did not suffice are on the CPU (a warning tells).
+
+    Raises (each method):
+        ValueError: logits that are not finite (-inf alone is one that a class may have), target sizes that do not fit
+            the batch or that no memory can hold, or `valid_sizes` beyond the padded size.
+        MemoryError: memory ran out.
     """
 
     @torch.no_grad()
@@ -49,8 +60,7 @@ class PostProcessingMixin:
             For each image an (H,W) int64 map of labels, or with scores an object with `segmentation` (that map) and
             `segmentation_scores` (K,H,W), sums over the queries of class probability times mask probability.
 
-        Raises:
-            ValueError: target sizes do not fit the batch, or a valid size exceeds the padded size.
+        Raises: see the class.
         """
 
         def work(class_logits, mask_logits, chunk_bytes, geometry):
@@ -61,7 +71,8 @@ class PostProcessingMixin:
             data = {"segmentation": scores.argmax(0), "segmentation_scores": scores}
             return SemanticSegmentationPostProcessorOutput(data=data)
 
-        return self._each_image(work, outputs, target_sizes)
+        scores = 4 * (outputs.class_queries_logits.shape[-1] - 1) if return_segmentation_scores else 0
+        return self._each_image(work, outputs, target_sizes, 8 + scores)
 
     @torch.no_grad()
     def post_process_instance_segmentation(
@@ -98,8 +109,8 @@ class PostProcessingMixin:
             - with `return_coco_annotation` a list of N dicts with size [H, W] and counts, overlaps kept.
 
         Raises:
-            ValueError: both return options, a threshold outside [0, 1], top_k below 1, sizes that do not fit, or a
-                processor all of whose labels are stuff.
+            ValueError: both return options, a threshold outside [0, 1], top_k below 1, a processor all of whose labels
+                are stuff; and see the class.
             ImportError: `return_coco_annotation` without pycocotools.
         """
         if return_coco_annotation and return_binary_maps:
@@ -129,7 +140,7 @@ class PostProcessingMixin:
                 segmentation, instances = visible_instances(instances, overlap_mask_area_threshold)
             return {"segmentation": segmentation, "segments_info": _instance_info(instances)}
 
-        return self._each_image(work, outputs, target_sizes)
+        return self._each_image(work, outputs, target_sizes, 4)
 
     @torch.no_grad()
     def post_process_panoptic_segmentation(
@@ -162,7 +173,7 @@ class PostProcessingMixin:
             (whether the label is one of those to fuse) and score in [0, 1], the class probability.
 
         Raises:
-            ValueError: a threshold outside [0, 1], or sizes that do not fit.
+            ValueError: a threshold outside [0, 1]; and see the class.
         """
         threshold = self.panoptic_threshold if threshold is None else threshold
         _check_thresholds(
@@ -182,29 +193,42 @@ class PostProcessingMixin:
                 segmentation, segments = panoptic_segments(class_logits, mask_logits, geometry, *limits, chunk_bytes)
             return {"segmentation": segmentation, "segments_info": segments}
 
-        return self._each_image(work, outputs, target_sizes)
+        return self._each_image(work, outputs, target_sizes, 4)
 
-    def _each_image(self, work: Callable[..., Any], outputs: Any, target_sizes: Sequence | None) -> list:
-        """`work(class logits, mask logits, bytes of a chunk, geometry=sizes)` of each image."""
-        return [
-            within_memory(functools.partial(work, geometry=geometry), class_logits, mask_logits)
-            for class_logits, mask_logits, geometry in self._split_batch(outputs, target_sizes)
-        ]
+    def _each_image(
+        self, work: Callable[..., Any], outputs: Any, target_sizes: Sequence | None, pixel_bytes: int
+    ) -> list:
+        """`work(class logits, mask logits, bytes of a chunk, geometry=sizes)` of each image, whose result has at least
+        `pixel_bytes` for each pixel of the target."""
+        results = []
+        for class_logits, mask_logits, geometry in self._split_batch(outputs, target_sizes, pixel_bytes):
+            with clear_memory_errors(geometry.target):
+                results.append(within_memory(functools.partial(work, geometry=geometry), class_logits, mask_logits))
+        return results
 
     def _split_batch(
-        self, outputs: Any, target_sizes: Sequence | None
+        self, outputs: Any, target_sizes: Sequence | None, pixel_bytes: int
     ) -> Iterator[tuple[Tensor, Tensor, MaskGeometry]]:
         """(Q,K+1) class logits, (Q,h,w) mask logits and sizes of each image."""
-        if outputs.class_queries_logits.isnan().any():
-            # Without this, NaN (float16 that overflowed, a broken checkpoint) would read as "nothing found".
-            raise ValueError(
-                "class_queries_logits holds NaN; run the model in float32 or bfloat16, or check its weights"
-            )
-        geometries = mask_geometries(outputs, target_sizes, self._resized)
-        return zip(outputs.class_queries_logits, outputs.masks_queries_logits, geometries, strict=True)
+        class_logits, mask_logits = outputs.class_queries_logits, outputs.masks_queries_logits
+        targets = None
+        if target_sizes is not None:
+            targets = read_target_sizes(target_sizes, outputs)
+            check_target_memory(targets, pixel_bytes, mask_logits.device)
+        geometries = mask_geometries(outputs, targets, self._prepare)
+        _check_finite(class_logits, mask_logits)
+        return zip(class_logits, mask_logits, geometries, strict=True)
 
-    def _resized(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        return resized_size(image_size, dict(self.size)) if self.do_resize else image_size
+    def _prepare(self, image_sizes: list[Size]) -> Prepared:
+        """What this processor makes of a batch of images of these sizes."""
+        sizes, size, pad_size = image_sizes, dict(self.size), pad_size_in_use(self, {})
+        if self.do_resize:
+            sizes = [resized_size(image_size, size) for image_size in image_sizes]
+        is_fixed = not self.do_resize or not self.do_pad or pad_size or "height" in size
+        divisor = None if is_fixed else self.size_divisor or 1
+        if self.do_pad and pad_size and any(h > pad_size.height or w > pad_size.width for h, w in sizes):
+            return Prepared(sizes, [], divisor)
+        return Prepared(sizes, canvas_sizes(sizes, self.do_pad, pad_size, self.size_divisor), divisor)
 
     def _thing_labels(self, num_labels: int) -> set[int]:
         """task "instance": every label. Else `thing_label_ids`; None: every label, or none for task "semantic"."""
@@ -228,6 +252,30 @@ class PostProcessingMixin:
                 'Set thing_label_ids, task="instance" if all are things, or pass label_ids_to_fuse.'
             )
         return set(range(num_labels)) - self._thing_labels(num_labels)
+
+
+def _check_finite(class_logits: Tensor, mask_logits: Tensor) -> None:
+    """Raise ValueError for logits of which post-processing would make "nothing found" or a wrong map: float16 that
+    overflowed, a broken checkpoint. -inf among the class logits means a class that is out of question, and stays.
+
+    A sum is not finite if one of its terms is not, needs no memory, and a GPU is waited for once.
+    """
+    undefined = class_logits.float().softmax(-1).isnan().flatten(1).any(1)
+    # The usual logits are too many for float16. Only there, because a sum in another dtype takes 20 times as long.
+    sums = mask_logits.sum((1, 2, 3), dtype=torch.float32 if mask_logits.dtype == torch.float16 else None)
+    if not torch.cat([undefined, ~sums.isfinite()]).any():
+        return
+    # Finite numbers may have a sum that is not.
+    broken = {
+        "class_queries_logits": (undefined, "NaN or +infinity"),
+        "masks_queries_logits": (~mask_logits.isfinite().flatten(1).all(1), "NaN or infinity"),
+    }
+    for name, (is_broken, what) in broken.items():
+        if images := is_broken.nonzero().flatten().tolist():
+            raise ValueError(
+                f"{name} of image {images} in the batch hold {what}; run the model in float32 or bfloat16, or check "
+                "its weights"
+            )
 
 
 def _instance_info(instances: Instances) -> list[dict]:

@@ -36,6 +36,7 @@ from m2f.modeling_m2f.pixel_inputs import (
     image_sizes,
     pad_to_multiple,
     round_up,
+    sizes_to_report,
 )
 from m2f.modeling_m2f.recompute import recompute_feedforward
 from m2f.modeling_m2f.swin import feature_maps_of
@@ -278,7 +279,8 @@ class M2FModel(M2FPreTrainedModel):
         Args:
             pixel_values: (B, 3, height, width), normalised; padded on the right and at the bottom to multiples of 32
                 with zeros if they are not.
-            pixel_mask: (B, height, width), 1 or True for real pixels, which fill the top left corner; all by default.
+            pixel_mask: (B, height, width), 1 or True for real pixels, which fill the top left corner. Without it the
+                network takes all pixels for real, and the outputs do not say where an image ends (`valid_sizes`).
                 It keeps padding out of pixel decoder and Transformer decoder, so that an image gives the same result
                 in every batch (`M2FConfig.mask_padding`; the original lets padding be seen, as without this argument).
                 The backbone sees padding in any case.
@@ -294,10 +296,11 @@ class M2FModel(M2FPreTrainedModel):
             output_hidden_states = config.output_hidden_states
         check_shapes(pixel_values, pixel_mask, self._num_channels)
         check_values(pixel_values, pixel_mask)
-        valid_sizes = image_sizes(pixel_values, pixel_mask)
+        sizes = image_sizes(pixel_values, pixel_mask)
+        valid_sizes, input_sizes = sizes_to_report(sizes, pixel_values, pixel_mask)
         valid = None
         if masks_padding(config, pixel_values, pixel_mask):
-            valid = ValidRegion(valid_sizes, tuple(round_up(length) for length in pixel_values.shape[-2:]))
+            valid = ValidRegion(sizes, tuple(round_up(length) for length in pixel_values.shape[-2:]))
 
         pixel_values = pad_to_multiple(pixel_values)
         with wide_products(pixel_values, self.dtype):
@@ -327,6 +330,7 @@ class M2FModel(M2FPreTrainedModel):
             attentions=decoded.attentions if output_attentions else None,
             cross_attentions=decoded.cross_attentions if output_attentions else None,
             valid_sizes=valid_sizes,
+            input_sizes=input_sizes,
         )
         return output if _default(return_dict, config.return_dict) else output.to_tuple()
 
@@ -553,6 +557,7 @@ _SHARED_FIELDS = (
     "attentions",
     "cross_attentions",
     "valid_sizes",
+    "input_sizes",
 )
 
 

@@ -62,7 +62,11 @@ class M2FModelOutput(ModelOutput):
     hidden_states: the same as `transformer_decoder_hidden_states`, for code that knows no field but this one.
     attentions: self-attention per layer (B, M, Q, Q) (with `output_attentions`).
     cross_attentions: masked attention per layer (B, M, Q, S_l) (with `output_attentions`; transformers drops it).
-    valid_sizes: (B, 2) int64, (h, w) of each image's real pixels within `pixel_values`.
+    valid_sizes: (B, 2) int64, (h, w) of each image's real pixels within `pixel_values`, as `pixel_mask` says them.
+        Without `pixel_mask` the size of `pixel_values` where the model padded them to multiples of 32, else None:
+        nobody said.
+    input_sizes: (B, 2) int64, (h, w) of `pixel_values`, where there is no `pixel_mask`, else None. For
+        post-processing, which then has to find out where each image ends.
     """
 
     transformer_decoder_last_hidden_state: torch.FloatTensor | None = None
@@ -78,6 +82,7 @@ class M2FModelOutput(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
     cross_attentions: tuple[torch.FloatTensor, ...] | None = None
     valid_sizes: torch.LongTensor | None = None
+    input_sizes: torch.LongTensor | None = None
 
 
 @dataclass
@@ -109,3 +114,4 @@ class M2FForUniversalSegmentationOutput(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
     cross_attentions: tuple[torch.FloatTensor, ...] | None = None
     valid_sizes: torch.LongTensor | None = None
+    input_sizes: torch.LongTensor | None = None

@@ -49,12 +49,25 @@ def values_can_be_read(tensor: Tensor) -> bool:
 
 
 def image_sizes(pixel_values: Tensor, pixel_mask: Tensor | None) -> Tensor:
-    """(B, 2) int64: height and width of each image's real pixels."""
+    """(B, 2) int64: height and width of each image's real pixels; without a mask those of `pixel_values`."""
     if pixel_mask is None:
-        size = torch.tensor(pixel_values.shape[-2:], device=pixel_values.device)
-        return size.expand(pixel_values.shape[0], -1)
+        return torch.tensor(pixel_values.shape[-2:], device=pixel_values.device).repeat(pixel_values.shape[0], 1)
     mask = pixel_mask.bool()
     return torch.stack([mask.any(2).sum(1), mask.any(1).sum(1)], 1)
+
+
+def sizes_to_report(
+    sizes: Tensor, pixel_values: Tensor, pixel_mask: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """`valid_sizes` and `input_sizes` of the outputs, from `image_sizes`; each (B, 2) int64 or None.
+
+    Where an image ends is said by its mask alone. Without one the caller may have padded, and no more is known than
+    the size of `pixel_values`: a bound of the image where `pad_to_multiple` pads further, and no news elsewhere.
+    """
+    if pixel_mask is not None:
+        return sizes, None
+    grows = any(round_up(length) != length for length in pixel_values.shape[-2:])
+    return (sizes.clone() if grows else None), sizes
 
 
 def has_padding(pixel_mask: Tensor | None) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from m2f.image_processing.file_settings import pad_size_in_use
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.inference.batch_pipeline import BatchPipeline, Outcome
 from m2f.inference.detection import Box
@@ -67,9 +68,14 @@ class ViewSegmentation:
         """
         if input_size is None and self.tile is not None and max(image.size) > self.tile:
             return View(item, image, name, None, None)
-        size = {} if input_size is None else {"size": dict(zip(("height", "width"), input_size, strict=True))}
+        sizes = {}
+        if input_size is not None:
+            # Of the scale that the processor's size says, so that a canvas of its file holds it.
+            pad_size = pad_size_in_use(self.processor, {})
+            sizes = {"size": dict(zip(("height", "width"), input_size, strict=True))}
+            sizes["pad_size"] = pad_size and dict(pad_size)
         with memory_errors("the input"):
-            inputs = dict(self.processor(image, return_tensors="pt", **size))
+            inputs = dict(self.processor(image, return_tensors="pt", **sizes))
         return View(item, image, name, inputs, tuple(inputs["pixel_values"].shape))
 
     def compute(self, views: Sequence[View]) -> list[ViewOutputs | list[Found]]:

@@ -203,5 +203,5 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 def _one_image(outputs: ModelOutput, index: int) -> ModelOutput:
     """What post-processing needs of one image of a batch."""
-    names = ("class_queries_logits", "masks_queries_logits", "valid_sizes")
+    names = ("class_queries_logits", "masks_queries_logits", "valid_sizes", "input_sizes")
     return ModelOutput({name: outputs[name][index : index + 1] for name in names if outputs.get(name) is not None})

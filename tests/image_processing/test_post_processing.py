@@ -1,4 +1,5 @@
 import inspect
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -139,12 +140,13 @@ def test_without_target_sizes_results_have_the_valid_size():
 
 
 def test_valid_size_comes_from_the_resize_rule_where_the_outputs_lack_it():
-    # shortest edge 41: an image file of 82 x 114 was 41 x 57 in the model
+    # shortest edge 41: an image file of 82 x 114 was 41 x 57 in the model, padded to multiples of 16
     logits = random_logits(0)
-    computed = PROCESSOR.post_process_semantic_segmentation(make_outputs(*logits), [(82, 114)])[0]
+    processor = M2FImageProcessor(size=41, size_divisor=16)
+    computed = processor.post_process_semantic_segmentation(make_outputs(*logits), [(82, 114)])[0]
     reported = PROCESSOR.post_process_semantic_segmentation(make_outputs(*logits, (41, 57)), [(82, 114)])[0]
     assert torch.equal(computed, reported)
-    unresized = M2FImageProcessor(do_resize=False).post_process_semantic_segmentation(
+    unresized = M2FImageProcessor(do_resize=False, size_divisor=16).post_process_semantic_segmentation(
         make_outputs(*logits), [(40, 50)]
     )
     expected = PROCESSOR.post_process_semantic_segmentation(make_outputs(*logits, (40, 50)), [(40, 50)])
@@ -154,11 +156,14 @@ def test_valid_size_comes_from_the_resize_rule_where_the_outputs_lack_it():
 @pytest.mark.parametrize(
     ("valid", "targets", "found"),
     [
-        (None, [(82, 140)], "41 x 70 for the target size 82 x 140 .* 48 x 64.*same size settings.*valid_sizes"),
         ((49, 10), None, "49 x 10 reported by the model .* 48 x 64"),
         ((49, 10), [(4, 4)], "49 x 10 reported by the model .* 48 x 64"),
         ((41, 57), [(4, 4), (4, 4)], "2 entries for a batch of 1"),
         ((41, 57), [(4, 0)], r"\[4, 0\]"),
+        ((41, 57), [(4, 4.5)], r"\[4, 4.5\]"),
+        ((41, 57), [(4, math.inf)], r"\[4, inf\]"),
+        ((41, 57), [(4, math.nan)], r"\[4, nan\]"),
+        ((41, 57), [(4, None)], r"\[4, None\]"),
         ((41, 57), [(4, 4, 3)], r"\[4, 4, 3\]"),
         ((41, 57), torch.tensor([4, 4]), "2 entries for a batch of 1"),
     ],
@@ -188,6 +193,40 @@ def test_nan_is_not_taken_for_an_empty_image():
     class_logits[0, 0] = np.nan
     with pytest.raises(ValueError, match="NaN"):
         PROCESSOR.post_process_panoptic_segmentation(make_outputs(class_logits, mask_logits))
+
+
+@pytest.mark.parametrize("kernels", ["auto", "reference"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_masks_that_are_not_finite_are_refused_as_classes_are(value, kernels, monkeypatch):
+    """Such masks gave maps without the object, or of another one, and no word."""
+    monkeypatch.setenv("M2F_KERNELS", kernels)
+    batch = batch_of(*(make_outputs(*random_logits(seed), (41, 57)) for seed in range(3)))
+    batch.masks_queries_logits[1, 2, 3, 4] = value
+    batch.masks_queries_logits[2, 0, 0, 0] = value
+    for name in ("semantic", "panoptic", "instance"):
+        with pytest.raises(ValueError, match=r"masks_queries_logits of image \[1, 2\] .* NaN or infinity; .*float32"):
+            getattr(PROCESSOR, f"post_process_{name}_segmentation")(batch)
+
+
+def test_infinity_is_refused_among_the_classes_where_no_probability_is_left():
+    """softmax of +inf, and of -inf alone, is NaN; a class at -inf has the probability 0."""
+    for row, is_valid in (((np.inf, 0), False), ((-np.inf, 0), True), ((-np.inf, -np.inf), False)):
+        class_logits, mask_logits = random_logits(0)
+        class_logits[5] = row[1]
+        class_logits[5, 0] = row[0]
+        outputs = make_outputs(class_logits, mask_logits)
+        if is_valid:
+            assert PROCESSOR.post_process_panoptic_segmentation(outputs)
+            continue
+        with pytest.raises(ValueError, match=r"class_queries_logits of image \[0\] .*infinity"):
+            PROCESSOR.post_process_panoptic_segmentation(outputs)
+
+
+def test_finite_masks_pass_whose_sum_is_not():
+    for dtype, value in ((torch.float16, 6e4), (torch.float32, 3e38)):
+        outputs = make_outputs(*random_logits(0))
+        outputs.masks_queries_logits = torch.full_like(outputs.masks_queries_logits, value, dtype=dtype)
+        assert PROCESSOR.post_process_panoptic_segmentation(outputs)
 
 
 def test_thing_labels_of_another_model_are_named():
