@@ -5,6 +5,9 @@ its COCO models are the defaults); transformers' `Mask2FormerConfig` (names, so 
 """
 
 import copy
+import math
+from collections.abc import Sequence
+from numbers import Real
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -78,12 +81,15 @@ class M2FConfig(PretrainedConfig):
             `pixel_mask` tells only where it is.
         backbone_frozen_batch_norm: whether BatchNorm layers of the backbone are frozen, weights and statistics (the
             original's FrozenBN of its ResNets; its Cityscapes models have `False`).
+        class_weights: (K,) numbers >= 0, the weight of each label in the classification loss, so that rare ones count
+            more; "no object" has `no_object_weight`. The mask losses and the matching do not know them. `None`: those
+            of the checkpoint that is loaded, 1 each in a new model.
         recompute_feedforward: whether training computes the wide activations of the feed-forward networks in backbone
             and pixel decoder again instead of keeping them: a third less memory for a few percent of the time.
 
     Raises:
-        ValueError: an unknown `task` or backbone, label ids out of range, or pretrained weights asked for here: see
-            `M2FForUniversalSegmentation.from_pretrained_backbone`.
+        ValueError: an unknown `task` or backbone, label ids or weights out of range, or pretrained weights asked for
+            here: see `M2FForUniversalSegmentation.from_pretrained_backbone`.
     """
 
     model_type = "m2f"
@@ -139,6 +145,7 @@ class M2FConfig(PretrainedConfig):
     mask_padding: bool = True
     backbone_frozen_batch_norm: bool = True
     recompute_feedforward: bool = True
+    class_weights: list[float] | None = None
 
     def __post_init__(self, **kwargs):
         backbone_kwargs = {name: kwargs.pop(name, None) for name in ("backbone", "backbone_kwargs")}
@@ -161,12 +168,17 @@ class M2FConfig(PretrainedConfig):
         fields may be set after construction."""
         for name, kind in M2FConfig.__annotations__.items():
             value = getattr(self, name)
-            if kind in (int, float) and isinstance(value, str | list | dict):
-                raise ValueError(f"{name}={value!r} is no number.")
+            if kind in (int, float) and isinstance(value, str | list | tuple | dict):
+                hint = " The weights of single classes are class_weights." if name == "class_weight" else ""
+                raise ValueError(f"{name}={value!r} is no number.{hint}")
         if self.task not in TASKS:
             raise ValueError(f"task={self.task!r} is unknown; it must be one of {', '.join(TASKS)}.")
         if self.thing_label_ids is not None:
             self._check_thing_label_ids()
+        if not 0 <= self.no_object_weight < math.inf:
+            raise ValueError(f"no_object_weight={self.no_object_weight} must be finite and >= 0.")
+        if self.class_weights is not None:
+            self.class_weights = self._checked_class_weights()
         for name in ("feature_size", "hidden_dim"):
             if getattr(self, name) % self.num_attention_heads:
                 raise ValueError(
@@ -193,6 +205,26 @@ class M2FConfig(PretrainedConfig):
         if len(set(ids)) != len(ids):
             raise ValueError(f"thing_label_ids={ids} names a label twice.")
 
+    def _checked_class_weights(self) -> list[float]:
+        """As json has them."""
+        weights = getattr(self.class_weights, "tolist", lambda: self.class_weights)()  # of an array or tensor
+        if not isinstance(weights, Sequence) or not all(_is_number(weight) for weight in weights):
+            raise ValueError(
+                f"class_weights={self.class_weights!r} is no list of numbers, one for each of the {self.num_labels} "
+                "labels. (The weight of the classification loss as a whole is class_weight.)"
+            )
+        if len(weights) != self.num_labels:
+            raise ValueError(
+                f"class_weights has {len(weights)} entries, but there are {self.num_labels} labels; give one for "
+                'each (that of "no object" is no_object_weight), or class_weights=None with other labels.'
+            )
+        wrong = {i: weight for i, weight in enumerate(weights) if not 0 <= weight < math.inf}
+        if wrong:
+            raise ValueError(f"class_weights of the labels {wrong} (id: weight) must be finite and >= 0.")
+        if not any(weights):
+            raise ValueError("class_weights are all 0: no class would be learned.")
+        return [float(weight) for weight in weights]
+
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: str | Path, **kwargs) -> tuple[dict[str, Any], dict]:
         """As in transformers; a `mask2former` config.json is read as an m2f one, without its "different model type"
@@ -218,7 +250,14 @@ class M2FConfig(PretrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> "M2FConfig":
         """As in transformers; accepts the content of a `mask2former` config.json too."""
         config_dict = _with_license(_from_mask2former(config_dict), kwargs.get("name_or_path"))
-        return super().from_dict(config_dict, **kwargs)
+        # transformers makes the configuration with another num_labels before it sets the rest of what is asked for,
+        # and what the file says of its labels would not fit.
+        of_the_labels = {name: kwargs[name] for name in ("class_weights", "thing_label_ids") if name in kwargs}
+        return super().from_dict({**config_dict, **of_the_labels}, **kwargs)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _local_references(auto_map: dict[str, str], folder: Path) -> dict[str, str]:

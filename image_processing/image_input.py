@@ -65,13 +65,13 @@ def load_label_maps(segmentation_maps: Any, count: int) -> list[np.ndarray]:
     """One label map or a list of them as int32 arrays (H,W), checked.
 
     Args:
-        segmentation_maps: path, bytes, PIL image (palette images give their indices), integer array or tensor (H,W),
-            (H,W,1) or (1,H,W); an array (count,H,W) is `count` maps.
+        segmentation_maps: path, bytes, PIL image (palette images give their indices), array or tensor (H,W), (H,W,1)
+            or (1,H,W) of integers, or of floats that are whole numbers; an array (count,H,W) is `count` maps.
         count: number of images.
 
     Raises:
-        ValueError: the number of maps is not `count`; a map is empty, not of integers or has more than one channel; a
-            value does not fit into 32 bits.
+        ValueError: the number of maps is not `count`; a map is empty, not of numbers or has more than one channel; a
+            value is no whole number or does not fit into 32 bits.
     """
     if isinstance(segmentation_maps, np.ndarray | torch.Tensor) and segmentation_maps.ndim >= 3:
         segmentation_maps = list(segmentation_maps) if len(segmentation_maps) == count else [segmentation_maps]
@@ -174,11 +174,23 @@ def _load_one_label_map(item: Any) -> np.ndarray:
             "id = R + 256 * G + 65536 * B"
         )
     _check_pixels(array.shape, found)
-    if array.dtype.kind not in "iub":
+    if array.dtype.kind not in "iubf":
         raise ValueError(f"{found} has dtype {array.dtype}; labels must be integers")
-    if array.dtype.itemsize >= 4 and (array.max() > np.iinfo(np.int32).max or array.min() < np.iinfo(np.int32).min):
-        raise ValueError(f"{found} holds values from {array.min()} to {array.max()}; labels must fit into 32 bits")
+    if array.dtype.kind == "f":
+        _check_whole_numbers(array, found)
+    low, high = int(array.min()), int(array.max())  # as Python's: compared as float32, 2**31 would seem to fit
+    if high > np.iinfo(np.int32).max or low < np.iinfo(np.int32).min:
+        raise ValueError(f"{found} holds values from {low} to {high}; labels must fit into 32 bits")
     return np.ascontiguousarray(array, dtype=np.int32)
+
+
+def _check_whole_numbers(array: np.ndarray, found: str) -> None:
+    wrong = array[(array != np.rint(array)) | ~np.isfinite(array)]
+    if wrong.size:
+        raise ValueError(
+            f"{found} has dtype {array.dtype} and holds {wrong[0]}; labels must be integers. Round the map, or give "
+            "pixels without a label the value of ignore_index"
+        )
 
 
 def _open_pil(image: Any, load_text: Callable[[str], Image.Image] | None) -> Image.Image:

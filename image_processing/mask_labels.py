@@ -1,6 +1,7 @@
 """From a label map (one id per pixel) to the targets of the criterion: binary masks and their classes."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ def binary_masks_and_classes(
         label_map: (h, w) integers.
         canvas_size: (H, W) >= (h, w); the padding at the right and at the bottom belongs to no mask. (transformers
             pads the masks with `ignore_index`, which makes 255 a target value.)
-        instance_id_to_semantic_id: class of each segment id.
+        instance_id_to_semantic_id: class of each segment id; json has the ids as text, which are taken as well.
         ignore_index: value of the pixels that are left out.
         do_reduce_labels: whether class 0 means background.
         num_labels: number of classes, if known, to check against.
@@ -46,7 +47,9 @@ def binary_masks_and_classes(
         returns float32 masks of four times the size; the model accepts both.
 
     Raises:
-        ValueError: a segment id without a class, or a class below 0 or not below `num_labels`.
+        TypeError: `instance_id_to_semantic_id` is no dict.
+        ValueError: a segment id without a class or with two, a class that is no integer, below 0 or not below
+            `num_labels`.
     """
     ids = _ids_of(label_map)
     if ignore_index is not None:
@@ -70,7 +73,7 @@ def _ids_of(label_map: np.ndarray) -> np.ndarray:
 
 
 def _warn_if_ignored_id_has_class(ids: np.ndarray, ignore_index: int, class_of: Mapping[int, int] | None) -> None:
-    if class_of is not None and ignore_index in class_of and ignore_index in ids:
+    if class_of is not None and ignore_index in ids and _key_of(ignore_index, class_of) is not None:
         logger.warning_once(
             f"segment id {ignore_index} has a class in instance_id_to_semantic_id, but is the ignore_index too: its "
             "pixels are left out. Pass another ignore_index (or None) where it is a segment."
@@ -79,16 +82,44 @@ def _warn_if_ignored_id_has_class(ids: np.ndarray, ignore_index: int, class_of: 
 
 def _look_up(ids: np.ndarray, class_of: Mapping[int, int], background_is_zero: bool) -> tuple[np.ndarray, np.ndarray]:
     """The ids that have a class, and the classes."""
-    if background_is_zero and 0 not in class_of:
+    if background_is_zero and _key_of(0, class_of) is None:
         ids = ids[ids != 0]
-    unmapped = [int(segment_id) for segment_id in ids if int(segment_id) not in class_of]
+    keys = [_key_of(int(segment_id), class_of) for segment_id in ids]
+    unmapped = [int(segment_id) for segment_id, key in zip(ids, keys, strict=True) if key is None]
     if unmapped:
         shown = ", ".join(map(str, unmapped[:10])) + (", ..." if len(unmapped) > 10 else "")
         raise ValueError(
             f"{len(unmapped)} ids of the segmentation map are not in instance_id_to_semantic_id: {shown}. Add them, "
             "or pass the value of unlabelled pixels as ignore_index"
         )
-    return ids, np.array([int(class_of[int(segment_id)]) for segment_id in ids], dtype=np.int64)
+    return ids, np.array([_class_of(class_of[key], key) for key in keys], dtype=np.int64)
+
+
+def _key_of(segment_id: int, class_of: Mapping[int, int]) -> int | str | None:
+    """How the dict writes an id: as a number, or as text, as json has it; None if it is not there.
+
+    Looked up one by one, because the dict may be that of a whole dataset.
+    """
+    if not isinstance(class_of, Mapping):
+        raise TypeError(
+            f"instance_id_to_semantic_id has a {type(class_of).__name__}; a dict of segment id -> class is expected"
+        )
+    keys = [key for key in (segment_id, str(segment_id)) if key in class_of]
+    if len(keys) == 2 and class_of[keys[0]] != class_of[keys[1]]:
+        raise ValueError(
+            f"instance_id_to_semantic_id has segment id {segment_id} twice: as a number of class {class_of[keys[0]]}, "
+            f"and as text of class {class_of[keys[1]]}"
+        )
+    return keys[0] if keys else None
+
+
+def _class_of(value: Any, key: int | str) -> int:
+    try:
+        if int(value) == float(value):
+            return int(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ValueError(f"instance_id_to_semantic_id[{key!r}] is {value!r}; a class is an integer")
 
 
 def _check_classes(classes: np.ndarray, num_labels: int | None, reduced: bool) -> None:

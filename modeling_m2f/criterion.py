@@ -3,16 +3,28 @@
 Cheng et al. 2022, sections 3.3 and 4.1. No mask of an unmatched query is made, and none at all is kept.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import initialization as init
+from transformers.utils import logging
 
-from m2f.modeling_m2f.loss_normalizer import Normalizer, of_accumulated_steps, of_this_step
+from m2f.modeling_m2f.loss_normalizer import (
+    Normalizer,
+    class_weight_of_counts,
+    count_step,
+    of_counted_step,
+    of_similar_batches,
+    of_this_step,
+)
 from m2f.modeling_m2f.mask_losses import losses_of_masks, matched_mask_losses
 from m2f.modeling_m2f.mask_targets import MaskTargets
 from m2f.modeling_m2f.matcher import HungarianMatcher, Matches, assign
 from m2f.modeling_m2f.point_sampling import PointChoice, sample_features, uniform_points
+
+logger = logging.get_logger(__name__)
 
 # Logits at the matcher's points that exist at once.
 MATCHED_ELEMENTS = 2**22
@@ -29,6 +41,10 @@ class Criterion(nn.Module):
         no_object_weight: weight of class K, "no object", in the classification loss.
         points: how many points a matched mask is compared at, and which.
         loss_weights: weight of each of "loss_ce", "loss_mask", "loss_dice" in the total.
+        class_weights: of classes 0 to K-1 in the classification loss; all 1 by default.
+
+    Attributes:
+        empty_weight: (K+1,), the weights of all classes, "no object" last. What the loss and its normalisation use.
     """
 
     def __init__(
@@ -38,19 +54,60 @@ class Criterion(nn.Module):
         no_object_weight: float,
         points: PointChoice,
         loss_weights: dict[str, float],
+        class_weights: Sequence[float] | None = None,
     ):
         super().__init__()
         self.matcher = matcher
         self.no_object_weight = no_object_weight
+        self.class_weights = class_weights
         self.points = points
         self.loss_weights = loss_weights
+        self._warned_of_weights = False
         self.register_buffer("empty_weight", torch.ones(num_classes + 1))
         self.init_original_weights()
 
     def init_original_weights(self):
+        init.copy_(self.empty_weight, self._configured_weight())
+
+    def _configured_weight(self) -> Tensor:
         weight = torch.ones_like(self.empty_weight)
+        if self.class_weights is not None:
+            weight[:-1] = torch.tensor(self.class_weights)
         weight[-1] = self.no_object_weight
-        init.copy_(self.empty_weight, weight)
+        return weight
+
+    @torch.no_grad()
+    def set_class_weights(self, class_weights: Sequence[float] | None):
+        """Weights of classes 0 to K-1 in the classification loss from now on; None: all 1."""
+        self.class_weights = class_weights
+        self.empty_weight.copy_(self._configured_weight())
+
+    @torch.no_grad()
+    def settle_class_weights(self) -> list[float] | None:
+        """After the weights of a checkpoint were loaded, `empty_weight` among them: the weights of classes 0 to K-1.
+
+        The configuration decides. Where it names no class weights, those of the checkpoint are taken, which somebody
+        wrote into the buffer by hand, as transformers needs it. Returns them, or None where they are all 1.
+        """
+        loaded, class_weights = self.empty_weight.clone(), self.class_weights
+        if class_weights is None and (loaded[:-1] != 1).any():
+            class_weights = loaded[:-1].tolist()
+            logger.warning(
+                "The checkpoint's criterion.empty_weight has class weights that its configuration does not name; they "
+                "are used, and named as class_weights from now on."
+            )
+        self.set_class_weights(class_weights)
+        if self.empty_weight[-1] != loaded[-1]:
+            logger.warning(
+                f"The checkpoint has {loaded[-1]:g} as weight of the class no object (criterion.empty_weight), its "
+                f"configuration {self.no_object_weight:g} (no_object_weight), which is used."
+            )
+        return class_weights
+
+    @torch.no_grad()
+    def count(self, classes: Sequence[Tensor], num_queries: int) -> Tensor:
+        """What the targets of some images contribute to the totals of their step, see `loss_normalizer.count_step`."""
+        return count_step(classes, num_queries, self.empty_weight.float())
 
     @torch.compiler.disable
     def forward(
@@ -61,6 +118,7 @@ class Criterion(nn.Module):
         targets: list[MaskTargets],
         num_items_in_batch: Tensor | int | None = None,
         num_images_in_batch: Tensor | int | None = None,
+        class_weight_in_batch: Tensor | float | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Compare.
 
@@ -68,8 +126,9 @@ class Criterion(nn.Module):
             class_logits: (L, B, Q, K+1) of L predictions, the last one last.
             mask_embeddings: (L, B, Q, C). mask_features: (B, C, h, w). A mask is their product.
             targets: per image.
-            num_items_in_batch, num_images_in_batch: targets and images in the whole optimizer step, on all processes;
-                by default this batch on all processes is the step. See `loss_normalizer`.
+            num_items_in_batch, num_images_in_batch, class_weight_in_batch: targets, images and class weights of all
+                queries in the whole optimizer step, on all processes; by default this batch on all processes is the
+                step. See `loss_normalizer`.
 
         Returns:
             The weighted sum, and each term unweighted and without gradient: "loss_ce", "loss_mask", "loss_dice" of the
@@ -80,9 +139,8 @@ class Criterion(nn.Module):
             class_logits = class_logits.float()
             matches = self._match(class_logits, mask_embeddings, mask_features, targets)
             class_losses, class_weight = self._class_losses(class_logits, targets, matches)
-            normalizer = self._normalizer(
-                targets, class_logits.shape[2], class_weight, num_items_in_batch, num_images_in_batch
-            )
+            counts = (num_items_in_batch, num_images_in_batch, class_weight_in_batch)
+            normalizer = self._normalizer(targets, class_logits.shape[2], class_weight, *counts)
             class_losses = class_losses / normalizer.class_weight
             mask_weights = class_losses.new_tensor([self.loss_weights[name] for name in TERMS[1:]])
             mask_total, mask_sums = matched_mask_losses(
@@ -113,7 +171,7 @@ class Criterion(nn.Module):
                 matches += self._match(classes[None], one_hot, masks.detach(), targets)
                 mask_sums.append(losses_of_masks(masks, targets, matches[-1], self.points))
             class_losses, class_weight = self._class_losses(class_logits, targets, matches)
-            normalizer = self._normalizer(targets, class_logits.shape[2], class_weight, None, None)
+            normalizer = self._normalizer(targets, class_logits.shape[2], class_weight, None, None, None)
             mask_losses = torch.stack(mask_sums, 1) / normalizer.num_masks
         return dict(zip(TERMS, (class_losses / normalizer.class_weight, *mask_losses), strict=True))
 
@@ -169,20 +227,34 @@ class Criterion(nn.Module):
         class_weight: Tensor,
         num_items_in_batch: Tensor | int | None,
         num_images_in_batch: Tensor | int | None,
+        class_weight_in_batch: Tensor | float | None,
     ) -> Normalizer:
         num_masks = sum(len(image) for image in targets)
         if num_items_in_batch is None:
             # Processes need not evaluate equally many batches.
             return of_this_step(num_masks, class_weight, reduce=self.training)
-        return of_accumulated_steps(
-            num_masks,
-            len(targets),
-            num_items_in_batch,
-            num_images_in_batch,
-            num_queries,
-            self.no_object_weight,
-            class_weight.device,
-        )
+        if class_weight_in_batch is None and num_images_in_batch is not None:
+            class_weight_in_batch = class_weight_of_counts(
+                num_items_in_batch, num_images_in_batch, num_queries, self.empty_weight.float()
+            )
+        if class_weight_in_batch is not None:
+            return of_counted_step(num_items_in_batch, class_weight_in_batch, like=class_weight)
+        self._warn_if_weights_are_unknown(num_masks, num_items_in_batch)
+        return of_similar_batches(num_masks, class_weight, num_items_in_batch)
+
+    def _warn_if_weights_are_unknown(self, num_masks: int, num_items_in_batch: Tensor | int):
+        if self._warned_of_weights:
+            return
+        # Looked at anew until then, because the buffer may be written by hand.
+        weight = self.empty_weight[:-1]
+        if (weight != weight[0]).any() and float(num_items_in_batch) != num_masks:
+            self._warned_of_weights = True
+            logger.warning(
+                "The classes have different weights, and of the whole step only the number of targets is known "
+                "(num_items_in_batch): the other batches are taken to have as much weight for each target as this "
+                "one, so that accumulated batches differ from one batch of all. M2FTrainer and `m2f train` are exact; "
+                "so is a loop that gives the model's count_targets()."
+            )
 
 
 def _named(terms: Tensor) -> dict[str, Tensor]:

@@ -40,7 +40,7 @@ from m2f.modeling_m2f.pixel_inputs import (
 )
 from m2f.modeling_m2f.recompute import recompute_feedforward
 from m2f.modeling_m2f.swin import feature_maps_of
-from m2f.modeling_m2f.targets import prepare_targets
+from m2f.modeling_m2f.targets import countable_classes, prepare_targets
 from m2f.modeling_m2f.transformer_decoder import TransformerModule, predict_masks
 from m2f.modeling_m2f.valid_region import ValidRegion
 from m2f.modeling_m2f.weight_init import torch_default_
@@ -198,6 +198,8 @@ class M2FPreTrainedModel(PreTrainedModel):
             allow_partial=allow_partial or output_loading_info or pretrained_model_name_or_path is None,
             ignore_mismatched_sizes=ignore_mismatched_sizes,
         )
+        if hasattr(model, "criterion") and not model.criterion.empty_weight.is_meta:
+            model.set_class_weights(model.criterion.settle_class_weights())
         return (model, report) if output_loading_info else model
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
@@ -358,14 +360,45 @@ class M2FForUniversalSegmentation(M2FPreTrainedModel):
                 "loss_mask": config.mask_weight,
                 "loss_dice": config.dice_weight,
             },
+            class_weights=config.class_weights,
         )
         self.post_init()
+
+    def set_class_weights(self, class_weights: Sequence[float] | None):
+        """Other `M2FConfig.class_weights` from now on: (K,) numbers, or None for 1 each.
+
+        Raises:
+            ValueError: their number is not that of the labels, or one is negative or not finite.
+        """
+        self.config.class_weights = class_weights
+        self.config.check()
+        self.criterion.set_class_weights(self.config.class_weights)
+
+    @torch.no_grad()
+    def count_targets(
+        self, class_labels: Sequence | Tensor, mask_labels: Sequence | Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """What a training loop that accumulates batches counts before the first forward pass of an optimizer step.
+
+        Args:
+            class_labels: of one batch, as in `forward`.
+            mask_labels: likewise; with them targets without a pixel are left out, which `forward` drops. A
+                `m2f.data.collation.Collator` makes none.
+
+        Returns:
+            By the names of `forward`'s arguments "num_items_in_batch", "num_images_in_batch", "class_weight_in_batch",
+            float32 numbers on the model's device: to be summed over the batches and processes of the step. The loss is
+            then exact for any division of it, unless an image has more targets than queries, of different class
+            weights: of it the mean weight is taken.
+        """
+        counts = self.criterion.count(countable_classes(class_labels, mask_labels), self.config.num_queries)
+        return dict(zip(("num_items_in_batch", "num_images_in_batch", "class_weight_in_batch"), counts, strict=True))
 
     def forward(
         self,
         pixel_values: Tensor,
-        mask_labels: list[Tensor] | Tensor | None = None,
-        class_labels: list[Tensor] | Tensor | None = None,
+        mask_labels: Sequence | Tensor | None = None,
+        class_labels: Sequence | Tensor | None = None,
         pixel_mask: Tensor | None = None,
         output_hidden_states: bool | list[int] | None = None,
         output_auxiliary_logits: bool | None = None,
@@ -373,6 +406,7 @@ class M2FForUniversalSegmentation(M2FPreTrainedModel):
         return_dict: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
         num_images_in_batch: Tensor | int | None = None,
+        class_weight_in_batch: Tensor | float | None = None,
         **counted: Tensor,
     ) -> M2FForUniversalSegmentationOutput | tuple:
         """Run the network, and with labels the criterion.
@@ -380,29 +414,37 @@ class M2FForUniversalSegmentation(M2FPreTrainedModel):
         Args:
             pixel_values, pixel_mask: as in `M2FModel.forward`. With `M2FConfig.mask_padding` padding takes part
                 neither in matching nor in the mask losses; without, it is background, as in the original.
-            mask_labels: per image (N, height, width), bool, uint8 or floating, in [0, 1], a mask per segment; or per
+            mask_labels: per image (N, height, width) of any type but int32, in [0, 1], a mask per segment; or per
                 image (G, height, width) int32, layers of segment indices, -1 for no segment, -2 for pixels that take
                 part neither in matching nor in the mask losses, -100 for a layer that only fills up. Of the size of
-                `pixel_values` or of the image's valid part; or one tensor with the batch first.
+                `pixel_values` or of the image's valid part; or one tensor with the batch first. Tensors, arrays, or
+                lists of masks. A segment without a pixel is dropped with its class.
             class_labels: per image (N,) integers in [0, K); or one tensor (B, N), -100 for targets that only fill up.
+                Tensors, arrays or lists; without entries of any type.
             output_hidden_states, output_auxiliary_logits, output_attentions, return_dict: what to return, see
                 `M2FForUniversalSegmentationOutput`; by default as the configuration says.
-            num_items_in_batch, num_images_in_batch: targets and images in all batches of the optimizer step, on all
-                processes, where it has more than this batch: the loss is then this batch's share, to be summed over
-                the batches and multiplied by the number of processes that average their gradients
-                (`transformers.Trainer` does both). See `loss_normalizer`.
+            num_items_in_batch, num_images_in_batch, class_weight_in_batch: targets, images and class weights of the
+                queries in all batches of the optimizer step, on all processes, where it has more than this batch, as
+                `count_targets` counts them: the loss is then this batch's share, to be summed over the batches and
+                multiplied by the number of processes that average their gradients (`transformers.Trainer` does both).
+                With one class weight for all classes the third may be left out. See `loss_normalizer`.
             counted: `labels`, which is not read: Trainer counts its entries that are not -100 and gives their number
-                as `num_items_in_batch`. A batch with `labels` equal to `class_labels` makes accumulation exact there.
-                Not an argument of its own, because Trainer would then take every batch without it for unlabelled.
+                as `num_items_in_batch`. With `labels` equal to `class_labels` accumulation is exact there, if images
+                have equally many targets of equal class weight, all with pixels; a warning says where class weights
+                or masks without a pixel make it inexact. Not an argument of its own, because Trainer would then take
+                every batch without it for unlabelled.
 
         Raises:
             ValueError: inputs or labels do not fit, before anything is computed; or a matching cost is not finite.
         """
         if unknown := counted.keys() - {"labels"}:
             raise TypeError(f"forward() got unexpected arguments {sorted(unknown)}.")
-        if num_images_in_batch is not None and num_items_in_batch is None:
-            raise ValueError("num_images_in_batch is given without num_items_in_batch; both are counts of one step.")
-        targets = self._targets(pixel_values, pixel_mask, mask_labels, class_labels)
+        others = {"num_images_in_batch": num_images_in_batch, "class_weight_in_batch": class_weight_in_batch}
+        for name, count in others.items():
+            if count is not None and num_items_in_batch is None:
+                raise ValueError(f"{name} is given without num_items_in_batch; both are counts of one step.")
+        counted_by_labels = num_items_in_batch is not None and class_weight_in_batch is None
+        targets = self._targets(pixel_values, pixel_mask, mask_labels, class_labels, counted_by_labels)
         output_auxiliary_logits = _default(output_auxiliary_logits, self.config.output_auxiliary_logits)
         outputs = self.model(
             pixel_values,
@@ -427,6 +469,7 @@ class M2FForUniversalSegmentation(M2FPreTrainedModel):
                 targets,
                 num_items_in_batch,
                 num_images_in_batch,
+                class_weight_in_batch,
             )
         masks = outputs.masks_queries_logits
         output = M2FForUniversalSegmentationOutput(
@@ -521,7 +564,7 @@ class M2FForUniversalSegmentation(M2FPreTrainedModel):
         )
 
     def _targets(
-        self, pixel_values: Tensor, pixel_mask: Tensor | None, mask_labels, class_labels
+        self, pixel_values: Tensor, pixel_mask: Tensor | None, mask_labels, class_labels, counted_by_labels: bool
     ) -> list[MaskTargets] | None:
         """Per image, or None without labels."""
         if mask_labels is None and class_labels is None:
@@ -541,6 +584,7 @@ class M2FForUniversalSegmentation(M2FPreTrainedModel):
             num_classes=self.config.num_labels,
             num_queries=self.config.num_queries,
             device=pixel_values.device,
+            counted_by_labels=counted_by_labels,
         )
 
 

@@ -1,26 +1,30 @@
 """The labels given to the model: checked, and brought to one form, before anything is computed.
 
 Masks come in two forms, told apart by their type. int32: index maps, layers (G, H, W) whose values are segment indices
-(m2f.data.segment_map.SegmentMap). bool, uint8 or floating: one mask per segment, (N, H, W), with values in [0, 1].
+(m2f.data.segment_map.SegmentMap). Any other: one mask per segment, (N, H, W), with values in [0, 1].
+
+A segment without a pixel is dropped with its class, in both forms, as the original's data loader drops it: nothing can
+be learned of its mask, and a query that it is matched with would be taught a class that is not there.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.utils import logging
 
+from m2f.modeling_m2f.label_tensors import PADDING_LABEL, WIDE_INTEGERS, class_tensor, mask_tensor, signed
 from m2f.modeling_m2f.mask_targets import IndexMapTargets, MaskTargets, StackTargets
 
 logger = logging.get_logger(__name__)
 
-# Fills the class labels of an image with fewer targets than the batch's largest, and index maps with fewer layers;
-# what Trainer pads labels with.
-PADDING_LABEL = -100
 NOTHING, IGNORED = -1, -2  # in index maps, as in m2f.data.segment_map
 
 
 def prepare_targets(
-    mask_labels: list[Tensor] | Tensor,
-    class_labels: list[Tensor] | Tensor,
+    mask_labels: Sequence | Tensor,
+    class_labels: Sequence | Tensor,
     image_sizes: list[tuple[int, int]],
     given_size: tuple[int, int],
     canvas: tuple[int, int],
@@ -28,16 +32,20 @@ def prepare_targets(
     num_classes: int,
     num_queries: int,
     device: torch.device,
+    counted_by_labels: bool = False,
 ) -> list[MaskTargets]:
     """Targets of a batch on one canvas.
 
     Args:
-        mask_labels: per image (G, H, W) int32 or (N, H, W) bool, uint8 or floating; or one tensor, batch first.
-        class_labels: per image (N,) integers; or one tensor (B, N). -100 marks targets that only fill up.
+        mask_labels: per image (G, H, W) int32, or (N, H, W) of any other type; tensors, arrays or lists, see
+            `label_tensors.mask_tensor`; or one of these, batch first.
+        class_labels: per image (N,) integers, likewise. -100 marks targets that only fill up.
         image_sizes: (h, w) of each image's real pixels.
         given_size: (H, W) of the `pixel_values` given to the model.
         canvas: (H, W) inside the network, `given_size` rounded up.
         padding_counts: whether padding is background of every mask, or takes part in nothing.
+        counted_by_labels: whether somebody counted the step's targets without a look at the masks, so that one that is
+            dropped is worth a warning.
 
     Returns:
         One per image.
@@ -50,36 +58,58 @@ def prepare_targets(
             f"{len(image_sizes)} images, but {len(mask_labels)} mask_labels and {len(class_labels)} class_labels; "
             "give one of each per image."
         )
+    if isinstance(class_labels, Tensor):
+        class_labels = class_labels.cpu()  # in one copy
     prepared = []
     for i, (masks, classes) in enumerate(zip(mask_labels, class_labels, strict=True)):
-        masks, classes = masks.to(device), classes.to(device)
+        masks, classes = mask_tensor(masks, given_size, i), class_tensor(classes, i)
         _check_shapes(masks, classes, i)
         _check_size(tuple(masks.shape[-2:]), image_sizes[i], given_size, i)
         rows = (classes != PADDING_LABEL).nonzero().flatten()
-        classes = classes[rows].long()
+        classes = classes[rows]
         _check_classes(classes, num_classes, i)
         place = {"canvas": canvas, "valid_size": None if padding_counts else image_sizes[i]}
         make = _index_map_targets if masks.dtype == torch.int32 else _stack_targets
-        prepared.append(make(masks, rows, classes, i, place))
+        prepared.append(make(masks, rows, classes, device, i, place))
+        if counted_by_labels and len(prepared[-1]) < len(classes):
+            _warn_of_wrong_count(i, len(classes) - len(prepared[-1]))
     _warn_if_too_many(max((len(targets) for targets in prepared), default=0), num_queries)
     return prepared
 
 
+def countable_classes(class_labels: Sequence | Tensor, mask_labels: Sequence | Tensor | None = None) -> list[Tensor]:
+    """The classes of the targets that `prepare_targets` keeps, per image and on the CPU; every target counts as one
+    with pixels without `mask_labels`."""
+    kept = []
+    for i, classes in enumerate(class_labels):
+        classes = class_tensor(classes, i)
+        rows = (classes != PADDING_LABEL).nonzero().flatten()
+        kept.append(classes[rows] if mask_labels is None else _kept_classes(mask_labels[i], classes, rows, i))
+    return kept
+
+
+def _kept_classes(masks: Any, classes: Tensor, rows: Tensor, i: int) -> Tensor:
+    masks = mask_tensor(masks, (0, 0), i)
+    _check_shapes(masks, classes, i)
+    if masks.dtype == torch.int32:
+        return classes[rows][_held(masks, len(rows)).cpu()[:, 3:].any(0)]
+    return classes[rows][_ranges(masks)[1].cpu()[rows] != 0]
+
+
 def _check_shapes(masks: Tensor, classes: Tensor, i: int):
-    index_map = masks.dtype == torch.int32
-    if masks.dim() != 3 or classes.dim() != 1 or not (index_map or len(masks) == len(classes)):
+    fits = masks.dim() == 3 and classes.dim() == 1
+    if fits and masks.dtype == torch.int32:
+        fits = len(masks) > 0 or not len(classes)
+    elif fits:
+        fits = len(masks) == len(classes)
+    if not fits:
         raise ValueError(
-            f"Image {i}: mask_labels of shape {tuple(masks.shape)} and class_labels of shape {tuple(classes.shape)}; "
-            "(N, height, width) and (N,) with the same N are needed, or with index maps (int32) (layers, height, "
-            "width) and (N,)."
+            f"Image {i}: mask_labels of shape {tuple(masks.shape)} ({masks.dtype}) and class_labels of shape "
+            f"{tuple(classes.shape)}; (N, height, width) and (N,) with the same N are needed, or with index maps "
+            "(int32) (layers, height, width) and (N,)."
         )
-    if classes.is_floating_point() or classes.dtype == torch.bool:
-        raise ValueError(f"Image {i}: class_labels are {classes.dtype}; integers are needed.")
-    if not index_map and masks.dtype not in (torch.bool, torch.uint8) and not masks.is_floating_point():
-        raise ValueError(
-            f"Image {i}: mask_labels are {masks.dtype}; give a mask per segment as bool, uint8 or floating, or index "
-            "maps as int32."
-        )
+    if masks.is_complex():
+        raise ValueError(f"Image {i}: mask_labels are {masks.dtype}; a mask holds 0 and 1 (or values between).")
 
 
 def _check_size(size: tuple[int, int], image_size: tuple[int, int], given_size: tuple[int, int], i: int):
@@ -100,47 +130,79 @@ def _check_classes(classes: Tensor, num_classes: int, i: int):
         )
 
 
-def _stack_targets(masks: Tensor, rows: Tensor, classes: Tensor, i: int, place: dict) -> StackTargets:
-    if masks.dtype != torch.bool and masks.numel() and len(rows):
-        # Of the targets alone; what fills up may hold anything.
-        low, high = masks.amin((1, 2))[rows].min().item(), masks.amax((1, 2))[rows].max().item()
-        if not (0 <= low and high <= 1):
-            raise ValueError(
-                f"Image {i}: mask_labels have values from {low} to {high}; a mask holds 0 and 1 (or values between). "
-                "Divide masks of 0 and 255 by 255; maps of segment indices are given as int32."
-            )
+def _stack_targets(
+    masks: Tensor, rows: Tensor, classes: Tensor, device: torch.device, i: int, place: dict
+) -> StackTargets:
+    is_wide = masks.dtype in WIDE_INTEGERS
+    if not is_wide:
+        masks = masks.to(device)
+    low, high = _ranges(masks).cpu()[:, rows]  # of the targets alone; what fills up may hold anything
+    if len(rows) and not (0 <= low.min() and high.max() <= 1):
+        values = masks.cpu().double()[rows]
+        raise ValueError(
+            f"Image {i}: mask_labels ({masks.dtype}) have values from {values.min():g} to {values.max():g}; a mask "
+            "holds 0 and 1 (or values between). Divide masks of 0 and 255 by 255; maps of segment indices are given "
+            "as int32."
+        )
+    if is_wide:
+        masks = signed(masks).to(torch.uint8).to(device)
+    rows, classes = (x[high != 0].to(device) for x in (rows, classes))
     return StackTargets(masks, rows, classes, **place)
 
 
-def _index_map_targets(ids: Tensor, rows: Tensor, classes: Tensor, i: int, place: dict) -> IndexMapTargets:
+def _ranges(masks: Tensor) -> Tensor:
+    """Smallest and largest value of each mask, (2, N)."""
+    masks = masks.view(torch.uint8) if masks.dtype == torch.bool else signed(masks)
+    if not masks.numel():
+        return masks.new_zeros(2, len(masks))
+    high = masks.amax((1, 2))
+    return torch.stack([torch.zeros_like(high) if masks.dtype == torch.uint8 else masks.amin((1, 2)), high])
+
+
+def _index_map_targets(
+    ids: Tensor, rows: Tensor, classes: Tensor, device: torch.device, i: int, place: dict
+) -> IndexMapTargets:
     """Targets from index maps, whose values are indices among the classes that do not only fill up."""
-    count = len(classes)
+    ids, count = ids.to(device), len(classes)
     if count and int(rows[-1]) != count - 1:
         raise ValueError(
             f"Image {i}: class_labels {PADDING_LABEL} stand before other classes; with index maps (int32 mask_labels) "
             "they fill up at the end, because the maps hold the segments' indices."
         )
-    # Which of [a wrong value, ignored, nothing, segment 0, 1, ...] each layer holds, in one copy to the host.
-    kind = torch.where(ids == PADDING_LABEL, NOTHING, ids)
-    kind = torch.where((kind < IGNORED) | (kind >= count), IGNORED - 1, kind)
-    held = torch.zeros(len(ids), count + 3, dtype=torch.bool, device=ids.device)
-    held.scatter_(1, (kind - (IGNORED - 1)).flatten(1).long(), True)
-    on_host = held.cpu()
-    if on_host[:, 0].any():
-        wrong = ids[kind == IGNORED - 1].unique().tolist()
+    held = _held(ids, count).cpu()
+    if held[:, 0].any():
+        wrong = ids[_kinds(ids, count) == _WRONG].unique().tolist()
         raise ValueError(
             f"Image {i}: index maps (int32 mask_labels) hold {wrong[:10]}, but there are {count} class_labels; values "
             f"must be in 0..{count - 1}, or {NOTHING} (nothing), {IGNORED} (ignored), {PADDING_LABEL} (a layer that "
             "only fills up). Masks of 0 and 1 are given as uint8."
         )
-    _check_segments(on_host[:, 3:], i)
-    ignored = (ids == IGNORED).any(0) if on_host[:, 1].any() else None
-    used = on_host[:, 3:].any(1).nonzero().flatten().tolist()
-    layers = held[:, 3:].int().argmax(0) if count else rows
-    return IndexMapTargets(ids, layers, used, classes, ignored=ignored, **place)
+    _check_layers(held[:, 3:], i)
+    ignored = (ids == IGNORED).any(0) if held[:, 1].any() else None
+    kept = held[:, 3:].any(0)
+    if not kept.all():
+        ids, classes, held = _renumbered(ids, kept), classes[kept], held[:, [True] * 3 + kept.tolist()]
+    used = held[:, 3:].any(1).nonzero().flatten().tolist()
+    layers = held[:, 3:].int().argmax(0) if len(classes) else classes
+    return IndexMapTargets(ids, layers.to(device), used, classes.to(device), ignored=ignored, **place)
 
 
-def _check_segments(held: Tensor, i: int):
+_WRONG = IGNORED - 1
+
+
+def _kinds(ids: Tensor, count: int) -> Tensor:
+    """Index maps with every value that means nothing as NOTHING, and every wrong one as _WRONG."""
+    kinds = torch.where(ids == PADDING_LABEL, NOTHING, ids)
+    return torch.where((kinds < IGNORED) | (kinds >= count), _WRONG, kinds)
+
+
+def _held(ids: Tensor, count: int) -> Tensor:
+    """(G, 3 + N) bool: which of [a wrong value, ignored, nothing, segment 0, 1, ...] each layer holds."""
+    held = torch.zeros(len(ids), count + 3, dtype=torch.bool, device=ids.device)
+    return held.scatter_(1, (_kinds(ids, count) - _WRONG).flatten(1).long(), True)
+
+
+def _check_layers(held: Tensor, i: int):
     """held: (G, N) bool, whether a layer holds a segment."""
     layers = held.sum(0)
     if (layers > 1).any():
@@ -150,12 +212,20 @@ def _check_segments(held: Tensor, i: int):
             "the index maps (int32 mask_labels), but a segment lies on one layer. If these are masks of 0 and 1, give "
             "uint8."
         )
-    if (layers == 0).any():
-        raise ValueError(
-            f"Image {i}: segments {(layers == 0).nonzero().flatten().tolist()[:10]} of {held.shape[1]} class_labels "
-            "have no pixel in the index maps (int32 mask_labels); drop segments that a crop left empty, with their "
-            f"class_labels, or mark those that only fill up with class {PADDING_LABEL}."
-        )
+
+
+def _renumbered(ids: Tensor, kept: Tensor) -> Tensor:
+    """Index maps with the indices that segments have among those that are kept, (N,) bool on the host."""
+    numbers = (kept.cumsum(0) - 1).to(device=ids.device, dtype=ids.dtype)
+    return torch.where(ids < 0, ids, numbers[ids.clamp(min=0).long()])
+
+
+def _warn_of_wrong_count(i: int, dropped: int):
+    logger.warning_once(
+        f"Image {i}: {dropped} targets have no pixel and are dropped. If num_items_in_batch counts them, the loss of "
+        "accumulated batches is not that of one batch of all: drop them before they are counted, as "
+        "m2f.data.collation.Collator does, or count with the model's count_targets()."
+    )
 
 
 def _warn_if_too_many(most_targets: int, num_queries: int):

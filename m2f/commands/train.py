@@ -28,6 +28,7 @@ from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.image_processing.white_level import WhiteLevel, check_white_level
 from m2f.inference.model_loading import find_device
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
+from m2f.training.class_weights import class_weights_of
 from m2f.training.label_check import check_labels, dataset_classes
 from m2f.training.option_sources import add_option_arguments, options_from_arguments
 from m2f.training.run_folder import TrainingDiverged, find_checkpoint
@@ -114,12 +115,13 @@ def open_datasets(options: TrainingOptions) -> tuple[Any, Any | None]:
     """The readers of training and evaluation, the second None where there is nothing to evaluate on.
 
     Raises:
-        ValueError, OSError: from the readers; or the two have different classes.
+        ValueError, OSError: from the readers; or the two have different classes, or class weights do not fit them.
     """
     if not options.data:
         raise ValueError("there is nothing to train on; give --data, a folder or an annotation file")
     check_white_level(options.white_level)
     dataset = _open(options, options.data, options.train_split, options.image_folder)
+    class_weights_of(options.class_weights, dataset.id2label)  # those that do not fit are an error
     split = _validation_split(options)
     if split is None:
         return dataset, None

@@ -2,8 +2,8 @@
 
 Plain `transformers.Trainer` trains the models as well, with `Collator(processor, count_labels=True)`:
 - It needs no `remove_unused_columns=False`, because the readers give samples and not dicts of columns.
-- `labels`, which it counts, make accumulation exact where images have equally many targets; `M2FTrainer` counts the
-  images too.
+- `labels`, which it counts, make accumulation exact where images have equally many targets, with
+  `M2FConfig.class_weights` of equal weight (a warning says so); `M2FTrainer` counts images and class weights too.
 - It has one learning rate for backbone and head, and rules of its own for weight decay; `optimizers` may bring an
   optimizer with `parameter_groups`.
 - It calls the collator for `eval_dataset` too, and measures the loss alone. `compute_metrics` would get masks of all
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
-from m2f.data.collation import PADDING_LABEL, Collator
+from m2f.data.collation import Collator
 from m2f.data.training_dataset import TrainingDataset
 from m2f.evaluation.streaming_metric import StreamingMetric
 from m2f.training.evaluation_loop import evaluate_model, make_metric
@@ -109,7 +109,7 @@ class M2FTrainer(Trainer):
         self.metric: StreamingMetric | None = None
         self._terms: dict[str, Tensor] = {}
         self._steps_in_terms = 0
-        self._num_images: Tensor | None = None
+        self._counts: dict[str, Tensor] = {}
         check_model(self.model, processing_class)
         check_settings(self.args, task)
         check_training_data(train_dataset, self.model.config, with_own_collator=data_collator is not None)
@@ -150,16 +150,18 @@ class M2FTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, Tensor | None]:
-        """The batches of a step, and its targets on all processes; counts its images as well."""
+        """The batches of a step, and its targets on all processes; counts its images and class weights as well."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
-        targets = sum((labels != PADDING_LABEL).sum() for batch in batches for labels in batch["class_labels"])
-        images = torch.tensor(sum(len(batch["pixel_values"]) for batch in batches))
-        counts = self.accelerator.reduce(torch.stack([targets.to(device), images.to(device)]))
-        self._num_images = counts[1]
+        model = self.accelerator.unwrap_model(self.model)
+        # Ours leaves no mask without a pixel; of another nothing is known before the masks are read.
+        reads_masks = not isinstance(self.data_collator, Collator)
+        own = [model.count_targets(b["class_labels"], b.get("mask_labels") if reads_masks else None) for b in batches]
+        sums = torch.stack([torch.stack(list(counts.values())) for counts in own]).sum(0)
+        self._counts = dict(zip(own[0], self.accelerator.reduce(sums.to(device)), strict=True))
         self._steps_in_terms += 1
-        return batches, counts[0]
+        return batches, self._counts["num_items_in_batch"]
 
     def compute_loss(
         self,
@@ -173,8 +175,7 @@ class M2FTrainer(Trainer):
         if num_items_in_batch is None:
             outputs = model(**inputs)
             return (outputs.loss, outputs) if return_outputs else outputs.loss
-        counts = {"num_items_in_batch": num_items_in_batch, "num_images_in_batch": self._num_images}
-        outputs = model(**inputs, **counts)
+        outputs = model(**inputs, **{**self._counts, "num_items_in_batch": num_items_in_batch})
         for name in LOGGED_TERMS:
             self._terms[name] = self._terms.get(name, 0) + outputs.loss_dict[name].detach()
         loss = outputs.loss * self.accelerator.num_processes

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from m2f.training.training_state import TrainingState
 
-PADDING_LABEL = -100  # in class labels, of entries that only fill up
 Batch = Mapping[str, Tensor]
 
 
@@ -56,16 +55,16 @@ class OptimizationStep:
             names_of: gives the names of the images of a pass on this process.
 
         Raises:
-            ValueError: a batch does not fit the model.
+            ValueError: a batch does not fit the model, or the batches do not make up the step.
         """
         accelerator, optimizer = self.state.accelerator, self.state.optimizer
-        num_masks = accelerator.reduce(_count_masks(batches).to(accelerator.device))
+        counts = self._counts(batches)
         sums: dict[str, Tensor] = {}
         for number, batch in enumerate(batches):
             batch = send_to_device(dict(batch), accelerator.device, non_blocking=True)
             is_last = number == len(batches) - 1
             with nullcontext() if is_last else accelerator.no_sync(self.state.model):
-                reason = self._one_pass(batch, num_masks, names_of(number), sums)
+                reason = self._one_pass(batch, counts, names_of(number), sums)
             if reason is not None:
                 optimizer.zero_grad()
                 return StepResult(skipped_because=reason)
@@ -77,9 +76,20 @@ class OptimizationStep:
         overflowed = reason is not None and accelerator.scaler is not None
         return StepResult(loss, dict(zip(list(sums)[1:], terms, strict=True)), norm, reason, overflowed)
 
-    def _one_pass(self, batch: Batch, num_masks: Tensor, names: Sequence[str], sums: dict[str, Tensor]) -> str | None:
+    def _counts(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
+        """Of the whole step, on all processes. The masks are not read: the collator leaves none without a pixel."""
+        images = sum(len(batch["class_labels"]) for batch in batches) * self.state.accelerator.num_processes
+        if images != self.batch_size:
+            raise ValueError(f"the step has {images} images, and its batch_size is {self.batch_size}")
+        own = [self.state.plain_model.count_targets(batch["class_labels"]) for batch in batches]
+        sums = torch.stack([torch.stack(list(counts.values())) for counts in own]).sum(0)
+        return dict(zip(own[0], self.state.accelerator.reduce(sums), strict=True))
+
+    def _one_pass(
+        self, batch: Batch, counts: dict[str, Tensor], names: Sequence[str], sums: dict[str, Tensor]
+    ) -> str | None:
         """Forward and backward; adds the loss and its terms to `sums`. Gives the reason where no update may follow."""
-        outputs, error = self._forward(batch, num_masks)
+        outputs, error = self._forward(batch, counts)
         is_finite = outputs is not None and bool(outputs.loss.isfinite())
         if not _everywhere(is_finite, self.state.accelerator):
             return self._reason(batch, outputs, error, names)
@@ -90,10 +100,9 @@ class OptimizationStep:
             sums[name] = sums[name] + value if name in sums else value
         return None
 
-    def _forward(self, batch: Batch, num_masks: Tensor):
+    def _forward(self, batch: Batch, counts: dict[str, Tensor]):
         """(outputs, None), or (None, error) where the model refuses; whether that is for numbers that are not finite
         is found out after all processes agreed to stop, because the others wait for this one."""
-        counts = {"num_items_in_batch": num_masks, "num_images_in_batch": self.batch_size}
         try:
             return self.state.model(**batch, **counts), None
         except ValueError as error:
@@ -132,10 +141,6 @@ class OptimizationStep:
             reason = f"not finite: the gradient (norm {norm}), while the loss is"
         optimizer.zero_grad()
         return norm, reason
-
-
-def _count_masks(batches: Sequence[Batch]) -> Tensor:
-    return torch.stack([(batch["class_labels"] != PADDING_LABEL).sum() for batch in batches]).sum()
 
 
 def _everywhere(flag: bool, accelerator: Accelerator) -> bool:

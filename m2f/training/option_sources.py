@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from m2f.training.class_weights import weight_entries
 from m2f.training.option_file import nearest, read_mapping, typed
 from m2f.training.training_options import PRECISION_OF_DTYPE, TrainingOptions
 from m2f.training.training_presets import START_FIELDS, training_preset
@@ -35,8 +36,9 @@ _METAVARS_OF = {
     "log_with": "NAME",
     "license": "ID",
     "dataset": "NAME",
+    "class_weights": "X|NAME=X|FILE",
 }
-_PRECISION = "mixed_precision"
+_PRECISION, _CLASS_WEIGHTS = "mixed_precision", "class_weights"
 # Names by which other commands call the same.
 _OTHER_NAMES = {"format": "data_format", "dtype": _PRECISION, "out": "output"}
 _COMMAND = "m2f train"
@@ -137,6 +139,8 @@ def _converted(name: str, value: Any) -> Any:
         value = PRECISION_OF_DTYPE.get(value, value)
     if name == _WHITE_LEVEL and isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)  # a number or a name
+    if name == _CLASS_WEIGHTS:
+        return weight_entries(value)
     if _is_list(name):
         if not isinstance(value, list | tuple):
             raise ValueError(f"{name} is {value!r}; a list is needed, such as [{kind(1)}, {kind(2)}]")

@@ -84,6 +84,7 @@ def _with_new_classifier(model: M2FForUniversalSegmentation, dataset: Any) -> M2
     alone, and for them even if there happen to be as many classes as before."""
     config = type(model.config).from_dict(model.config.to_dict())
     _update(config, dataset)
+    config.class_weights = None  # of the former classes
     new = M2FForUniversalSegmentation(config)
     kept = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(_CLASSIFIER)}
     missing = new.load_state_dict(kept, strict=False).missing_keys

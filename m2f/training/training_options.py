@@ -55,6 +55,10 @@ class TrainingOptions:
     shortest_edge: int | None = _option(None, "in evaluation, images are resized to this (the augmentation's)")
     longest_edge: int | None = _option(None, "but to no more than this")
 
+    class_weights: tuple[str, ...] = _option(
+        (), "in the classification loss: numbers in the order of the classes; or NAME=NUMBER, others 1; or a file"
+    )
+
     max_steps: int = _option(5000, "optimizer steps")
     batch_size: int = _option(8, "images of an optimizer step, over all processes and accumulated passes")
     gradient_accumulation_steps: int = _option(1, "forward and backward passes of a step; saves memory, same result")

@@ -13,6 +13,7 @@ from m2f.data.augmentation_presets import AugmentationPreset, augmentation_prese
 from m2f.data.collation import Collator
 from m2f.data.training_dataset import TrainingDataset
 from m2f.training.accelerator_device import accelerator_on
+from m2f.training.class_weights import class_weights_of
 from m2f.training.parameter_groups import parameter_groups
 from m2f.training.sample_stream import SampleStream, StreamBatches
 from m2f.training.starting_point import enable_gradient_checkpointing
@@ -55,8 +56,10 @@ def prepared_state(options: TrainingOptions, model: PreTrainedModel, accelerator
     """Model and optimizer, as Accelerate wraps them.
 
     Raises:
-        ValueError: BatchNorm layers that learn, in several processes on CPUs.
+        ValueError: BatchNorm layers that learn, in several processes on CPUs; or class weights that do not fit.
     """
+    if options.class_weights:  # otherwise those of the model that the run starts with, or goes on with
+        model.set_class_weights(class_weights_of(options.class_weights, model.config.id2label))
     if options.gradient_checkpointing:
         enable_gradient_checkpointing(model)
     model = _with_shared_batch_norm(model, accelerator)

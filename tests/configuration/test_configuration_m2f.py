@@ -1,7 +1,9 @@
 import json
 import logging
 
+import numpy as np
 import pytest
+import torch
 from small_models import BACKBONES, small_config
 from transformers import AutoConfig, Mask2FormerConfig, ResNetConfig
 
@@ -12,6 +14,7 @@ from m2f.hub.transformers_models import to_transformers_config
 
 # Fields that every configuration has; the rest are transformers' choices for this architecture.
 OURS = {"task", "thing_label_ids", "mask_padding", "backbone_frozen_batch_norm", "recompute_feedforward"}
+OURS |= {"class_weights"}
 
 
 @pytest.fixture
@@ -135,3 +138,31 @@ def test_reference_row_25_asking_a_config_for_pretrained_weights_is_an_error():
     """transformers drops the wish and starts from noise."""
     with pytest.raises(ValueError, match="from_pretrained_backbone"):
         M2FConfig(backbone="microsoft/resnet-50", use_pretrained_backbone=True)
+
+
+@pytest.mark.parametrize("weights", [[2, 0, 1, 1, 0.5], (2.0, 0, 1, 1, 0.5), np.array([2, 0, 1, 1, 0.5])])
+def test_class_weights_of_any_sequence_are_saved(weights, tmp_path):
+    small_config(class_weights=weights).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["class_weights"] == [2, 0, 1, 1, 0.5]
+    assert M2FConfig.from_pretrained(tmp_path).class_weights == [2, 0, 1, 1, 0.5]
+    assert small_config(class_weights=torch.tensor(weights)).class_weights == [2, 0, 1, 1, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"class_weights": [1, 2]}, "2 entries.*5 labels"),
+        ({"class_weights": [1, 1, 1, 1, -2]}, "{4: -2}.*>= 0"),
+        ({"class_weights": [1, 1, float("nan"), 1, 1]}, "{2: nan}"),
+        ({"class_weights": [0] * 5}, "all 0"),
+        ({"class_weights": 2.0}, "2.0 is no list.*class_weight"),
+        ({"class_weights": ["1"] * 5}, "no list of numbers"),
+        ({"class_weights": {"a": 1}}, "no list of numbers"),
+        ({"class_weight": [1, 1, 1, 1, 1]}, "no number.*class_weights"),
+        ({"no_object_weight": float("nan")}, "no_object_weight=nan"),
+        ({"no_object_weight": -0.1}, "no_object_weight=-0.1"),
+    ],
+)
+def test_class_weights_that_do_not_fit_are_named(fields, words):
+    with pytest.raises(ValueError, match=words):
+        small_config(**fields)

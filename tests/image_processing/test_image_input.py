@@ -197,7 +197,7 @@ def test_label_maps_of_every_form():
     ("label_map", "found"),
     [
         (RGB, r"R \+ 256"),
-        (np.zeros((4, 4), np.float32), "float32"),
+        (np.full((4, 4), 0.5, np.float32), "float32"),  # whole floats are labels
         (np.zeros((0, 4), np.int32), "height 0"),
         (np.full((4, 4), 2**40), str(2**40)),
         ([np.zeros((4, 4), np.int32)] * 2, "2 segmentation maps for 1 images"),

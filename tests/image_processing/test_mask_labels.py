@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.image_processing.mask_labels import binary_masks_and_classes
@@ -129,3 +130,59 @@ def test_one_mapping_per_image_or_one_for_all():
 def test_map_of_another_size_is_named():
     with pytest.raises(ValueError, match="map 0 is 2 x 3.*its image 4 x 3"):
         M2FImageProcessor()(np.zeros((4, 3, 3), np.uint8), MAP)
+
+
+FORMS_OF_IDS = (
+    {"0": 5, "3": 1, "7": 2},  # what json makes of a dict
+    {np.int64(0): np.int64(5), np.uint8(3): np.uint8(1), 7: torch.tensor(2)},
+    {0: "5", "3": 1.0, 7: 2},
+)
+
+
+@pytest.mark.parametrize("class_of", FORMS_OF_IDS)
+def test_segment_ids_may_be_text_and_numbers_of_any_type(class_of):
+    assert SMALL(image_like(MAP), MAP, class_of)["class_labels"][0].tolist() == [5, 1, 2]
+    # 0 has a class here, and is no background of reduced labels.
+    assert binary_masks_and_classes(MAP, (2, 3), class_of, do_reduce_labels=True)[1].tolist() == [4, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("class_of", "error", "words"),
+    [
+        ({0: 1, "0": 2, 3: 1, 7: 1}, ValueError, "segment id 0 twice.*class 1.*class 2"),
+        ({0: 1, 3: 1.5, 7: 1}, ValueError, r"\[3\] is 1.5; a class is an integer"),
+        ({0: 1, 3: None, 7: 1}, ValueError, r"\[3\] is None"),
+        ({"a": 1}, ValueError, "3 ids"),
+        ([[(0, 1), (3, 1), (7, 1)]], TypeError, "list; a dict"),
+        ("0: 1", TypeError, "str; a dict"),
+    ],
+)
+def test_a_mapping_that_cannot_be_one_is_named(class_of, error, words):
+    with pytest.raises(error, match=words):
+        SMALL(image_like(MAP), MAP, class_of)
+
+
+FLOAT_MAPS = (MAP.astype(np.float32), MAP.astype(np.float16), torch.tensor(MAP).double(), torch.tensor(MAP).bfloat16())
+
+
+@pytest.mark.parametrize("label_map", [*FLOAT_MAPS, Image.fromarray(MAP.astype(np.float32))])
+def test_label_maps_of_whole_floats_are_taken(label_map):
+    batch, expected = SMALL(image_like(MAP), label_map), SMALL(image_like(MAP), MAP)
+    assert batch["class_labels"][0].tolist() == [0, 3, 7]
+    assert torch.equal(batch["mask_labels"][0], expected["mask_labels"][0])
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (np.nan, "float32 and holds nan"),
+        (0.5, "holds 0.5; labels must be integers"),
+        (-np.inf, "holds -inf"),
+        (2.0**31, "values from 0 to 2147483648"),  # int32's largest value is this one in float32
+    ],
+)
+def test_a_label_that_is_no_integer_is_named(value, words):
+    label_map = MAP.astype(np.float32)
+    label_map[1, 1] = value
+    with pytest.raises(ValueError, match=words):
+        SMALL(image_like(MAP), label_map)

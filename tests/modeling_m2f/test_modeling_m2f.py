@@ -464,3 +464,35 @@ def test_pre_norm_normalises_before_each_block():
     torch.testing.assert_close(out, hidden + 3)
     for x in seen:
         torch.testing.assert_close(x.mean(-1), torch.zeros(1, 8), atol=1e-5, rtol=0)
+
+
+def test_class_weights_come_from_the_configuration_and_only_then_from_the_checkpoint(tmp_path, monkeypatch):
+    """Files of transformers' and of the original's models hold the buffer `criterion.empty_weight`, into which people
+    write weights by hand."""
+    warnings = []
+    monkeypatch.setattr("m2f.modeling_m2f.criterion.logger.warning", warnings.append)
+
+    def loaded(**fields):
+        warnings.clear()
+        model = M2FForUniversalSegmentation.from_pretrained(tmp_path, **fields)
+        return model.criterion.empty_weight.tolist(), model.config.class_weights
+
+    small_model().save_pretrained(tmp_path)
+    assert loaded() == (pytest.approx([1, 1, 1, 1, 1, 0.1]), None)
+    weights = [1, 2, 3, 4, 5]
+    assert loaded(class_weights=weights) == (pytest.approx([*weights, 0.1]), weights)
+    assert not warnings
+    assert loaded(no_object_weight=0.5) == (pytest.approx([1, 1, 1, 1, 1, 0.5]), None)
+    assert "0.1" in warnings[0] and "0.5" in warnings[0]
+    by_hand = small_model()
+    by_hand.criterion.empty_weight[2] = 7
+    by_hand.save_pretrained(tmp_path)
+    assert loaded() == (pytest.approx([1, 1, 7, 1, 1, 0.1]), [1, 1, 7, 1, 1])
+    assert len(warnings) == 1 and "class_weights" in warnings[0]
+    assert loaded(class_weights=weights) == (pytest.approx([*weights, 0.1]), weights)
+    by_hand.set_class_weights(weights)
+    by_hand.save_pretrained(tmp_path)
+    assert loaded() == (pytest.approx([*weights, 0.1]), weights) and not warnings
+    with pytest.raises(ValueError, match="5 entries.*3 labels"):
+        loaded(num_labels=3, ignore_mismatched_sizes=True)
+    assert loaded(num_labels=3, class_weights=None, ignore_mismatched_sizes=True)[1] is None

@@ -84,6 +84,85 @@ def test_with_the_count_of_targets_alone_equal_images_accumulate_exactly(images)
     assert_same_gradients(gradients_of(model), expected)
 
 
+WEIGHTS = [4.0, 0.25, 1.0, 2.0, 0.5]  # of the classes
+
+
+def weighted_model():
+    return small_model("resnet", class_weights=WEIGHTS).train()
+
+
+@pytest.mark.parametrize("batches", [[[0], [1], [2], [3]], [[0, 1], [2, 3]]])
+def test_accumulated_batches_equal_the_full_batch_with_class_weights(images, batches):
+    """What the loss of all images at once gives, also where a mask without a pixel comes with the labels."""
+    pixels, masks, classes = images
+    model = weighted_model()
+    expected_loss = run(model, images, [0, 1, 2, 3])
+    expected = gradients_of(model)
+    model.zero_grad()
+    empty = torch.zeros(1, *SIZE, dtype=torch.uint8)
+    given = pixels, [torch.cat([empty, m]) for m in masks], [torch.cat([torch.tensor([0]), c]) for c in classes]
+    counted = [model.count_targets([given[2][i] for i in batch], [given[1][i] for i in batch]) for batch in batches]
+    counts = {name: sum(count[name] for count in counted) for name in counted[0]}
+    assert counts["num_items_in_batch"] == sum(COUNTS) and counts["num_images_in_batch"] == len(COUNTS)
+    loss = sum(run(model, given, batch, **counts) for batch in batches)
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=0)
+    assert_same_gradients(gradients_of(model), expected)
+
+
+def test_more_targets_than_queries_accumulate_exactly(images):
+    """With one weight for all classes; which of them are matched is not known when they are counted."""
+    pixels, masks, classes = images
+    crowded = pixels, [masks[3][[0, 1, 2, 3, 4] * 2], masks[1]], [classes[3][[0, 1, 2, 3, 4] * 2], classes[1]]
+    model = small_model("resnet").train()
+    expected_loss = run(model, crowded, [0, 1])  # 10 and 1 targets, 8 queries
+    for counts in (model.count_targets(crowded[2]), {"num_items_in_batch": 11}):
+        torch.testing.assert_close(run(model, crowded, [0, 1], **counts), expected_loss, rtol=1e-5, atol=0)
+    counts = model.count_targets(crowded[2])
+    loss = sum(run(model, crowded, [i], **counts) for i in range(2))
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=0)
+
+
+def test_a_class_weight_scales_the_class_loss_of_its_class_and_nothing_else(images):
+    """The class term alone, without "no object" and divided by 1: a sum of weight times cross-entropy."""
+    pixels, masks, _ = images
+    others = {"mask_weight": 0.0, "no_object_weight": 0.0, "dice_weight": 0.0}
+    results = {}
+    for weights in ([1, 1, 1, 1, 1], [4, 1, 1, 1, 1], [0, 1, 1, 1, 1]):
+        model = small_model("resnet", class_weights=weights, **others).train()
+        for label in (0, 1):
+            counts = {"num_items_in_batch": 1, "class_weight_in_batch": 1.0}
+            model.zero_grad()
+            model(pixels[1:2], mask_labels=masks[1:2], class_labels=[[label]], **counts).loss.backward()
+            results[weights[0], label] = model.class_predictor.weight.grad
+    assert results[1, 0].abs().max() > 1e-3
+    torch.testing.assert_close(results[4, 0], 4 * results[1, 0])
+    assert results[0, 0].abs().max() == 0
+    for weight in (4, 0):
+        assert torch.equal(results[weight, 1], results[1, 1])
+
+
+def test_counts_without_class_weights_are_an_error_or_a_warning_and_never_silent(images, monkeypatch):
+    warnings = []
+    monkeypatch.setattr("m2f.modeling_m2f.criterion.logger.warning", warnings.append)
+    model = weighted_model()
+    with pytest.raises(ValueError, match="class_weight_in_batch"):
+        run(model, images, [0], num_items_in_batch=9, num_images_in_batch=4)
+    with pytest.raises(ValueError, match="class_weight_in_batch is given without num_items_in_batch"):
+        run(model, images, [0], class_weight_in_batch=9)
+    whole = run(model, images, [0, 1, 2, 3])
+    # The batch that is the step is exact, as Trainer counts it without accumulation.
+    torch.testing.assert_close(run(model, images, [0, 1, 2, 3], num_items_in_batch=9), whole)
+    assert not warnings
+    for _ in range(2):
+        run(model, images, [0], num_items_in_batch=torch.tensor(9))
+    assert len(warnings) == 1 and "count_targets" in warnings[0]
+    # The same for weights that are written into the buffer by hand.
+    model = training_model()
+    model.criterion.empty_weight[1] = 3
+    with pytest.raises(ValueError, match="class_weight_in_batch"):
+        run(model, images, [0], num_items_in_batch=9, num_images_in_batch=4)
+
+
 class CountingTrainer(Trainer):
     """Counts images as well, which the batches' `labels` cannot tell."""
 
@@ -142,26 +221,27 @@ def test_trainer_accumulates_to_the_step_of_the_full_batch(images, tmp_path, tra
         torch.testing.assert_close(parameters[1][name], change, rtol=1e-4, atol=3e-7)
 
 
-def _run_on_rank(rank: int, chosen: list[list[int]], images, folder: str, results):
+def _run_on_rank(rank: int, chosen: list[list[int]], images, weighted: bool, folder: str, results):
     without_randomness(pytest.MonkeyPatch())
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=len(chosen)
     )
-    model = torch.nn.parallel.DistributedDataParallel(training_model())
+    model = torch.nn.parallel.DistributedDataParallel(weighted_model() if weighted else training_model())
     loss = run(model, images, chosen[rank])
     results[rank] = (loss, gradients_of(model.module))
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("chosen", [[[0, 1], [2, 3]], [[0, 1, 3], [2]]])
-def test_two_processes_equal_one(images, chosen, tmp_path):
-    """Also where one has fewer images, or images without targets; every parameter has a gradient on both."""
-    model = training_model()
+@pytest.mark.parametrize(("chosen", "weighted"), [([[0, 1], [2, 3]], True), ([[0, 1, 3], [2]], False)])
+def test_two_processes_equal_one(images, chosen, weighted, tmp_path):
+    """Also where one has fewer images, or images without targets, or classes have weights; every parameter has a
+    gradient on both."""
+    model = weighted_model() if weighted else training_model()
     expected_loss = run(model, images, [0, 1, 2, 3])
     expected = gradients_of(model)
     results = torch.multiprocessing.get_context("spawn").Manager().dict()
-    torch.multiprocessing.spawn(_run_on_rank, (chosen, images, str(tmp_path), results), nprocs=2)
+    torch.multiprocessing.spawn(_run_on_rank, (chosen, images, weighted, str(tmp_path), results), nprocs=2)
     torch.testing.assert_close((results[0][0] + results[1][0]) / 2, expected_loss, rtol=1e-5, atol=0)
     for rank in range(2):
         assert_same_gradients(results[rank][1], expected)

@@ -110,6 +110,26 @@ def test_accumulation_of_unequal_images_is_the_whole_batch(whole_batch, tmp_path
             assert row == pytest.approx(expected_row, rel=1e-5)
 
 
+def with_empty_masks(samples) -> dict[str, torch.Tensor]:
+    """A collator of somebody's own, which leaves a mask without a pixel in each image."""
+    batch = Collator(shapes_processor(), "masks")(samples)
+    masks, classes = batch["mask_labels"], batch["class_labels"]
+    batch["mask_labels"] = torch.cat([torch.zeros_like(masks[:, :1]), masks], 1)
+    batch["class_labels"] = torch.cat([torch.zeros_like(classes[:, :1]), classes], 1)
+    return batch
+
+
+def test_accumulation_is_exact_with_class_weights_and_masks_without_a_pixel(same_points, tmp_path):
+    """Two steps of four images at once, without those masks, give the expected changes."""
+    weights = [4.0, 1.0, 0.25]
+    expected = trained(make_trainer(arguments(tmp_path), shapes_model(class_weights=weights)))
+    plain = trained(make_trainer(arguments(tmp_path)))
+    assert largest_difference(plain, expected) > 20 * ROUNDING
+    model = shapes_model(class_weights=weights)
+    trainer = make_trainer(arguments(tmp_path, 1, 4), model, data_collator=with_empty_masks)
+    assert largest_difference(trained(trainer), expected) < ROUNDING
+
+
 def test_plain_trainer_trains_and_measures_the_loss(whole_batch, tmp_path):
     """With no argument for it: the readers' samples pass by the removal of columns. It is the same step for a whole
     batch, and near it, but not the same, for accumulated images of unequal numbers of targets."""

@@ -38,9 +38,11 @@ def weights_of(state) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in state.plain_model.state_dict().items()}
 
 
-def test_a_step_is_what_torch_does_with_the_whole_batch():
+@pytest.mark.parametrize("class_weights", [None, [4.0, 1.0, 0.25]])
+def test_a_step_is_what_torch_does_with_the_whole_batch(class_weights):
     """The loss of one forward pass without counts; its gradient clipped to norm 0.5, and AdamW."""
-    state, reference = state_of(), shapes_model().train()
+    options = {"class_weights": ("red=4", "blue=0.25")} if class_weights else {}
+    state, reference = state_of(**options), shapes_model(class_weights=class_weights).train()
     result = OptimizationStep(state, 4, 0.5)(batches(), names_of)
     (batch,) = batches()
     outputs = reference(**batch)
@@ -55,13 +57,14 @@ def test_a_step_is_what_torch_does_with_the_whole_batch():
     assert result.skipped_because is None
 
 
-@pytest.mark.parametrize("passes", [2, 4])
-def test_accumulation_gives_the_step_of_the_whole_batch(passes):
+@pytest.mark.parametrize(("passes", "class_weights"), [(2, ()), (4, ()), (2, ("red=4", "blue=0.25"))])
+def test_accumulation_gives_the_step_of_the_whole_batch(passes, class_weights):
     """Within float32's rounding: the sums are taken in another order."""
-    whole, parts = state_of(), None
+    whole, parts = state_of(class_weights=class_weights), None
     expected = OptimizationStep(whole, 4, 0.01)(batches(), names_of)
     expected_weights = weights_of(whole)
-    parts = state_of()
+    parts = state_of(class_weights=class_weights)
+    assert parts.plain_model.config.class_weights == ([4.0, 1.0, 0.25] if class_weights else None)
     result = OptimizationStep(parts, 4, 0.01)(batches(passes), names_of)
     assert result.loss == pytest.approx(expected.loss, rel=1e-6)
     assert result.gradient_norm == pytest.approx(expected.gradient_norm, rel=1e-5)
@@ -124,6 +127,11 @@ def test_labels_that_do_not_fit_are_an_error_and_no_skipped_step():
     batch["class_labels"][0, 0] = 9
     with pytest.raises(ValueError, match="9"):
         OptimizationStep(state_of(), 4, 0.01)([batch], names_of)
+
+
+def test_batches_that_do_not_make_up_the_step_are_an_error():
+    with pytest.raises(ValueError, match="2 images.*batch_size is 4"):
+        OptimizationStep(state_of(), 4, 0.01)(batches(2)[:1], names_of)
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing(monkeypatch):

@@ -34,6 +34,7 @@ WRITTEN = {
     "data_options": "task=instance",
     "device": "cpu",  # as cpu: true says
     "dataset": "one two",
+    "class_weights": "1 0.5",
 }
 
 
