@@ -8,7 +8,10 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import conv_flop_count
 
+from m2f.modeling_m2f.kernels.operators import define
+from m2f.modeling_m2f.kernels.readable_memory import is_transformed
 from m2f.modeling_m2f.kernels.winograd_tiles import (
     columns,
     join_tiles,
@@ -34,9 +37,9 @@ def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
     Args:
         x: (B, C, H, W).
     """
-    if not _is_fast(conv, x):
+    # First, because what is asked of sizes is traced too, and must not depend on whether gradients are enabled.
+    if is_transformed() or not _is_fast(conv, x):
         return conv(x)
-    _define_operator()
     return torch.ops.m2f.convolve_3x3_v1(x.float(), conv.weight.float()).to(x.dtype)
 
 
@@ -56,6 +59,8 @@ def _is_fast(conv: nn.Conv2d, x: Tensor) -> bool:
 
 def _convolve(x: Tensor, weight: Tensor) -> Tensor:
     """(B, C, H, W) and (K, C, 3, 3) -> (B, K, H, W), channels last."""
+    if not (x.numel() and weight.numel()):
+        return _fake(x, weight).zero_()
     batch, _, height, width = x.shape
     rows = columns(height)
     blocks = -(-rows * columns(width) // _BLOCK_TILES)
@@ -72,8 +77,13 @@ def _convolve(x: Tensor, weight: Tensor) -> Tensor:
     return out.permute(0, 3, 1, 2)
 
 
-def _define_operator():
-    """One operator of PyTorch's, so that whoever counts or traces operators sees a convolution; does nothing where
-    this version of it exists."""
-    if not hasattr(torch.ops.m2f, OPERATOR.split("::")[1]):
-        torch.library.custom_op(OPERATOR, _convolve, mutates_args=(), device_types="cpu")
+def _fake(x: Tensor, weight: Tensor) -> Tensor:
+    return x.new_empty(len(x), *x.shape[2:], len(weight)).permute(0, 3, 1, 2)
+
+
+def _flops(x_shape, weight_shape, out_shape=None) -> int:
+    """Those of the convolution that it stands for, as for torch's own, whatever method that takes."""
+    return conv_flop_count(x_shape, weight_shape, out_shape)
+
+
+define(OPERATOR, _convolve, _fake, _flops)

@@ -23,6 +23,7 @@ from m2f.modeling_m2f.mask_losses import losses_of_masks, matched_mask_losses
 from m2f.modeling_m2f.mask_targets import MaskTargets
 from m2f.modeling_m2f.matcher import HungarianMatcher, Matches, assign
 from m2f.modeling_m2f.point_sampling import PointChoice, sample_features, uniform_points
+from m2f.modeling_m2f.untransformed import untransformed, values_of
 
 logger = logging.get_logger(__name__)
 
@@ -180,11 +181,15 @@ class Criterion(nn.Module):
         self, class_logits: Tensor, embeddings: Tensor, features: Tensor, targets: list[MaskTargets]
     ) -> list[Matches]:
         """Per prediction and image, from mask logits at the matcher's points alone."""
-        costs = [
-            self._image_costs(class_logits[:, image], embeddings[:, image], features[image], image_targets)
-            for image, image_targets in enumerate(targets)
-        ]
-        return assign([list(prediction) for prediction in zip(*costs, strict=True)])
+        if not targets:
+            return [[] for _ in class_logits]
+        class_logits, embeddings, features = values_of((class_logits, embeddings, features))
+        with untransformed():
+            costs = [
+                self._image_costs(class_logits[:, image], embeddings[:, image], features[image], image_targets)
+                for image, image_targets in enumerate(targets)
+            ]
+            return assign([list(prediction) for prediction in zip(*costs, strict=True)])
 
     def _image_costs(
         self, class_logits: Tensor, embeddings: Tensor, features: Tensor, targets: MaskTargets
@@ -218,7 +223,7 @@ class Criterion(nn.Module):
                 row[queries] = image_targets.classes[chosen]
         weight = self.empty_weight.float()
         losses = cross_entropy(class_logits.flatten(0, 2), wanted.flatten(), weight, reduction="none")
-        return losses.view(len(wanted), -1).sum(1), weight[wanted].sum((1, 2))
+        return losses.view(wanted.shape).sum((1, 2)), weight[wanted].sum((1, 2))
 
     def _normalizer(
         self,

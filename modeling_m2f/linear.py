@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, relu
 
 from m2f.modeling_m2f.kernels.kernel_choice import kernels_choice
+from m2f.modeling_m2f.kernels.readable_memory import is_transformed
 from m2f.modeling_m2f.native_types import product_dtype
 
 _PLAIN = {"none": lambda x: x, "relu": relu, "gelu": gelu}
@@ -47,7 +48,7 @@ def is_fast(x: Tensor, *weights: Tensor) -> bool:
     """Whether oneDNN is asked: eager, on a CPU, a type that it is there for, no autocast, more than a few rows; and
     not where M2F_KERNELS (see kernel_choice.py) is "reference"."""
     return (
-        _is_eager()
+        not (torch.compiler.is_compiling() or is_transformed())
         and x.device.type == "cpu"
         # float16 where it is multiplied in float32: where it has instructions, torch's own path is as fast.
         and (x.dtype in (torch.float32, torch.bfloat16) or product_dtype(x.dtype) != x.dtype)
@@ -58,16 +59,6 @@ def is_fast(x: Tensor, *weights: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and kernels_choice() != "reference"
         and onednn_linear(product_dtype(x.dtype)) is not None
-    )
-
-
-def _is_eager() -> bool:
-    """Whether tensors are numbers, not a compiler's, a tracer's or `torch.func`'s, nor have forward derivatives."""
-    return not (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or torch._C._are_functorch_transforms_active()
-        or torch.autograd.forward_ad._current_level >= 0
     )
 
 

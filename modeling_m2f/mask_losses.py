@@ -6,6 +6,7 @@ one gradient of the size of the features, however many masks and predictions the
 every mask until the backward pass.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from m2f.modeling_m2f.kernels.point_kernels import mask_losses_, use_point_kernels
+from m2f.modeling_m2f.kernels.readable_memory import is_transformed
 from m2f.modeling_m2f.mask_targets import MaskTargets
 from m2f.modeling_m2f.matcher import Matches
 from m2f.modeling_m2f.point_sampling import PointChoice, drawn_points, sample_at_points, uncertain_points
@@ -71,6 +73,8 @@ def matched_mask_losses(
         prediction, (2, L), summed over masks, without gradient. Where nothing is matched all are 0, and the total
         stays attached to the graph, so that every parameter gets a gradient on every process.
     """
+    if is_transformed():
+        return _losses_of_autograd(embeddings, features, targets, matches, points, coefficients)
     learns = torch.is_grad_enabled() and (embeddings.requires_grad or features.requires_grad)
     gradients = [x.new_zeros(x.shape, dtype=torch.float32) if learns else None for x in (embeddings, features)]
     sums = torch.zeros(2, len(embeddings), device=embeddings.device)
@@ -91,7 +95,37 @@ def matched_mask_losses(
             )
             sums += losses.unflatten(1, (len(embeddings), -1)).sum(-1)
         total = coefficients @ sums.sum(1)
-    return (_WithGradients.apply(total, embeddings, features, *gradients) if learns else total), sums
+    if learns:
+        total = _WithGradients.apply(total, embeddings, features, _attached_zero(embeddings, features), *gradients)
+    return total, sums
+
+
+def _losses_of_autograd(
+    embeddings: Tensor,
+    features: Tensor,
+    targets: list[MaskTargets],
+    matches: list[Matches],
+    points: PointChoice,
+    coefficients: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """As `matched_mask_losses`, at the same points, by plain PyTorch that keeps every mask: what torch.func and
+    forward-mode differentiation see through, also more than once."""
+    sums = torch.zeros(2, len(embeddings), device=embeddings.device) + _attached_zero(embeddings, features)
+    for image, image_targets in enumerate(targets):
+        rows = _rows([prediction[image] for prediction in matches])
+        flat = features[image].float().flatten(1)
+        losses = [sums.new_zeros(2, 0)]
+        for group in _groups(rows, max(flat.shape[1], 2 * points.num_candidates)):
+            masks = embeddings[group.prediction, image, group.query].float() @ flat
+            masks = masks.unflatten(1, features.shape[2:])
+            losses.append(_losses_at_points(masks, image_targets, group.target, points))
+        sums = sums + torch.cat(losses, 1).unflatten(1, (len(embeddings), -1)).sum(-1)
+    return coefficients @ sums.sum(1), sums.detach()
+
+
+def _attached_zero(*tensors: Tensor) -> Tensor:
+    """A scalar 0 that depends on the tensors for autograd, and keeps none of them."""
+    return sum(x[:0].sum(dtype=torch.float32) for x in tensors)
 
 
 def losses_of_masks(masks: Tensor, targets: list[MaskTargets], matches: Matches, points: PointChoice) -> Tensor:
@@ -100,7 +134,7 @@ def losses_of_masks(masks: Tensor, targets: list[MaskTargets], matches: Matches,
     total = masks.new_zeros(2, dtype=torch.float32) + masks.flatten()[:0].float().sum()
     for logits, image_targets, (queries, chosen) in zip(masks, targets, matches, strict=True):
         if len(queries):
-            total = total + torch.stack(_point_losses(logits[queries].float(), image_targets, chosen, points)).sum(1)
+            total = total + _losses_at_points(logits[queries].float(), image_targets, chosen, points).sum(1)
     return total
 
 
@@ -128,10 +162,8 @@ def _image_losses(
     if use_point_kernels(flat.device):
         # The kernel splits a group once more; large products are faster.
         group_losses_of, elements = _kernel_group_losses, flat.shape[1]
-    size = max(1, GROUP_ELEMENTS // elements)
     losses = []
-    for start in range(0, len(rows.target), size):
-        group = _Rows(*(indices[start : start + size] for indices in rows))
+    for group in _groups(rows, elements):
         chosen = embeddings[group.prediction, group.query]
         masks = (chosen @ flat).unflatten(1, features.shape[1:])
         group_losses, mask_gradient = group_losses_of(
@@ -144,24 +176,30 @@ def _image_losses(
     return torch.cat(losses, 1)
 
 
+def _groups(rows: _Rows, elements: int) -> Iterator[_Rows]:
+    """A few rows at a time, of which each needs a tensor of so many elements."""
+    size = max(1, GROUP_ELEMENTS // elements)
+    for start in range(0, len(rows.target), size):
+        yield _Rows(*(indices[start : start + size] for indices in rows))
+
+
+def _losses_at_points(masks: Tensor, targets: MaskTargets, indices: Tensor, points: PointChoice) -> Tensor:
+    """Losses (2, n) of mask logits (n, h, w) compared with the targets at `indices`."""
+    where = uncertain_points(masks, *points, targets.weights)
+    wanted, weights = targets.at_own_points(indices, where), targets.weights(where)
+    logits = sample_at_points(masks[:, None], where).squeeze(1)
+    return torch.stack([mask_loss(logits, wanted, weights), dice_loss(logits, wanted, weights)])
+
+
 def _group_losses(
     masks: Tensor, targets: MaskTargets, indices: Tensor, points: PointChoice, coefficients: Tensor, learns: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Losses (2, n) of mask logits (n, h, w) compared with the targets at `indices`, and the gradient of their total
     with respect to the logits, (n, h * w)."""
     with torch.set_grad_enabled(learns):
-        masks.requires_grad_(learns)
-        losses = torch.stack(_point_losses(masks, targets, indices, points))
+        losses = _losses_at_points(masks.requires_grad_(learns), targets, indices, points)
         gradient = torch.autograd.grad((coefficients @ losses).sum(), masks)[0].flatten(1) if learns else None
     return losses.detach(), gradient
-
-
-def _point_losses(masks: Tensor, targets: MaskTargets, indices: Tensor, points: PointChoice) -> tuple[Tensor, Tensor]:
-    """Mask loss and dice loss (n,) of mask logits (n, h, w) compared with the targets at `indices`."""
-    where = uncertain_points(masks, *points, targets.weights)
-    wanted, weights = targets.at_own_points(indices, where), targets.weights(where)
-    logits = sample_at_points(masks[:, None], where).squeeze(1)
-    return mask_loss(logits, wanted, weights), dice_loss(logits, wanted, weights)
 
 
 def _kernel_group_losses(
@@ -180,17 +218,34 @@ def _kernel_group_losses(
 
 
 class _WithGradients(torch.autograd.Function):
-    """A number whose gradients were computed along with it."""
+    """A number whose gradients were computed along with it; `zero` depends on what the number depends on."""
 
     @staticmethod
-    def forward(ctx, value: Tensor, embeddings: Tensor, features: Tensor, *gradients: Tensor) -> Tensor:
+    def forward(ctx, value: Tensor, embeddings: Tensor, features: Tensor, zero: Tensor, *gradients: Tensor) -> Tensor:
         ctx.dtypes = embeddings.dtype, features.dtype
-        ctx.save_for_backward(*gradients)
+        ctx.save_for_backward(zero, *gradients)
         return value.clone()
 
     @staticmethod
     def backward(ctx, factor: Tensor):
-        embedding_gradient, feature_gradient = (
-            (factor * gradient).to(dtype) for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        zero, *gradients = ctx.saved_tensors
+        gradients = [(factor * x).to(dtype) for x, dtype in zip(gradients, ctx.dtypes, strict=True)]
+        if torch.is_grad_enabled():  # they may be differentiated again
+            gradients = [_Once.apply(x, zero) for x in gradients]
+        return None, *gradients, None, None, None
+
+
+class _Once(torch.autograd.Function):
+    """A gradient that says so where it is differentiated. Not torch's `once_differentiable`: where the factor is a
+    constant, as that of a loss is, it takes the gradient for one too, and its part is left out without a word."""
+
+    @staticmethod
+    def forward(ctx, gradient: Tensor, zero: Tensor) -> Tensor:
+        return gradient.clone()
+
+    @staticmethod
+    def backward(ctx, factor: Tensor):
+        raise RuntimeError(
+            "Autograd has no second derivative of the mask losses: their gradient is computed along with them, and no "
+            "mask is kept. Use torch.func (grad of grad, hessian, jacrev), which computes them in another way."
         )
-        return None, embedding_gradient, feature_gradient, None, None

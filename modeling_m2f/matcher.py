@@ -38,7 +38,7 @@ def pairwise_dice_cost(logits: Tensor, targets: Tensor, weights: Tensor | None =
 
 def pairwise_costs(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """`pairwise_mask_cost` and `pairwise_dice_cost`; on a CPU with one exponential for both."""
-    if not use_point_kernels(logits.device):
+    if not use_point_kernels(logits.device, logits, targets, weights):
         return pairwise_mask_cost(logits, targets, weights), pairwise_dice_cost(logits, targets, weights)
     probabilities, probability_sums, softplus_sums = sigmoid_sums(logits, weights)
     targets = targets if weights is None else weights * targets

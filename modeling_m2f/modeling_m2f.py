@@ -5,12 +5,14 @@ those of transformers' Mask2Former, so that checkpoints fit both.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers import initialization as init
@@ -24,6 +26,7 @@ from m2f.configuration.configuration_m2f import M2FConfig
 from m2f.modeling_m2f.backbone import build_backbone, check_strides, init_swin_as_original, load_pretrained_backbone
 from m2f.modeling_m2f.checkpoint_report import CONSTANTS, FORMER_CONSTANTS, HEADS, check_report, wrong_names_hint
 from m2f.modeling_m2f.criterion import Criterion
+from m2f.modeling_m2f.kernels.readable_memory import is_transformed
 from m2f.modeling_m2f.mask_losses import PointChoice
 from m2f.modeling_m2f.mask_targets import MaskTargets
 from m2f.modeling_m2f.matcher import HungarianMatcher
@@ -42,6 +45,7 @@ from m2f.modeling_m2f.recompute import recompute_feedforward
 from m2f.modeling_m2f.swin import feature_maps_of
 from m2f.modeling_m2f.targets import countable_classes, prepare_targets
 from m2f.modeling_m2f.transformer_decoder import TransformerModule, predict_masks
+from m2f.modeling_m2f.untransformed import untransformed, values_of
 from m2f.modeling_m2f.valid_region import ValidRegion
 from m2f.modeling_m2f.weight_init import torch_default_
 from m2f.modeling_m2f.wide_products import wide_products, with_same_products
@@ -91,7 +95,7 @@ class PixelLevelModule(nn.Module):
 
     def forward(self, pixel_values: Tensor, valid: ValidRegion | None) -> PixelLevelOutput:
         """(B, 3, H, W) -> PixelLevelOutput."""
-        feature_maps = feature_maps_of(self.encoder, pixel_values)
+        feature_maps = self._feature_maps(pixel_values)
         if not torch.compiler.is_compiling():
             check_strides(feature_maps, pixel_values.shape[-2:], self.strides)
         # In float32 under autocast, as the original: rounded to half precision, features at this depth flip masks.
@@ -103,6 +107,13 @@ class PixelLevelModule(nn.Module):
             multi_scale_features=decoded.multi_scale_features,
             mask_features=decoded.mask_features,
         )
+
+    def _feature_maps(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        """Of no image none of those of a black one, because many of transformers' backbones cannot reshape nothing."""
+        if torch.compiler.is_compiling() or len(pixel_values):
+            return feature_maps_of(self.encoder, pixel_values)
+        stand_in = pixel_values.new_zeros(1, *pixel_values.shape[1:])
+        return tuple(features[:0] for features in feature_maps_of(self.encoder, stand_in))
 
 
 class M2FPreTrainedModel(PreTrainedModel):
@@ -305,7 +316,7 @@ class M2FModel(M2FPreTrainedModel):
             valid = ValidRegion(sizes, tuple(round_up(length) for length in pixel_values.shape[-2:]))
 
         pixel_values = pad_to_multiple(pixel_values)
-        with wide_products(pixel_values, self.dtype):
+        with wide_products(pixel_values, self.dtype), _transformable_attention():
             pixels = self.pixel_level_module(pixel_values, valid)
             decoded = self.transformer_module(
                 pixels.multi_scale_features,
@@ -574,18 +585,19 @@ class M2FForUniversalSegmentation(M2FPreTrainedModel):
             raise ValueError(f"{missing} is missing: mask_labels and class_labels are needed together.")
         check_shapes(pixel_values, pixel_mask, self._num_channels)
         given = tuple(pixel_values.shape[-2:])
-        return prepare_targets(
-            mask_labels,
-            class_labels,
-            image_sizes=[tuple(size) for size in image_sizes(pixel_values, pixel_mask).tolist()],
-            given_size=given,
-            canvas=tuple(round_up(length) for length in given),
-            padding_counts=not masks_padding(self.config, pixel_values, pixel_mask),
-            num_classes=self.config.num_labels,
-            num_queries=self.config.num_queries,
-            device=pixel_values.device,
-            counted_by_labels=counted_by_labels,
-        )
+        pixel_values, pixel_mask, *labels = values_of((pixel_values, pixel_mask, mask_labels, class_labels))
+        with untransformed():
+            return prepare_targets(
+                *labels,
+                image_sizes=[tuple(size) for size in image_sizes(pixel_values, pixel_mask).tolist()],
+                given_size=given,
+                canvas=tuple(round_up(length) for length in given),
+                padding_counts=not masks_padding(self.config, pixel_values, pixel_mask),
+                num_classes=self.config.num_labels,
+                num_queries=self.config.num_queries,
+                device=pixel_values.device,
+                counted_by_labels=counted_by_labels,
+            )
 
 
 # Terms of the criterion -> their names in transformers' get_loss_dict.
@@ -612,6 +624,13 @@ def masks_padding(config: M2FConfig, pixel_values: Tensor, pixel_mask: Tensor | 
         return False
     size = pixel_values.shape[-2:]
     return has_padding(pixel_mask) or any(round_up(length) != length for length in size)
+
+
+def _transformable_attention() -> AbstractContextManager:
+    """Within transformations of torch.func, of torch's forms of attention the one that they are defined for."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not is_transformed():
+        return nullcontext()
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 def _default(argument: bool | None, configured: bool | None) -> bool:

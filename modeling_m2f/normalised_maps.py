@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, relu
 
 from m2f.modeling_m2f.kernels.group_norm import group_norm_, use_group_norm
+from m2f.modeling_m2f.kernels.readable_memory import is_readable
 from m2f.modeling_m2f.linear import is_plain
 from m2f.modeling_m2f.valid_region import MaskedGroupNorm, ValidRegion, replicate_edge, zero_padding
 
@@ -38,6 +39,7 @@ def _is_fast(norm: MaskedGroupNorm, features: Tensor, coarser: Tensor | None) ->
         and not torch.compiler.is_compiling()  # which fuses the plain form itself
         and is_plain(norm, MaskedGroupNorm)
         and norm.affine
+        and is_readable(*maps)
         and all(type(x) is Tensor and x.is_contiguous(memory_format=torch.channels_last) for x in maps)
         and all(x.dtype == features.dtype for x in maps)
         and use_group_norm(features.device, features.dtype)

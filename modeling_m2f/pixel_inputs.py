@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from m2f.modeling_m2f.kernels.readable_memory import is_transformed
+
 SIZE_DIVISOR = 32  # the coarsest stride; the original's MASK_FORMER.SIZE_DIVISIBILITY
 
 
@@ -22,7 +24,8 @@ def check_shapes(pixel_values: Tensor, pixel_mask: Tensor | None, num_channels: 
 
 def check_values(pixel_values: Tensor, pixel_mask: Tensor | None):
     """Raise ValueError for pixels that are not finite, and for a mask whose ones are not a rectangle in the top left
-    corner. Skipped where values cannot be looked at: while compiling, tracing or capturing a CUDA graph."""
+    corner. Skipped where values cannot be looked at: while compiling, tracing or capturing a CUDA graph, and inside
+    torch.func."""
     if not values_can_be_read(pixel_values):
         return
     finite = pixel_values.isfinite().flatten(1).all(1)
@@ -43,7 +46,7 @@ def check_values(pixel_values: Tensor, pixel_mask: Tensor | None):
 
 def values_can_be_read(tensor: Tensor) -> bool:
     """Whether Python may branch on the tensor's values."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or tensor.device.type == "meta":
+    if torch.compiler.is_compiling() or is_transformed() or tensor.device.type == "meta":
         return False
     return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 

@@ -9,9 +9,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag, grid_sample
+from torch.nn.functional import embedding_bag
 
+from m2f.modeling_m2f.kernels.bilinear_sampling import bilinear
 from m2f.modeling_m2f.kernels.point_kernels import draw_uniform, sample_shared, use_point_kernels
+from m2f.modeling_m2f.untransformed import untransformed
 
 
 def uniform_points(count: int, num_points: int, device: torch.device) -> Tensor:
@@ -20,10 +22,11 @@ def uniform_points(count: int, num_points: int, device: torch.device) -> Tensor:
     On a CPU a row depends on PyTorch's default generator and the rows before it alone, not on how many follow. The
     kernel draws it from a seed that the generator gives, so its numbers are not those of plain PyTorch.
     """
-    if use_point_kernels(device):
-        seeds = torch.empty(count, dtype=torch.int64).random_()
-        return draw_uniform(seeds, 2 * num_points).view(count, num_points, 2)
-    return torch.rand(count, num_points, 2, device=device)
+    with untransformed():
+        if use_point_kernels(device):
+            seeds = torch.empty(count, dtype=torch.int64).random_()
+            return draw_uniform(seeds, 2 * num_points).view(count, num_points, 2)
+        return torch.rand(count, num_points, 2, device=device)
 
 
 def sample_at_points(maps: Tensor, points: Tensor) -> Tensor:
@@ -37,7 +40,7 @@ def sample_at_points(maps: Tensor, points: Tensor) -> Tensor:
         (N, C, R) float32.
     """
     grid = (2 * points).sub_(1).expand(maps.shape[0], -1, -1)[:, :, None]
-    return grid_sample(maps.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False).squeeze(-1)
+    return bilinear(maps.float(), grid).squeeze(-1)
 
 
 def bilinear_corners(
@@ -97,7 +100,7 @@ def sample_cells(cells: Tensor, points: Tensor, size: tuple[int, int]) -> Tensor
 def sample_features(features: Tensor, points: Tensor) -> Tensor:
     """Bilinear values of one map with many channels: (C, h, w) and (R, 2) -> (C, R) float32."""
     features = features.float()
-    if use_point_kernels(features.device):
+    if use_point_kernels(features.device, features, points):
         return sample_shared(features, points)
     return sample_cells(features.flatten(1).T.contiguous(), points, features.shape[1:]).T
 

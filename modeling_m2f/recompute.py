@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from m2f.modeling_m2f.kernels.readable_memory import is_transformed
 from m2f.modeling_m2f.wide_products import with_same_products
 
 
@@ -24,7 +25,8 @@ def recomputed(module: nn.Module, function: Callable[..., Tensor], *inputs: Tens
         random: whether `function` draws random numbers, which have to be the same again.
     """
     is_checkpointed = getattr(module, "gradient_checkpointing", False)
-    if not module.training or not torch.is_grad_enabled() or is_checkpointed:
+    # torch.func has no checkpointing.
+    if not module.training or not torch.is_grad_enabled() or is_checkpointed or is_transformed():
         return function(*inputs)
     return checkpoint(with_same_products(function), *inputs, use_reentrant=False, preserve_rng_state=random)
 

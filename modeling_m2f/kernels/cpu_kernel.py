@@ -32,10 +32,11 @@ def forward(
     inputs = [x.contiguous() for x in (value, reference_points, sampling_offsets, logits)]
     batch, queries, heads = sampling_offsets.shape[:3]
     out = value.new_empty(batch, queries, heads * value.shape[-1])
-    if out.numel():
-        sizes = _sizes_and_threads(value, spatial_shapes, reference_points, queries, logits)
-        results = (_value_by_head(value), out)
-        _function("m2f_forward", value, sampling_offsets)(*map(pointer, (*inputs, *results)), *sizes)
+    if not (out.numel() and value.numel() and logits.numel()):
+        return out.zero_()  # nothing to write, or sums of nothing
+    sizes = _sizes_and_threads(value, spatial_shapes, reference_points, queries, logits)
+    results = (_value_by_head(value), out)
+    _function("m2f_forward", value, sampling_offsets)(*map(pointer, (*inputs, *results)), *sizes)
     return out
 
 
@@ -56,9 +57,11 @@ def backward(
     grad_value = torch.zeros(value.shape if need_value else (0,), dtype=value.dtype)
     # Summed over heads here, because different threads work on them.
     grad_reference = torch.zeros((batch, heads, queries, levels, 2) if need_reference else (0,), dtype=dtype)
-    grad_offsets = torch.empty(sampling_offsets.shape, dtype=value.dtype)
-    grad_logits = torch.empty(logits.shape, dtype=value.dtype)
-    if grad_out.numel():
+    is_empty = not (grad_out.numel() and value.numel() and logits.numel())
+    make = torch.zeros if is_empty else torch.empty
+    grad_offsets = make(sampling_offsets.shape, dtype=value.dtype)
+    grad_logits = make(logits.shape, dtype=value.dtype)
+    if not is_empty:
         weights = torch.empty(heads, -(-queries // LANES), logits.shape[-1], LANES, dtype=dtype)
         wanted = (grad_value if need_value else None, grad_reference if need_reference else None)
         results = (_value_by_head(value), weights, *wanted, grad_offsets, grad_logits)

@@ -7,6 +7,8 @@ import os
 import torch
 from torch import Tensor
 
+from m2f.modeling_m2f.kernels.readable_memory import is_dense
+
 C_TYPES = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat16"}
 # Multiplications below which a second thread costs more than it saves (starting one takes some 20 microseconds).
 WORK_PER_THREAD = 200_000
@@ -18,8 +20,19 @@ def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    """Address of a tensor's data; null for None."""
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+    """Address of a tensor's data; null for None.
+
+    Raises:
+        TypeError: `is_dense` does not hold: what lies there is something else, or nothing.
+    """
+    if tensor is None:
+        return ctypes.c_void_p(None)
+    if not is_dense(tensor):
+        raise TypeError(
+            f"A CPU kernel reads memory, and {type(tensor).__name__} on {tensor.device} (shape {tuple(tensor.shape)}) "
+            "is no plain tensor in it; set M2F_KERNELS=reference, which uses plain PyTorch."
+        )
+    return ctypes.c_void_p(tensor.data_ptr())
 
 
 def integers(*values: int) -> ctypes.Array:

@@ -143,8 +143,8 @@ def forward(
     """
     call = Call(value, spatial_shapes, reference_points, sampling_offsets, attention_logits)
     out = value.new_empty(call.batch, call.queries, call.heads * call.head_dim)
-    if not out.numel():
-        return out
+    if not (out.numel() and value.numel() and attention_logits.numel()):
+        return out.zero_()  # nothing to write, or sums of nothing
     vector = vector_size(DTYPES[value.dtype][1], call.value)
     call.run(FORWARD, vector, call.problem(out=out))
     return out
@@ -174,7 +174,7 @@ def backward(
     """
     call = Call(value, spatial_shapes, reference_points, sampling_offsets, attention_logits)
     grad_out = grad_out.to(value.dtype).contiguous()
-    if not (grad_out.numel() and any(needs)):
+    if not (grad_out.numel() and value.numel() and attention_logits.numel() and any(needs)):
         inputs = (value, reference_points, sampling_offsets, attention_logits)
         return tuple(t.new_zeros(t.shape) if need else None for t, need in zip(inputs, needs, strict=True))
     rows = grad_out.view(call.batch, call.queries, call.heads, call.head_dim)

@@ -48,6 +48,8 @@ def group_norm_(
         coarser: (B, C, h, w), as `features`; None: nothing is added. Not with `relu`.
         coarser_valid: as `valid`; its last row and column are repeated beyond.
     """
+    if not features.numel():
+        return
     batch, channels, height, width = features.shape
     coarse_size = (1, 1) if coarser is None else tuple(coarser.shape[2:])
     parts = [

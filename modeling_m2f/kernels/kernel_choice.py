@@ -3,6 +3,9 @@
 CPU tensors go to the C++ kernel, CUDA tensors to the CUDA kernel, everything else to plain PyTorch. The environment
 variable M2F_KERNELS decides otherwise: `reference` never uses a kernel, `compiled` raises where there is none, `auto`
 (default) warns once and uses plain PyTorch.
+
+Inside the transformations of torch.func (grad, vmap, jvp and what is made of them), in forward-mode differentiation
+and under `torch.jit.trace` plain PyTorch runs, whatever the variable says: they see through nothing else.
 """
 
 import functools
@@ -15,14 +18,14 @@ from m2f.modeling_m2f.kernels.cpu_compiler import KernelUnavailableError
 from m2f.modeling_m2f.kernels.cpu_kernel import cpu_unavailable_reason
 from m2f.modeling_m2f.kernels.cpu_library import C_TYPES
 from m2f.modeling_m2f.kernels.cuda_check import cuda_unavailable_reason
-from m2f.modeling_m2f.kernels.ms_deform_attn_op import define_operator
+from m2f.modeling_m2f.kernels.readable_memory import is_transformed
 
 CHOICES = ("auto", "reference", "compiled")
 CPU_DTYPES = (torch.float16, *C_TYPES)  # float16 as float32
 
 
 def kernels_choice() -> str:
-    """The value of M2F_KERNELS.
+    """The value of M2F_KERNELS; "reference" where a transformation sees through plain PyTorch alone.
 
     Raises:
         ValueError: it is none of `CHOICES`.
@@ -30,7 +33,7 @@ def kernels_choice() -> str:
     choice = os.environ.get("M2F_KERNELS", "auto")
     if choice not in CHOICES:
         raise ValueError(f"M2F_KERNELS={choice!r} is unknown; use one of {', '.join(CHOICES)}.")
-    return choice
+    return "reference" if is_transformed() else choice
 
 
 def kernel_unavailable_reason(device: torch.device, dtype: torch.dtype = torch.float32) -> str | None:
@@ -50,7 +53,7 @@ _cpu_unavailable_reason = functools.cache(cpu_unavailable_reason)
 
 @torch.compiler.assume_constant_result  # a compiled graph keeps the choice that was made when it was traced
 def use_kernel(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the operators run there; they are defined then.
+    """Whether the operators run there.
 
     Raises:
         ValueError: M2F_KERNELS has an unknown value.
@@ -59,10 +62,7 @@ def use_kernel(device: torch.device, dtype: torch.dtype) -> bool:
     if kernels_choice() == "reference":
         return False
     reason = kernel_unavailable_reason(device, dtype)
-    if reason is not None:
-        return explain_reference(device, reason)
-    define_operator()
-    return True
+    return reason is None or explain_reference(device, reason)
 
 
 @torch.compiler.assume_constant_result

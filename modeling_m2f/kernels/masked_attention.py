@@ -9,8 +9,10 @@ torch's `scaled_dot_product_attention` with a mask: 8.0 and 12.9 ms where a quer
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import sdpa_flop_count
 
 from m2f.modeling_m2f.kernels.cpu_library import C_TYPES, integers, pointer, threads
+from m2f.modeling_m2f.kernels.operators import define
 from m2f.modeling_m2f.kernels.whole_sources import library, use_source
 
 SOURCE = "masked_attention_cpu.cpp"
@@ -29,12 +31,7 @@ def has_masked_attention(device: torch.device, dtype: torch.dtype, head_dim: int
 
 @torch.compiler.assume_constant_result  # a compiled graph keeps the choice that was made when it was traced
 def _is_on_cpu(dtype: torch.dtype, head_dim: int) -> bool:
-    if not use_source(SOURCE, torch.device("cpu"), "Masked attention", **_defines(dtype, head_dim)):
-        return False
-    if not hasattr(torch.ops.m2f, OPERATOR.split("::")[1]):
-        operator = torch.library.custom_op(OPERATOR, _masked_attention, mutates_args=(), device_types="cpu")
-        operator.register_fake(lambda query, *others: query.new_empty(query.shape))
-    return True
+    return use_source(SOURCE, torch.device("cpu"), "Masked attention", **_defines(dtype, head_dim))
 
 
 def masked_attention(query: Tensor, key: Tensor, value: Tensor, keep: Tensor, num_heads: int) -> Tensor:
@@ -42,7 +39,8 @@ def masked_attention(query: Tensor, key: Tensor, value: Tensor, keep: Tensor, nu
 
     Args:
         query: (B, Q, C) of float32, float64 or bfloat16. key, value: (B, S, C).
-        keep: (B, 1, Q, S) bool, True where a query sees a cell; a row that is wholly False gives NaN.
+        keep: (B, 1, Q, S) bool, True where a query sees a cell; a row that is wholly False gives NaN, and one without
+            cells 0.
     """
     return torch.ops.m2f.masked_attention_v1(query, key, value, keep, num_heads)
 
@@ -51,11 +49,29 @@ def _masked_attention(query: Tensor, key: Tensor, value: Tensor, keep: Tensor, n
     query, key, value, keep = (x.contiguous() for x in (query, key, value, keep))
     batch, queries, channels = query.shape
     cells, out = key.shape[1], torch.empty_like(query)
+    if not (out.numel() and cells):
+        return out.zero_()
     sizes, work = integers(batch, queries, cells, num_heads), 2 * batch * queries * cells * channels
     kernel = library(SOURCE, **_defines(query.dtype, channels // num_heads)).m2f_masked_attention
     kernel(*map(pointer, (query, key, value, keep, out)), sizes, *threads(work))
     return out
 
 
+def _fake(query: Tensor, key: Tensor, value: Tensor, keep: Tensor, num_heads: int) -> Tensor:
+    return query.new_empty(query.shape)
+
+
+def _flops(query_shape, key_shape, value_shape, keep_shape, num_heads, out_shape=None) -> int:
+    """As PyTorch counts attention with a mask: what is not seen too, though the kernel leaves some of it out."""
+    query, key, value = (
+        (batch, num_heads, length, channels // num_heads)
+        for batch, length, channels in (query_shape, key_shape, value_shape)
+    )
+    return sdpa_flop_count(query, key, value)
+
+
 def _defines(dtype: torch.dtype, head_dim: int) -> dict[str, str | int]:
     return {"M2F_DTYPE": C_TYPES[dtype], "M2F_HEAD_DIM": head_dim}
+
+
+define(OPERATOR, _masked_attention, _fake, _flops)

@@ -8,7 +8,10 @@ from torch import Tensor
 from m2f.modeling_m2f.kernels.cpu_library import arithmetic_dtype
 from m2f.modeling_m2f.kernels.cuda_kernel import limit_reason
 from m2f.modeling_m2f.kernels.kernel_choice import explain_reference, use_kernel
+from m2f.modeling_m2f.kernels.ms_deform_attn_op import define_operator
 from m2f.modeling_m2f.kernels.ms_deform_attn_reference import ms_deform_attn_reference
+
+define_operator()
 
 
 def ms_deform_attn(

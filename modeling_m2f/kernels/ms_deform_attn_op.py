@@ -1,9 +1,5 @@
-"""The kernels as one PyTorch operator, so that autograd, torch.compile and torch.export see through it. PyTorch picks
-the CPU's or CUDA's by the tensors' device.
-
-The names carry a version: defining a name twice silently replaces its schema, and remote code of another version may
-live in the same process.
-"""
+"""The kernels of deformable attention as one PyTorch operator, see operators.py. PyTorch picks the CPU's or CUDA's by
+the tensors' device."""
 
 from collections.abc import Sequence
 
@@ -14,6 +10,8 @@ from m2f.modeling_m2f.kernels.cpu_kernel import backward as cpu_backward
 from m2f.modeling_m2f.kernels.cpu_kernel import forward as cpu_forward
 from m2f.modeling_m2f.kernels.cuda_kernel import backward as cuda_backward
 from m2f.modeling_m2f.kernels.cuda_kernel import forward as cuda_forward
+from m2f.modeling_m2f.kernels.ms_deform_attn_reference import ms_deform_attn_reference
+from m2f.modeling_m2f.kernels.operators import define, gradients_of_definition
 
 FORWARD = "m2f::ms_deform_attn_v1"
 BACKWARD = "m2f::ms_deform_attn_backward_v1"
@@ -103,6 +101,9 @@ def _save(ctx, inputs, output):
 
 def _differentiate(ctx, grad_out):
     value, reference_points, offsets, logits = ctx.saved_tensors
+    if torch.is_grad_enabled():  # the gradient is to be differentiated itself
+        inputs = (value, _pairs(ctx.spatial_shapes), reference_points, offsets, logits)
+        return gradients_of_definition(ms_deform_attn_reference, inputs, ctx.needs_input_grad, grad_out)
     need_value, _, need_reference, need_offsets, need_logits = ctx.needs_input_grad
     grads = torch.ops.m2f.ms_deform_attn_backward_v1(
         grad_out, value, ctx.spatial_shapes, reference_points, offsets, logits, need_value, need_reference
@@ -117,14 +118,21 @@ def _differentiate(ctx, grad_out):
     )
 
 
+def _flops(value_shape, spatial_shapes, reference_shape, offsets_shape, logits_shape, out_shape=None) -> int:
+    """5 N_q K C multiplications and additions, K = L * P samples of a query's head: "because of bilinear interpolation
+    and the weighted sum" (Zhu et al., "Deformable DETR", ICLR 2021, appendix A.1)."""
+    batch, queries, channels = out_shape
+    return 2 * 5 * batch * queries * logits_shape[-1] * channels
+
+
+def _backward_flops(
+    grad_shape, value_shape, spatial_shapes, reference_shape, offsets_shape, logits_shape, *_, **__
+) -> int:
+    """Those of the forward pass for the value's gradient, and as many for the others', as for a product."""
+    return 2 * _flops(value_shape, spatial_shapes, reference_shape, offsets_shape, logits_shape, grad_shape)
+
+
 def define_operator():
     """Define the two operators; does nothing where this version of them exists."""
-    if hasattr(torch.ops.m2f, FORWARD.split("::")[1]):
-        return
-    operator = torch.library.custom_op(FORWARD, forward, mutates_args=(), device_types="cpu")
-    gradient = torch.library.custom_op(BACKWARD, backward, mutates_args=(), device_types="cpu")
-    operator.register_kernel("cuda")(_forward_on_cuda)
-    gradient.register_kernel("cuda")(_backward_on_cuda)
-    operator.register_fake(_fake_forward)
-    gradient.register_fake(_fake_backward)
-    operator.register_autograd(_differentiate, setup_context=_save)
+    define(FORWARD, forward, _fake_forward, _flops, _forward_on_cuda, (_differentiate, _save))
+    define(BACKWARD, backward, _fake_backward, _backward_flops, _backward_on_cuda)

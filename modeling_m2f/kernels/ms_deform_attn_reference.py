@@ -2,7 +2,8 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import grid_sample
+
+from m2f.modeling_m2f.kernels.bilinear_sampling import bilinear
 
 
 def ms_deform_attn_reference(
@@ -62,7 +63,7 @@ def sum_at_locations(
         grid = (2 * locations[:, :, :, level] - 1).transpose(1, 2).flatten(0, 1)
         # contiguous: grid_sample on a CPU reads out of bounds for strided half-precision input (torch 2.13)
         planes = level_value.permute(0, 2, 3, 1).reshape(batch * heads, head_dim, height, width).contiguous()
-        sampled = grid_sample(planes, grid, mode="bilinear", padding_mode="zeros", align_corners=False)  # (B*M,D,Q,P)
+        sampled = bilinear(planes, grid)  # (B*M, D, Q, P)
         level_weights = weights[:, :, :, level].transpose(1, 2).flatten(0, 1).unsqueeze(1)  # (B*M, 1, Q, P)
         out = out + (sampled * level_weights).sum(-1)
     return out.view(batch, heads * head_dim, queries).transpose(1, 2)

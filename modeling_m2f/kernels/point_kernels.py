@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from m2f.modeling_m2f.kernels.cpu_library import integers, pointer, threads
+from m2f.modeling_m2f.kernels.readable_memory import is_readable
 from m2f.modeling_m2f.kernels.whole_sources import library, use_source
 
 POINTS_SOURCE, LOSSES_SOURCE = "point_sampling_cpu.cpp", "mask_losses_cpu.cpp"
@@ -38,14 +39,15 @@ class StoredMasks(NamedTuple):
     ignored: Tensor | None
 
 
-def use_point_kernels(device: torch.device) -> bool:
-    """Whether the kernels do the work on `device`; plain PyTorch is what GPUs are meant to run.
+def use_point_kernels(device: torch.device, *tensors: Tensor | None) -> bool:
+    """Whether the kernels do the work on `device` for `tensors`; plain PyTorch is what GPUs are meant to run.
 
     Raises:
         ValueError: M2F_KERNELS has an unknown value.
         KernelUnavailableError: M2F_KERNELS=compiled and the CPU's kernels cannot be had.
     """
-    return all(use_source(source, device, "The loss") for source in (POINTS_SOURCE, LOSSES_SOURCE))
+    sources = (POINTS_SOURCE, LOSSES_SOURCE)
+    return is_readable(*tensors) and all(use_source(source, device, "The loss") for source in sources)
 
 
 def draw_uniform(seeds: Tensor, count: int) -> Tensor:

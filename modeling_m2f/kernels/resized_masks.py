@@ -33,7 +33,7 @@ class ResizedMasks:
 
     Args:
         logits: (Q,h,w) of any floating dtype, on the CPU.
-        chosen: (N,) indices of the masks, N > 0.
+        chosen: (N,) indices of the masks.
         padded: the logits are resized to this size, at least (h, w), cropped to `valid` and resized to `target`; all
             bilinear.
     """
@@ -59,7 +59,7 @@ class ResizedMasks:
             (H,W) int32, 1 + index of the winner, 0 where the winner's mask does not have the pixel; and (3,N) int64:
             for each mask the pixels that it wins, that it has, and both.
         """
-        codes = torch.empty(self._target, dtype=torch.int32)
+        codes = (torch.empty if len(scores) else torch.zeros)(self._target, dtype=torch.int32)
         counts = torch.zeros(3, len(scores), dtype=torch.int64)
         scores, threshold = scores.contiguous(), ctypes.c_float(lowest_logit(mask_threshold))
         results = (pointer(codes), pointer(counts))

@@ -5,10 +5,14 @@ from torch import Tensor
 
 from m2f.modeling_m2f.kernels.cpu_library import arithmetic_dtype
 from m2f.modeling_m2f.kernels.kernel_choice import explain_reference, kernels_choice
+from m2f.modeling_m2f.kernels.readable_memory import is_transformed
 from m2f.modeling_m2f.kernels.window_attention_kernel import (
     define_window_operator,
     window_kernel_unavailable_reason,
 )
+from m2f.modeling_m2f.kernels.window_attention_reference import window_attention_reference
+
+define_window_operator()
 
 
 def has_window_attention(device: torch.device, head_dim: int, window: int) -> bool:
@@ -27,14 +31,13 @@ def _is_on_cpu(head_dim: int, window: int) -> bool:
     if kernels_choice() == "reference":
         return False
     reason = window_kernel_unavailable_reason(torch.float32, head_dim, window)
-    if reason is not None:
-        return explain_reference(torch.device("cpu"), reason, "Window attention")
-    define_window_operator()
-    return True
+    return reason is None or explain_reference(torch.device("cpu"), reason, "Window attention")
 
 
 def window_attention(qkv: Tensor, padding: Tensor, bias: Tensor, height: int, width: int, shift: int) -> Tensor:
     """(B, H * W, M * D) in the dtype of qkv; arguments as in `window_attention_reference`."""
+    if not torch.compiler.is_compiling() and is_transformed():
+        return window_attention_reference(qkv, padding, bias, height, width, shift)
     # Of float16 the CPU has no arithmetic; float32 holds it.
     storage = torch.float32 if qkv.dtype == torch.float16 else qkv.dtype
     out = torch.ops.m2f.window_attention_v1(
