@@ -60,4 +60,11 @@ def pad_size_in_use(processor: Any, given: Mapping[str, Any]) -> SizeDict | None
 
 def sizes_of(processor: Any) -> tuple[Any, ...]:
     """What decides how large images become, as values that a change of the processor leaves alone."""
-    return dict(processor.size), processor.do_resize, processor.size_divisor
+    return size_fields(processor.size), processor.do_resize, processor.size_divisor
+
+
+def size_fields(size: Any, is_square: bool = False) -> dict[str, int]:
+    """A processor's `size` or `pad_size` as a dict, also where a caller has set it to an int (the shortest edge,
+    or both edges) or to a pair."""
+    is_dict = isinstance(size, Mapping | SizeDict)
+    return dict(size) if is_dict else get_size_dict(size, default_to_square=is_square)

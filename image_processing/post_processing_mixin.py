@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers.image_processing_outputs import SemanticSegmentationPostProcessorOutput
+from transformers.image_utils import SizeDict
 from transformers.utils import logging
 
-from m2f.image_processing.file_settings import pad_size_in_use
+from m2f.image_processing.file_settings import pad_size_in_use, size_fields
 from m2f.image_processing.instance_masks import Instances, encode_coco_rle, find_instances, visible_instances
 from m2f.image_processing.mask_geometry import Prepared, Size, mask_geometries, read_target_sizes
 from m2f.image_processing.memory_fallback import within_memory
@@ -221,13 +222,15 @@ class PostProcessingMixin:
 
     def _prepare(self, image_sizes: list[Size]) -> Prepared:
         """What this processor makes of a batch of images of these sizes."""
-        sizes, size, pad_size = image_sizes, dict(self.size), pad_size_in_use(self, {})
+        sizes, size, pad_size = image_sizes, size_fields(self.size), pad_size_in_use(self, {})
         if self.do_resize:
             sizes = [resized_size(image_size, size) for image_size in image_sizes]
         is_fixed = not self.do_resize or not self.do_pad or pad_size or "height" in size
         divisor = None if is_fixed else self.size_divisor or 1
-        if self.do_pad and pad_size and any(h > pad_size.height or w > pad_size.width for h, w in sizes):
-            return Prepared(sizes, [], divisor)
+        if pad_size:
+            pad_size = SizeDict(**size_fields(pad_size, is_square=True))
+            if self.do_pad and any(h > pad_size.height or w > pad_size.width for h, w in sizes):
+                return Prepared(sizes, [], divisor)
         return Prepared(sizes, canvas_sizes(sizes, self.do_pad, pad_size, self.size_divisor), divisor)
 
     def _thing_labels(self, num_labels: int) -> set[int]:

@@ -83,14 +83,16 @@ def test_what_says_nothing_new_leaves_the_file_as_it_is(folder):
 
 
 def test_a_size_that_is_set_later_replaces_the_padding_too_and_is_saved_so(folder):
-    assigned, changed = M2FImageProcessor.from_pretrained(folder), M2FImageProcessor.from_pretrained(folder)
-    assigned.size, changed.size["longest_edge"] = SizeDict(longest_edge=256), 256
-    for processor in (assigned, changed):
+    assigned, changed, plain = (M2FImageProcessor.from_pretrained(folder) for _ in range(3))
+    assigned.size, changed.size["longest_edge"], plain.size = SizeDict(longest_edge=256), 256, {"longest_edge": 256}
+    for processor in (assigned, changed, plain):
         assert shape(processor) == (256, 192)
         processor.save_pretrained(folder / "again")
         assert shape(M2FImageProcessor.from_pretrained(folder / "again")) == (256, 192)
         # post-processing pads by the same rule: the input's size is that of this image, whose part is 256 x 192
         assert processor._prepare([(120, 90)]).canvases == [(256, 192)]
+    plain.size, plain.pad_size = 90, {"height": 128, "width": 96}
+    assert shape(plain) == (128, 96) and plain._prepare([(120, 90)]).canvases == [(128, 96)]
 
 
 def test_a_setting_of_the_caller_wins_over_its_former_name_in_the_file(tmp_path):
