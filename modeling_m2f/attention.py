@@ -8,6 +8,7 @@ from transformers import initialization as init
 from m2f.modeling_m2f.kernels.masked_attention import has_masked_attention, masked_attention
 from m2f.modeling_m2f.kernels.readable_memory import is_transformed
 from m2f.modeling_m2f.linear import linear
+from m2f.modeling_m2f.plain_modules import is_plain_tensor
 from m2f.modeling_m2f.weight_init import xavier_
 
 
@@ -118,16 +119,15 @@ class CrossAttention(nn.Module):
         Returns:
             (B, Q, C), and weights (B, M, Q, S_l) or None.
         """
-        (q_weight, k_weight, v_weight), (q_bias, k_bias, v_bias) = (
-            self.in_proj_weight.chunk(3),
-            self.in_proj_bias.chunk(3),
-        )
-        attended, weights = attend(
-            linear(hidden_states + position, q_weight, q_bias),
-            linear(positioned_features, k_weight, k_bias),
-            linear(features, v_weight, v_bias),
-            self.num_heads,
-            keep,
-            return_weights,
-        )
+        inputs = (hidden_states + position, positioned_features, features)
+        query, key, value = _packed_projections(inputs, self.in_proj_weight, self.in_proj_bias)
+        attended, weights = attend(query, key, value, self.num_heads, keep, return_weights)
         return self.out_proj(attended), weights
+
+
+def _packed_projections(inputs: tuple[Tensor, ...], weight: Tensor, bias: Tensor) -> list[Tensor]:
+    """Each of three inputs (B, S, C) through its own third of weight (3C, C) and bias (3C,)."""
+    if is_plain_tensor(weight) and is_plain_tensor(bias):
+        return [linear(*parts) for parts in zip(inputs, weight.chunk(3), bias.chunk(3), strict=True)]
+    # Weights of another kind, such as quantised ones, may know products and not how to be cut.
+    return [linear(x, weight, bias).chunk(3, -1)[i] for i, x in enumerate(inputs)]

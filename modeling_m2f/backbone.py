@@ -14,6 +14,8 @@ from m2f.modeling_m2f.weight_init import torch_default_
 # training would wait for one (transformers needs find_unused_parameters here); as buffers they keep their names.
 UNUSED_MODULES = {"swin": "swin.layernorm", "swinv2": "layernorm"}
 
+STAGES = ("SwinStage", "ResNetStage", "ConvNextStage")
+
 # Made anew for every dense task: classification checkpoints have no norms on their intermediate feature maps.
 NEW_IN_A_BACKBONE = "hidden_states_norms"
 
@@ -58,6 +60,38 @@ def check_strides(feature_maps: tuple[Tensor, ...], canvas: tuple[int, int], str
             f"The backbone's feature maps are {sizes} for an input of {canvas}; strides "
             f"{list(strides)} need {expected}."
         )
+
+
+def input_embeddings_of(backbone: PreTrainedModel) -> nn.Module:
+    """The module that reads the pixels: what the backbone names, or the first of its convolutions."""
+    try:
+        return backbone.get_input_embeddings()
+    except NotImplementedError:
+        return backbone.get_submodule(_first_convolution(backbone))
+
+
+def set_input_embeddings_of(backbone: PreTrainedModel, embeddings: nn.Module):
+    """Puts another module in the place of `input_embeddings_of`."""
+    try:
+        backbone.set_input_embeddings(embeddings)
+    except NotImplementedError:
+        parent, _, name = _first_convolution(backbone).rpartition(".")
+        setattr(backbone.get_submodule(parent), name, embeddings)
+
+
+def _first_convolution(backbone: nn.Module) -> str:
+    names = (name for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d))
+    if (name := next(names, None)) is None:
+        raise NotImplementedError(f"{type(backbone).__name__} names no input embeddings and has no convolution.")
+    return name
+
+
+def unsplit_modules(backbone: PreTrainedModel) -> set[str]:
+    """Classes in the backbone whose parts stay on one device: those that it names, and stages with residual sums.
+    None that it does not have, because Accelerate's FSDP takes a name without a module for an error."""
+    named = {*(backbone._no_split_modules or ()), *STAGES}
+    kinds = {type(module) for module in backbone.modules()}
+    return {kind.__name__ for kind in kinds if named & {base.__name__ for base in kind.__mro__}}
 
 
 def load_pretrained_backbone(backbone: PreTrainedModel, name_or_path: str):

@@ -8,6 +8,7 @@ from transformers.integrations import use_kernel_forward_from_hub
 
 from m2f.modeling_m2f.kernels.ms_deform_attn import ms_deform_attn
 from m2f.modeling_m2f.kernels.ms_deform_attn_reference import locations_and_weights, sum_at_locations
+from m2f.modeling_m2f.plain_modules import has_hooks
 
 IMAGES_AT_ONCE = 64  # as transformers' models ask of these kernels
 
@@ -18,7 +19,8 @@ class ReplaceableSampling(nn.Module):
 
     `attend` runs the project's own op, from raw offsets and logits. Hub kernels (kernels-community/deformable-detr)
     start from locations and weights, whose making is a good part of the time, so that `forward` has their form but is
-    called only where `use_kernels=True`, in transformers' `from_pretrained`, has put a Hub kernel in its place.
+    called only where `use_kernels=True`, in transformers' `from_pretrained`, has put a Hub kernel in its place, or
+    where hooks wait for a call, which get what they get in transformers.
     """
 
     def forward(
@@ -57,7 +59,7 @@ class ReplaceableSampling(nn.Module):
     ) -> Tensor:
         """(B, Q, M * D) in the dtype of `value`; arguments as in `ms_deform_attn`."""
         inputs = (reference_points, sampling_offsets, attention_logits)
-        if not self._is_replaced():
+        if not (self._is_replaced() or has_hooks(self)):
             return ms_deform_attn(value, spatial_shapes, *inputs)
         # Of one dtype, as Hub kernels want it, and not of 16 bits, which would put locations off by whole cells.
         dtype = torch.promote_types(value.dtype, torch.float32)
@@ -70,6 +72,6 @@ class ReplaceableSampling(nn.Module):
         return out.to(value.dtype)
 
     def _is_replaced(self) -> bool:
-        """Whether `forward` is another class's method; accelerate's hooks wrap it without replacing it."""
-        method = getattr(self.forward, "__wrapped__", self.forward)
-        return getattr(method, "__func__", None) not in (None, ReplaceableSampling.forward)
+        """Whether `forward` is another one than this class's; accelerate's hooks wrap it without replacing it."""
+        method = self.forward.__wrapped__ if hasattr(self, "_hf_hook") else self.forward
+        return getattr(method, "__func__", method) is not ReplaceableSampling.forward

@@ -19,6 +19,7 @@ from torch.nn.functional import gelu, relu
 from m2f.modeling_m2f.kernels.kernel_choice import kernels_choice
 from m2f.modeling_m2f.kernels.readable_memory import is_transformed
 from m2f.modeling_m2f.native_types import product_dtype
+from m2f.modeling_m2f.plain_modules import is_untouched
 
 _PLAIN = {"none": lambda x: x, "relu": relu, "gelu": gelu}
 _ALGORITHM = {"none": "", "relu": "", "gelu": "none"}  # "none" is the exact GELU, not its tanh form
@@ -40,8 +41,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether calling the module does nothing but what `kind` does: no subclass, no hook, no replaced forward."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return type(module) is kind and not any(hooks) and "forward" not in module.__dict__
+    return type(module) is kind and is_untouched(module)
 
 
 def is_fast(x: Tensor, *weights: Tensor) -> bool:

@@ -23,7 +23,15 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging
 
 from m2f.configuration.configuration_m2f import M2FConfig
-from m2f.modeling_m2f.backbone import build_backbone, check_strides, init_swin_as_original, load_pretrained_backbone
+from m2f.modeling_m2f.backbone import (
+    build_backbone,
+    check_strides,
+    init_swin_as_original,
+    input_embeddings_of,
+    load_pretrained_backbone,
+    set_input_embeddings_of,
+    unsplit_modules,
+)
 from m2f.modeling_m2f.checkpoint_report import CONSTANTS, FORMER_CONSTANTS, HEADS, check_report, wrong_names_hint
 from m2f.modeling_m2f.criterion import Criterion
 from m2f.modeling_m2f.kernels.readable_memory import is_transformed
@@ -100,7 +108,7 @@ class PixelLevelModule(nn.Module):
             check_strides(feature_maps, pixel_values.shape[-2:], self.strides)
         # In float32 under autocast, as the original: rounded to half precision, features at this depth flip masks.
         with torch.autocast(pixel_values.device.type, enabled=False):
-            dtype = self.decoder.mask_projection.weight.dtype
+            dtype = self.decoder.level_embed.dtype
             decoded = self.decoder(tuple(x.to(dtype) for x in feature_maps), valid)
         return PixelLevelOutput(
             feature_maps=feature_maps,
@@ -125,13 +133,8 @@ class M2FPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
-    _no_split_modules = [
-        "DeformableEncoderLayer",
-        "MaskedAttentionLayer",
-        "SwinStage",
-        "ResNetStage",
-        "ConvNextStage",
-    ]
+    # Each on one device, as their sums need it; the backbone's are added in `M2FModel`.
+    _no_split_modules = ["PixelDecoder", "DeformableEncoderLayer", "TransformerModule", "MaskedAttentionLayer"]
     # The mask of masked attention differs from query to query; flash attention cannot take it.
     _supports_sdpa = True
     # Constants that some checkpoints lack and others have.
@@ -141,6 +144,25 @@ class M2FPreTrainedModel(PreTrainedModel):
     @property
     def _num_channels(self) -> int:
         return getattr(self.config.backbone_config, "num_channels", 3)
+
+    @property
+    def _backbone(self) -> PreTrainedModel:
+        return self.base_model.pixel_level_module.encoder
+
+    def get_input_embeddings(self) -> nn.Module:
+        """What reads the pixels: the backbone's patch embeddings, or its first convolution if it names none."""
+        return input_embeddings_of(self._backbone)
+
+    def set_input_embeddings(self, value: nn.Module):
+        set_input_embeddings_of(self._backbone, value)
+
+    def enable_input_require_grads(self):
+        """Lets gradients reach adapters behind frozen layers that are checkpointed, as in transformers, whose own hook
+        fails on embeddings that return a tuple, such as Swin's (transformers 5.23)."""
+        for hook in getattr(self, "_require_grads_hooks", ()):
+            hook.remove()
+        self._require_grads_hook = self.get_input_embeddings().register_forward_hook(_require_gradients)
+        self._require_grads_hooks = [self._require_grads_hook]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -277,6 +299,7 @@ class M2FModel(M2FPreTrainedModel):
             xavier_gain=config.init_xavier_std,
         )
         self.post_init()
+        self._no_split_modules = {*self._no_split_modules, *unsplit_modules(self._backbone)}
 
     def forward(
         self,
@@ -631,6 +654,13 @@ def _transformable_attention() -> AbstractContextManager:
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or not is_transformed():
         return nullcontext()
     return sdpa_kernel(SDPBackend.MATH)
+
+
+def _require_gradients(module: nn.Module, arguments: tuple, output: Tensor | tuple):
+    """A forward hook."""
+    for x in output if isinstance(output, tuple) else (output,):
+        if torch.is_grad_enabled() and isinstance(x, Tensor) and x.is_floating_point():
+            x.requires_grad_(True)
 
 
 def _default(argument: bool | None, configured: bool | None) -> bool:

@@ -11,15 +11,15 @@ from torch.nn.functional import dropout, relu
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from m2f.modeling_m2f.convolution import convolve
 from m2f.modeling_m2f.deformable_attention import MultiScaleDeformableAttention
 from m2f.modeling_m2f.feed_forward import FeedForward
 from m2f.modeling_m2f.kernels.readable_memory import is_transformed
-from m2f.modeling_m2f.normalised_maps import normalised
+from m2f.modeling_m2f.linear import is_plain
+from m2f.modeling_m2f.normalised_maps import NormalisedConvolution, merged
 from m2f.modeling_m2f.outputs import PixelDecoderOutput
 from m2f.modeling_m2f.position_embedding import sine_position_embedding
 from m2f.modeling_m2f.recompute import recomputed
-from m2f.modeling_m2f.valid_region import MaskedGroupNorm, ValidRegion
+from m2f.modeling_m2f.valid_region import MaskedGroupNorm, ValidRegion, within
 from m2f.modeling_m2f.weight_init import c2_xavier_, torch_default_bias_, xavier_
 
 NUM_LEVELS = 3
@@ -77,7 +77,9 @@ class DeformableEncoderLayer(GradientCheckpointingLayer):
 
     def _plain_feedforward(self, hidden_states: Tensor) -> Tensor:
         hidden_states = self.self_attn_layer_norm(hidden_states)
-        transformed = self.fc2(self._drop(relu(self.fc1(hidden_states), inplace=True)))
+        # In place, where no hook may have kept what the layer made.
+        inner = relu(self.fc1(hidden_states), inplace=is_plain(self.fc1, nn.Linear))
+        transformed = self.fc2(self._drop(inner))
         return hidden_states + self._drop(transformed)
 
     def _drop(self, x: Tensor) -> Tensor:
@@ -154,7 +156,7 @@ class PixelDecoder(nn.Module):
         self.xavier_gain = xavier_gain
         self.level_embed = nn.Parameter(torch.empty(NUM_LEVELS, channels))
         self.input_projections = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(in_size, channels, 1), MaskedGroupNorm(NUM_GROUPS, channels))
+            NormalisedConvolution(nn.Conv2d(in_size, channels, 1), MaskedGroupNorm(NUM_GROUPS, channels))
             for in_size in in_channels[::-1][:NUM_LEVELS]
         )
         self.encoder = DeformableEncoder(
@@ -168,12 +170,11 @@ class PixelDecoder(nn.Module):
         self.mask_projection = nn.Conv2d(channels, mask_channels, 1)
         self.num_fpn_levels = int(math.log2(finest_encoder_stride // mask_stride))
         for i, in_size in enumerate(in_channels[: self.num_fpn_levels], start=1):
-            lateral = nn.Sequential(nn.Conv2d(in_size, channels, 1, bias=False), MaskedGroupNorm(NUM_GROUPS, channels))
-            output = nn.Sequential(
-                nn.Conv2d(channels, channels, 3, padding=1, bias=False), MaskedGroupNorm(NUM_GROUPS, channels)
-            )
-            self.add_module(f"adapter_{i}", lateral)
-            self.add_module(f"layer_{i}", output)
+            lateral = nn.Conv2d(in_size, channels, 1, bias=False)
+            output = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+            self.add_module(f"adapter_{i}", NormalisedConvolution(lateral, MaskedGroupNorm(NUM_GROUPS, channels)))
+            norm = MaskedGroupNorm(NUM_GROUPS, channels)
+            self.add_module(f"layer_{i}", NormalisedConvolution(output, norm, nn.ReLU()))
 
     def init_original_weights(self):
         init.normal_(self.level_embed)
@@ -196,8 +197,8 @@ class PixelDecoder(nn.Module):
         """
         feature_maps = tuple(map(_channels_last, feature_maps))
         maps = [
-            normalised(norm, conv(features), valid)
-            for (conv, norm), features in zip(self.input_projections, feature_maps[::-1], strict=False)
+            within(valid, projection, features)
+            for projection, features in zip(self.input_projections, feature_maps[::-1], strict=False)
         ]
         maps = self._encode(maps, valid)
         finest = maps[-1]
@@ -220,12 +221,9 @@ class PixelDecoder(nn.Module):
         return [x.unflatten(1, shape).permute(0, 3, 1, 2) for x, shape in zip(levels, spatial_shapes, strict=True)]
 
     def _fpn_level(self, i: int, features: Tensor, coarser: Tensor, valid: ValidRegion | None) -> Tensor:
-        lateral_conv, lateral_norm = getattr(self, f"adapter_{i}")
-        output_conv, output_norm = getattr(self, f"layer_{i}")
-        # Of these maps, the largest there are, none is kept longer than needed.
-        merged = normalised(lateral_norm, lateral_conv(features), valid, coarser=coarser)
         # Zeros outside, as the 3x3 convolution sees them beyond the border of a map.
-        return normalised(output_norm, convolve(output_conv, merged), valid, activation=True)
+        finer = merged(getattr(self, f"adapter_{i}"), features, coarser, valid)
+        return within(valid, getattr(self, f"layer_{i}"), finer)
 
 
 def _channels_last(features: Tensor) -> Tensor:

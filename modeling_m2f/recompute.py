@@ -38,16 +38,21 @@ def recompute_feedforward(backbone: nn.Module):
         if hasattr(layer, "recomputes"):
             layer.recomputes = True  # a layer that sees to it itself
         elif isinstance(layer, GradientCheckpointingLayer) and isinstance(getattr(layer, "mlp", None), nn.Module):
-            layer.mlp.forward = _RecomputedForward(layer)
+            layer.mlp.forward = _RecomputedForward(layer, layer.mlp)
 
 
 class _RecomputedForward:
     """Stands in for the `forward` of a layer's `mlp`; an object and no closure, so that a copy of the model gets one
-    that belongs to the copy."""
+    that belongs to the copy, and a copy of the `mlp` alone, as adapters make one, another that runs its weights."""
 
-    def __init__(self, layer: GradientCheckpointingLayer):
+    def __init__(self, layer: GradientCheckpointingLayer, mlp: nn.Module):
         self.layer = layer
+        self.mlp = mlp
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        mlp = self.layer.mlp
+        mlp = self.mlp
         return recomputed(self.layer, lambda *given: type(mlp).forward(mlp, *given), *inputs, random=True)
+
+    def __deepcopy__(self, memo: dict) -> "_RecomputedForward":
+        # Whatever is copied has been noted before its attributes are; the layer is not copied for its mlp's sake.
+        return _RecomputedForward(*(memo.get(id(module), module) for module in (self.layer, self.mlp)))

@@ -4,7 +4,8 @@ The modules, their parameters and names stay transformers' own. Its layer pads t
 rolls it, cuts it into windows, projects and attends there, and undoes it all: six copies, and products for cells that
 are thrown away. Here the cells are projected where they are, the attention finds each window's cells itself
 (`window_attention_kernel`), and the feed-forward network is one step (`feed_forward`). Where one of these does not
-apply, a layer is transformers' own.
+apply, a layer is transformers' own; so it is where a hook waits on a module that would not be called here, or would
+get cells where it gets windows there.
 """
 
 import torch
@@ -13,8 +14,10 @@ from transformers.activations import GELUActivation
 from transformers.models.swin.modeling_swin import (
     SwinAttention,
     SwinBackbone,
+    SwinEncoder,
     SwinLayer,
     SwinMLP,
+    SwinModel,
     SwinPatchMerging,
     SwinStage,
 )
@@ -22,6 +25,7 @@ from transformers.models.swin.modeling_swin import (
 from m2f.modeling_m2f.feed_forward import FeedForward
 from m2f.modeling_m2f.kernels.window_attention import has_window_attention, window_attention
 from m2f.modeling_m2f.linear import is_plain, linear, project
+from m2f.modeling_m2f.plain_modules import is_plain_tensor, is_untouched, is_untouched_inside
 from m2f.modeling_m2f.recompute import recomputed
 
 
@@ -43,9 +47,8 @@ def feature_maps_of(backbone: nn.Module, pixel_values: Tensor) -> tuple[Tensor, 
         ValueError: a Swin with absolute position embeddings, which are for one size, gets another.
     """
     _check_size(backbone, pixel_values)
-    is_lean = is_plain(backbone, SwinBackbone) and backbone.stage_names[0] not in backbone.out_features
     # When compiling, the hooks that transformers puts on stages can be traced through its own forward alone.
-    if torch.compiler.is_compiling() or not is_lean:
+    if torch.compiler.is_compiling() or not _is_lean(backbone):
         return tuple(backbone(pixel_values).feature_maps)
     hidden_states, size = backbone.swin.embeddings(pixel_values)
     feature_maps = []
@@ -55,9 +58,21 @@ def feature_maps_of(backbone: nn.Module, pixel_values: Tensor) -> tuple[Tensor, 
         )
         size = tuple((length + 1) // 2 for length in size)
         if name in backbone.out_features:
-            normalised = backbone.hidden_states_norms[name](features.permute(0, 2, 3, 1))
+            cells = features.flatten(2).transpose(1, 2)  # as they were
+            normalised = backbone.hidden_states_norms[name](cells).unflatten(1, features.shape[2:])
             feature_maps.append(normalised.permute(0, 3, 1, 2))
     return tuple(feature_maps)
+
+
+def _is_lean(backbone: nn.Module) -> bool:
+    """Whether the modules around the stages, which are not called here, are as transformers makes them."""
+    return (
+        is_plain(backbone, SwinBackbone)
+        and backbone.stage_names[0] not in backbone.out_features
+        and is_plain(backbone.swin, SwinModel)
+        and is_plain(backbone.swin.encoder, SwinEncoder)
+        and is_untouched(backbone.swin.layernorm)  # whose result nobody reads
+    )
 
 
 def _check_size(backbone: nn.Module, pixel_values: Tensor):
@@ -114,10 +129,12 @@ class LeanSwinLayer(SwinLayer):
     def _attends_lean(self, hidden_states: Tensor, options: dict) -> bool:
         attention = self.attention
         return (
-            attention.config._attn_implementation == "sdpa"
+            type(attention) is SwinAttention
+            and attention.config._attn_implementation == "sdpa"
             and not options.get("output_attentions")
-            and not (self.training and attention.attention_dropout)
-            and type(attention) is SwinAttention
+            and not (attention.training and attention.attention_dropout)
+            and is_untouched_inside(attention)
+            and is_untouched(self.dropout)
             and has_window_attention(hidden_states.device, attention.head_dim, self.window_size)
         )
 
@@ -135,16 +152,20 @@ class LeanSwinLayer(SwinLayer):
         return project(attention.o_proj, attended)
 
     def _feed_forward(self, hidden_states: Tensor) -> Tensor:
-        mlp = self.mlp
-        network = FeedForward(self.layernorm_after, mlp.fc1, mlp.fc2, "gelu", adds_normalised=False)
         keeps = self.training and torch.is_grad_enabled() and not self.recomputes
-        drops = self.training and self.dropout.p > 0
-        is_usual = is_plain(mlp, SwinMLP) and isinstance(mlp.activation_fn, GELUActivation | nn.GELU)
-        if is_usual and not keeps and not drops and network.is_fast(hidden_states):
+        network = None if keeps else self._usual_network()
+        if network is not None and network.is_fast(hidden_states):
             return network.apply(hidden_states)
         normalised = self.layernorm_after(hidden_states)
-        transformed = mlp(normalised) if keeps else recomputed(self, mlp, normalised, random=True)
+        transformed = self.mlp(normalised) if keeps else recomputed(self, self.mlp, normalised, random=True)
         return hidden_states + self.dropout(transformed)
+
+    def _usual_network(self) -> FeedForward | None:
+        """The feed-forward network as one step; None where its modules are not transformers' or drop something."""
+        mlp = self.mlp
+        if not (is_plain(mlp, SwinMLP) and _is_exact_gelu(mlp.activation_fn) and _drops_nothing(self.dropout)):
+            return None
+        return FeedForward(self.layernorm_after, mlp.fc1, mlp.fc2, "gelu", adds_normalised=False)
 
 
 class LeanSwinPatchMerging(SwinPatchMerging):
@@ -161,11 +182,27 @@ class LeanSwinPatchMerging(SwinPatchMerging):
 _LEAN = {SwinStage: LeanSwinStage, SwinLayer: LeanSwinLayer, SwinPatchMerging: LeanSwinPatchMerging}
 
 
+def _is_exact_gelu(activation: nn.Module) -> bool:
+    return is_plain(activation, GELUActivation) or (is_plain(activation, nn.GELU) and activation.approximate == "none")
+
+
+def _drops_nothing(dropout: nn.Module) -> bool:
+    """Asks the module itself: whoever wants dropout in evaluation puts these modules alone into training mode."""
+    return is_plain(dropout, nn.Identity) or (
+        is_plain(dropout, nn.Dropout) and not (dropout.training and dropout.p > 0)
+    )
+
+
 def _together(layers: tuple[nn.Module, ...], x: Tensor) -> tuple[Tensor, Tensor]:
     """What the layers make of x (B, S, C), side by side, (B, S, 3C); and of a cell of zeros, with which transformers
     fills the map up, (3C,)."""
     if all(is_plain(layer, nn.Linear) and layer.bias is not None for layer in layers):
-        weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
+        weights, biases = ([getattr(layer, name) for layer in layers] for name in ("weight", "bias"))
+    else:
+        weights, biases = [], []
+    # Weights of another kind, such as quantised ones, may know products and not how to be joined.
+    if weights and all(map(is_plain_tensor, (*weights, *biases))):
+        weight, bias = torch.cat(weights), torch.cat(biases)
         projected = linear(x, weight, bias)
         return projected, bias.to(projected.dtype)
     zeros = x.new_zeros(1, 1, x.shape[-1])

@@ -241,20 +241,23 @@ class TransformerModule(nn.Module):
             valid: where the images are; no output depends on what stands outside.
         """
         mask_features = replicate_edge(mask_features, valid)
+        # Called and not read, for hooks, adapters, and offloading, which brings weights for the time of a call alone.
+        contents, query_positions = (
+            _all_rows(embedding, mask_features.device) for embedding in (self.queries_features, self.queries_embedder)
+        )
+        level_embeddings = _all_rows(self.level_embed, mask_features.device)
         features, positions, level_mask_features, level_valid = [], [], [], []
         for level, feature_map in enumerate(multi_scale_features):
             size = tuple(feature_map.shape[-2:])
             projected = _cells(self.input_projections[level](zero_padding(feature_map, valid)))
-            features.append(projected + self.level_embed.weight[level])
+            features.append(projected + level_embeddings[level])
             position = sine_position_embedding(size, projected.shape[-1], projected.device, valid)
             positions.append(position.to(features[-1].dtype))
             level_mask_features.append(_resize(mask_features, size))
             level_valid.append(None if valid is None else valid.mask(size).flatten(1))
         output = self.decoder(
-            # Copies: a view of a parameter says under no_grad that it needs a gradient, has no way to one, and whoever
-            # follows the modules' inputs (torch's FLOP counters) stops there.
-            self.queries_features.weight.repeat(mask_features.shape[0], 1, 1),
-            self.queries_embedder.weight.repeat(1, 1, 1),
+            contents.expand(mask_features.shape[0], -1, -1),
+            query_positions[None],
             features,
             positions,
             level_mask_features,
@@ -264,6 +267,13 @@ class TransformerModule(nn.Module):
         )
         output.mask_features = mask_features
         return output
+
+
+def _all_rows(embedding: nn.Module, device: torch.device) -> Tensor:
+    """The embedding of each index, (N, C)."""
+    # Its own number first: a weight that is split over processes does not show it.
+    rows = embedding.num_embeddings if isinstance(embedding, nn.Embedding) else len(embedding.weight)
+    return embedding(torch.arange(rows, device=device))
 
 
 @torch.no_grad()

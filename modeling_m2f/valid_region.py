@@ -30,6 +30,10 @@ class ValidRegion:
         )
         return rows, columns
 
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> "ValidRegion":
+        """On another device; so Accelerate moves the arguments of a module to where the module is."""
+        return ValidRegion(self.sizes.to(device, non_blocking=non_blocking), self.canvas)
+
     def mask(self, map_size: tuple[int, int]) -> Tensor:
         """(B, H_l, W_l) bool, True where a cell is valid."""
         rows, columns = self.cells(map_size)
@@ -43,6 +47,20 @@ class ValidRegion:
         own_canvas = round_up(self.sizes)
         rows, columns = (own_canvas[:, axis] * (map_size[axis] / self.canvas[axis]) for axis in (0, 1))
         return rows, columns
+
+
+def within(valid: "ValidRegion | None", module: nn.Module, features: Tensor) -> Tensor:
+    """`module(features, valid)`, 0 in the padding; where there is none, or where another module has been put in the
+    place of one of ours that knows no padding, `module(features)`.
+
+    Args:
+        features: (B, C, H_l, W_l). module: keeps the size.
+    """
+    if valid is None:
+        return module(features)
+    if getattr(module, "knows_padding", False):  # or a wrapper around one of ours, whose attributes it has
+        return module(features, valid)
+    return zero_padding(module(features), valid)
 
 
 def zero_padding(features: Tensor, valid: ValidRegion | None) -> Tensor:
@@ -70,6 +88,8 @@ def replicate_edge(features: Tensor, valid: ValidRegion | None) -> Tensor:
 
 class MaskedGroupNorm(nn.GroupNorm):
     """GroupNorm whose statistics come from the valid region alone; `nn.GroupNorm` where there is no padding."""
+
+    knows_padding = True
 
     def forward(self, features: Tensor, valid: ValidRegion | None = None) -> Tensor:
         """(B, C, H_l, W_l) -> the same shape, 0 in the padding."""

@@ -132,6 +132,16 @@ def test_the_op_runs_where_no_kernel_was_put(monkeypatch, change):
     assert ran
 
 
+@pytest.mark.parametrize("hooked", [False, True])
+def test_a_function_put_in_the_place_of_forward_runs(hooked):
+    sampling, ran = ReplaceableSampling(), []
+    sampling.forward = lambda value, *others: ran.append(1) or value
+    if hooked:
+        add_hook_to_module(sampling, ModelHook())
+    sampling.attend(*make_inputs(SHAPES))
+    assert ran
+
+
 def test_a_hooked_hub_kernel_runs(calls):
     sampling = replaced()
     add_hook_to_module(sampling, ModelHook())

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from small_models import random_targets, small_model
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from m2f.modeling_m2f.recompute import recompute_feedforward, recomputed
 
@@ -97,3 +98,27 @@ def test_layers_without_a_feedforward_of_their_own_are_left_alone():
     backbone = small_model("convnext").model.pixel_level_module.encoder
     recompute_feedforward(backbone)
     assert not any("forward" in vars(module) for module in backbone.modules())
+
+
+class Layer(GradientCheckpointingLayer):
+    """Stands for a layer of a backbone."""
+
+    def __init__(self):
+        super().__init__()
+        self.mlp = torch.nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.mlp(x)
+
+
+def test_a_copy_of_a_feedforward_alone_runs_its_own_weights():
+    """Adapters (PEFT's modules_to_save) put a module in its place that holds it and a copy that is trained."""
+    layer, x = Layer().train(), torch.randn(2, 4)
+    recompute_feedforward(torch.nn.Sequential(layer))
+    original, trained = layer.mlp, copy.deepcopy(layer.mlp)
+    torch.nn.init.zeros_(trained.weight)
+    torch.nn.init.ones_(trained.bias)
+    layer.mlp = torch.nn.Sequential(original, trained)
+    assert vars(trained)["forward"].layer is layer
+    assert torch.equal(layer(x), torch.ones(2, 4))
+    assert torch.equal(original(x), torch.nn.functional.linear(x, original.weight, original.bias))

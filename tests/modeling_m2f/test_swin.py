@@ -124,3 +124,44 @@ def test_a_hook_on_the_backbone_runs():
     ours, _ = pair()
     ours.register_forward_hook(lambda module, inputs, output: type(output)(feature_maps=(torch.zeros(1),)))
     assert len(feature_maps_of(ours, torch.randn(1, 3, 64, 64))) == 1
+
+
+@pytest.mark.usefixtures("compiled_kernel")
+def test_other_modules_in_the_feed_forward_network_count():
+    """The approximate GELU instead of the exact one; no dropout at all; a whole network without layers."""
+    ours, theirs = (backbone.train() for backbone in pair())
+    for backbone in (ours, theirs):
+        blocks = [stage.blocks[0] for stage in backbone.swin.encoder.layers]
+        blocks[0].mlp.activation_fn = torch.nn.GELU("tanh")
+        blocks[1].dropout = torch.nn.Identity()
+        blocks[2].mlp = torch.nn.Tanh()
+    pixels = torch.randn(1, 3, 64, 64)
+    for x, y in zip(feature_maps_of(ours, pixels), theirs(pixels).feature_maps, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("compiled_kernel")
+@pytest.mark.parametrize("module", ["dropout", "attention"])
+def test_dropout_left_on_in_evaluation_drops(module):
+    """As for an estimate of uncertainty: these modules alone are in training mode, and two results differ."""
+    ours, _ = pair(hidden_dropout_prob=0.5, attention_probs_dropout_prob=0.5)
+    block = ours.eval().swin.encoder.layers[0].blocks[0]
+    getattr(block, module).train()
+    if module == "dropout":  # which acts behind the attention too: on nothing
+        for parameter in block.attention.o_proj.parameters():
+            torch.nn.init.zeros_(parameter)
+    pixels = torch.randn(1, 3, 64, 64)
+    one, other = (feature_maps_of(ours, pixels) for _ in range(2))
+    assert not torch.equal(one[0], other[0])
+
+
+@pytest.mark.usefixtures("compiled_kernel")
+def test_a_hook_inside_an_adapter_runs_once():
+    """And not again for the cells that fill up a window."""
+    ours, _ = pair()
+    attention = ours.swin.encoder.layers[0].blocks[1].attention
+    attention.k_proj = torch.nn.Sequential(attention.k_proj, torch.nn.Tanh())
+    shapes = []
+    attention.k_proj[0].register_forward_hook(lambda module, inputs, output: shapes.append(tuple(output.shape)))
+    feature_maps_of(ours, torch.randn(1, 3, 72, 40))
+    assert shapes == [(15, 16, 16)]  # windows of 4 x 4 in 20 x 12 cells; 16 channels
