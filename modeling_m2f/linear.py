@@ -62,10 +62,14 @@ def is_fast(x: Tensor, *weights: Tensor) -> bool:
     )
 
 
-@functools.cache
 def onednn_linear(dtype: torch.dtype = torch.float32) -> Callable[..., Tensor] | None:
     """torch's operator for a linear layer with an activation, the one that its compiler uses; None where it is not
     there, does not take `dtype` on this processor, or gives something else."""
+    return _tried_operator(dtype)
+
+
+@functools.cache
+def _tried_operator(dtype: torch.dtype) -> Callable[..., Tensor] | None:
     operator = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")
     if operator is None or not is_x86 or not torch.backends.mkldnn.is_available():
