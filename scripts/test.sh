@@ -4,16 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/environment.sh
-
-# transformers' common tests are in its source distribution only, those of its models in its repository only, of which
-# the variable may name a checkout.
-release="transformers-$(python -c 'from importlib.metadata import version; print(version("transformers"))')"
-export M2F_TRANSFORMERS_SOURCE="${M2F_TRANSFORMERS_SOURCE:-$VIRTUAL_ENV/source/$release}"
-if [ ! -f "$M2F_TRANSFORMERS_SOURCE/tests/test_modeling_common.py" ]; then
-    python -m pip download --quiet --no-deps --no-build-isolation --no-binary transformers \
-        -d "$VIRTUAL_ENV/source" "${release/-/==}"
-    tar -xzf "$VIRTUAL_ENV/source/$release.tar.gz" -C "$VIRTUAL_ENV/source"
-fi
+unpack_transformers
 
 ruff check .
 ruff format --check .

@@ -17,6 +17,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("configuration", "image_processing", "m2f", "modeling_m2f")
@@ -107,9 +108,17 @@ def test_wheel_holds_the_package_and_nothing_else(wheel, checkout):
     assert wheel.name.endswith("-py3-none-any.whl")  # nothing was compiled
 
 
-def test_wheel_requires_the_named_packages(wheel):
+def metadata_of(wheel: Path) -> str:
     name = next(name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".dist-info/METADATA"))
-    metadata = zipfile.ZipFile(wheel).read(name).decode()
+    return zipfile.ZipFile(wheel).read(name).decode()
+
+
+def requirements_of(wheel: Path) -> list[Requirement]:
+    return [Requirement(line) for line in re.findall(r"^Requires-Dist: (.+)$", metadata_of(wheel), re.MULTILINE)]
+
+
+def test_wheel_requires_the_named_packages(wheel):
+    metadata = metadata_of(wheel)
     required = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", metadata, re.MULTILINE)
     # What the code imports; pytest is in the extra "test", and torchvision is not needed.
     expected = {"accelerate", "datasets", "evaluate", "faster-coco-eval", "huggingface-hub", "numpy", "pillow"}
@@ -120,6 +129,35 @@ def test_wheel_requires_the_named_packages(wheel):
     stated = re.search(r'^__version__ = "(.+)"$', (ROOT / "m2f" / "__init__.py").read_text(), re.MULTILINE)
     assert f"\nVersion: {stated[1]}\n" in metadata
     assert re.search(r"^Requires-Dist: pytest\S*; extra == .test.$", metadata, re.MULTILINE)
+
+
+def test_no_newer_release_that_a_user_has_is_replaced_by_an_older_one(wheel):
+    """Of any requirement, those of the extras too: to keep an upper bound pip installs an older release."""
+    bounded = [str(found) for found in requirements_of(wheel) if not found.specifier.contains("9999.0")]
+    assert not bounded and {"torch", "transformers"} <= {found.name for found in requirements_of(wheel)}
+
+
+def test_oldest_versions_are_tested_at_the_lower_bounds_of_the_package(wheel):
+    """scripts/test_versions.sh installs what scripts/lower_bounds.py prints."""
+    printed = run(sys.executable, ROOT / "scripts" / "lower_bounds.py", cwd=wheel.parent).split()
+    found = {f"{required.name}{required.specifier}" for required in requirements_of(wheel) if not required.marker}
+    assert set(printed) == {requirement.replace(">=", "==") for requirement in found} and "torch==2.11" in printed
+
+
+def test_an_environment_that_has_another_torch_is_left_alone(tmp_path):
+    """M2F_VENV may name somebody's own; the suite's constraints would bring its torch to another version."""
+    environment = new_environment(tmp_path / "venv")
+    (environment / "bin" / "pip").symlink_to(shutil.which("false"))
+    packages = next(environment.glob("lib/*/site-packages"))
+    (packages / "torch-99.0+cpu.dist-info").mkdir()
+    (packages / "torch-99.0+cpu.dist-info" / "METADATA").write_text("Name: torch\nVersion: 99.0+cpu\n")
+    variables = {**os.environ, "M2F_VENV": str(environment), "PIP_NO_INDEX": "1"}
+    command = ["bash", "-e", "-c", ". scripts/environment.sh"]
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
+    assert done.returncode == 1 and "has torch 99.0+cpu, and this would replace it by 2.13.0" in done.stderr, (
+        done.stderr
+    )
+    assert not (environment / "m2f-installed").exists()
 
 
 def test_installed_wheel_imports_without_a_compiler(wheel, tmp_path):

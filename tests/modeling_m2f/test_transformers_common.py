@@ -8,6 +8,7 @@ import unittest
 
 import torch
 import transformers
+from packaging.version import Version
 from transformers_tests import LabelsForTraining, import_tests
 
 from m2f.configuration.configuration_m2f import M2FConfig
@@ -60,7 +61,10 @@ class M2FCommonTest(LabelsForTraining, common.ModelTesterMixin, unittest.TestCas
         super().setUp()
         self.model_tester = M2FModelTester(self)
 
-    @unittest.skipIf(transformers.__version__ < "5.23", "earlier versions count the states from the first layer on")
+    @unittest.skipIf(
+        Version(transformers.__version__) < Version("5.23"),
+        "earlier versions count the states from the first layer on",
+    )
     def test_can_capture_specific_layers_hidden_states(self):
         super().test_can_capture_specific_layers_hidden_states()
 
