@@ -59,10 +59,10 @@ def import_tests(name: str) -> types.ModuleType:
 
 
 def skip(case: type[unittest.TestCase], reasons: dict[str, str]) -> None:
-    """Skip tests of `case`, each with its reason."""
+    """Skip tests of `case`, each with its reason; not every version of transformers has all."""
     for name, reason in reasons.items():
-        assert hasattr(case, name), f"{case.__name__} has no {name} to skip"
-        setattr(case, name, unittest.skip(reason)(getattr(case, name)))
+        if hasattr(case, name):
+            setattr(case, name, unittest.skip(reason)(getattr(case, name)))
 
 
 class LabelsForTraining:

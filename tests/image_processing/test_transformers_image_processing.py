@@ -16,6 +16,8 @@ from m2f.image_processing.resize_rule import resized_size
 from m2f.modeling_m2f.outputs import M2FForUniversalSegmentationOutput
 
 common = import_tests("test_image_processing_common")
+if not hasattr(common, "ImageProcessingTester"):
+    pytest.skip("this version of transformers has no tester that ours could be like", allow_module_level=True)
 NO_BACKENDS = "ours has one class, for all machines"
 
 

@@ -198,14 +198,14 @@ def test_pgm_has_the_white_that_it_states_and_the_values_that_are_in_it(plain, s
 
 
 def test_jpeg_2000_has_the_white_that_it_states(said):
-    """One of 16 bits whose header is made to say 12, which Pillow spreads by a shift of 4."""
-    content = bytearray(encoded(Image.fromarray(np.full((8, 8), 100, np.uint16)), "JPEG2000", no_jp2=True))
-    start = content.find(b"\xff\x4f\xff\x51")
-    assert content[start + 42] == 15
-    content[start + 42] = 11
-    image = Image.open(io.BytesIO(bytes(content)))
-    stored = int(np.asarray(image)[0, 0])
-    np.testing.assert_allclose(grey(bytes(content))[0, 0], round(stored * 4095 / 65535) * 255 / 4095, rtol=1e-5)
+    """An image of 16 bits whose header is made to say 12. The format stores a value less half of the range (ISO/IEC
+    15444-1, G.1), so 100 above 2048 less than that half is 100; Pillow shifts it by 4 bits."""
+    content = encoded(Image.fromarray(np.full((8, 8), 32768 - 2048 + 100, np.uint16)), "JPEG2000", no_jp2=True)
+    precision = content.find(b"\xff\x4f\xff\x51") + 42
+    assert content[precision] == 15
+    content = content[:precision] + bytes([11]) + content[precision + 1 :]
+    np.testing.assert_allclose(grey(content), 100 * 255 / 4095, rtol=1e-5)
+    np.testing.assert_allclose(grey(content, 1000), 25.5, rtol=1e-5)
     assert not said
 
 
@@ -236,7 +236,9 @@ def test_a_lazily_opened_image_is_left_as_it_was(tmp_path):
     path = tmp_path / "x.png"
     path.write_bytes(png(COLOURS))
     with Image.open(path) as image:
+        image.fp.seek(50)
         load_images(image)
+        assert image.fp.tell() == 50
         np.testing.assert_array_equal(np.asarray(image), COLOURS >> 8)
 
 
