@@ -66,7 +66,8 @@ class ReplaceableSampling(nn.Module):
         locations, weights = locations_and_weights(spatial_shapes, *(x.to(dtype) for x in inputs))
         sizes = torch.tensor(spatial_shapes, device=value.device)
         areas = sizes.prod(1)
-        images_at_once = math.gcd(value.shape[0], IMAGES_AT_ONCE)
+        # As a number: a compiler, which may have a symbol for the batch, has no gcd of it.
+        images_at_once = math.gcd(int(value.shape[0]), IMAGES_AT_ONCE)
         first_cells = areas.cumsum(0) - areas
         out = self(value.to(dtype), sizes, spatial_shapes, first_cells, locations, weights, images_at_once)
         return out.to(value.dtype)
