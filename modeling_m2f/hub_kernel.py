@@ -1,7 +1,5 @@
 """Where a kernel from the Hugging Face Hub takes the place of deformable attention's own."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 from transformers.integrations import use_kernel_forward_from_hub
@@ -10,7 +8,7 @@ from m2f.modeling_m2f.kernels.ms_deform_attn import ms_deform_attn
 from m2f.modeling_m2f.kernels.ms_deform_attn_reference import locations_and_weights, sum_at_locations
 from m2f.modeling_m2f.plain_modules import has_hooks
 
-IMAGES_AT_ONCE = 64  # as transformers' models ask of these kernels
+IMAGES_AT_ONCE = (64, 32, 16, 8, 4, 2, 1)  # 64 is what transformers' models ask of these kernels
 
 
 @use_kernel_forward_from_hub("MultiScaleDeformableAttention")
@@ -66,8 +64,8 @@ class ReplaceableSampling(nn.Module):
         locations, weights = locations_and_weights(spatial_shapes, *(x.to(dtype) for x in inputs))
         sizes = torch.tensor(spatial_shapes, device=value.device)
         areas = sizes.prod(1)
-        # As a number: a compiler, which may have a symbol for the batch, has no gcd of it.
-        images_at_once = math.gcd(int(value.shape[0]), IMAGES_AT_ONCE)
+        # The largest that divides the batch; no gcd, of which a compiler that has a symbol for the batch has none.
+        images_at_once = next(count for count in IMAGES_AT_ONCE if value.shape[0] % count == 0)
         first_cells = areas.cumsum(0) - areas
         out = self(value.to(dtype), sizes, spatial_shapes, first_cells, locations, weights, images_at_once)
         return out.to(value.dtype)
