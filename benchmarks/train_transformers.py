@@ -21,8 +21,9 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation,
 
 from m2f.commands.train import make_processor, open_datasets
 from m2f.data.augmentation_presets import augmentation_preset
-from m2f.data.collation import PADDING_LABEL, Collator
+from m2f.data.collation import Collator
 from m2f.data.training_dataset import TrainingDataset
+from m2f.image_processing.label_values import PADDING_LABEL
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 from m2f.training.evaluation_loop import evaluate_model
 from m2f.training.learning_rate_schedule import LearningRateSchedule

@@ -1,12 +1,12 @@
 """Colour images with 16 bits a channel, of which Pillow decodes the upper 8 alone: an image of 12 bits in such a file
 would be black."""
 
-import io
 import sys
-from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
+
+from m2f.image_processing.image_opening import reopened, upright
 
 # Pillow's raw modes of such images -> those that read the other byte of each value.
 _OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
@@ -14,26 +14,28 @@ _RAW_MODES = ("RGB;16", "RGBA;16", "RGBX;16")
 _GREY_ALPHA = "LA;16B"  # of PNG, which has no counterpart for the lower bytes: read as four channels of 8 bits
 
 
-def deep_channels(image: Image.Image, turned: Callable[[Image.Image], Image.Image]) -> np.ndarray | None:
-    """(H,W,C) uint16 with 1 or 3 channels; None for an image of another kind, or one that is decoded already.
-
-    The image is left as it is.
-
-    Args:
-        turned: brings a decoded image upright.
+def upright_pixels(image: Image.Image) -> Image.Image | np.ndarray:
+    """The decoded image, upright; where it `has_deep_channels`, (H,W,C) uint16 with 1 or 3 channels, and the image is
+    left as it is.
 
     Raises:
         Whatever Pillow raises for a damaged file.
     """
+    if not has_deep_channels(image):
+        return upright(image)
     raw_mode = _raw_mode(image)
     if raw_mode == _GREY_ALPHA:
-        grey = np.asarray(turned(_read_as(image, "RGBA"))).astype(np.uint16)
+        grey = np.asarray(upright(_read_as(image, "RGBA"))).astype(np.uint16)
         return (grey[:, :, :1] << 8) | grey[:, :, 1:2]
-    if raw_mode[:-1] not in _RAW_MODES or raw_mode[-1] not in _OTHER_BYTE:
-        return None
     other = raw_mode[:-1] + _OTHER_BYTE[raw_mode[-1]]
-    high, low = (np.asarray(turned(_read_as(image, mode)))[:, :, :3] for mode in (raw_mode, other))
+    high, low = (np.asarray(upright(_read_as(image, mode)))[:, :, :3] for mode in (raw_mode, other))
     return (high.astype(np.uint16) << 8) | low
+
+
+def has_deep_channels(image: Image.Image) -> bool:
+    """Whether an image that is not decoded yet is one of those of which Pillow would drop the lower bytes."""
+    raw_mode = _raw_mode(image)
+    return raw_mode == _GREY_ALPHA or raw_mode[:-1] in _RAW_MODES and raw_mode[-1] in _OTHER_BYTE
 
 
 def _raw_mode(image: Image.Image) -> str:
@@ -48,11 +50,7 @@ def _raw_mode(image: Image.Image) -> str:
 
 def _read_as(image: Image.Image, raw_mode: str) -> Image.Image:
     """The image's file decoded anew, with another meaning of its bytes."""
-    position = image.fp.tell()
-    image.fp.seek(0)
-    content = image.fp.read()
-    image.fp.seek(position)
-    copy = Image.open(io.BytesIO(content), formats=[image.format])
+    copy = reopened(image)
     copy.tile = [
         tile._replace(args=raw_mode if isinstance(tile.args, str) else (raw_mode, *tile.args[1:]))
         for tile in copy.tile

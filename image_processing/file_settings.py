@@ -1,10 +1,13 @@
 """A processor's file beside its caller, who says other things than the file."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers.image_processing_utils import get_size_dict
 from transformers.image_utils import SizeDict
+
+if TYPE_CHECKING:
+    from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 
 # A caller's settings, and those of a file that are void beside them: `pad_size`, which is for images of the file's
 # sizes; former names, whose value would win; and the overlap of other tiles.
@@ -44,7 +47,7 @@ def file_fields(fields: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str
     return kept
 
 
-def pad_size_in_use(processor: Any, given: Mapping[str, Any]) -> SizeDict | None:
+def pad_size_in_use(processor: "M2FImageProcessor", given: Mapping[str, Any]) -> SizeDict | None:
     """A processor's `pad_size`; None if it is a file's, and the caller gives sizes in this call or gave them since."""
     pad_size = processor.pad_size
     if not isinstance(pad_size, FilePadSize):
@@ -58,7 +61,7 @@ def pad_size_in_use(processor: Any, given: Mapping[str, Any]) -> SizeDict | None
     return None if is_given or pad_size.sizes != sizes_of(processor) else pad_size
 
 
-def sizes_of(processor: Any) -> tuple[Any, ...]:
+def sizes_of(processor: "M2FImageProcessor") -> tuple[Any, ...]:
     """What decides how large images become, as values that a change of the processor leaves alone."""
     return size_fields(processor.size), processor.do_resize, processor.size_divisor
 

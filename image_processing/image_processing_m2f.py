@@ -14,15 +14,15 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import cached_file, logging
 
-from m2f.image_processing.file_settings import FilePadSize, file_fields, pad_size_in_use, sizes_of
-from m2f.image_processing.image_input import load_images, load_label_maps, spatial_size
-from m2f.image_processing.model_inputs import (
+from m2f.image_processing.batching import (
     canvas_sizes,
     check_map_sizes,
     check_three_channels,
     make_inputs,
     make_targets,
 )
+from m2f.image_processing.file_settings import FilePadSize, file_fields, pad_size_in_use, sizes_of
+from m2f.image_processing.image_loading import load_images, load_label_maps, spatial_size
 from m2f.image_processing.pixel_settings import check_pixel_settings
 from m2f.image_processing.post_processing_mixin import PostProcessingMixin
 from m2f.image_processing.processing_steps import ProcessingStepsMixin

@@ -10,11 +10,11 @@ from transformers.image_processing_outputs import SemanticSegmentationPostProces
 from transformers.image_utils import SizeDict
 from transformers.utils import logging
 
+from m2f.image_processing.batching import canvas_sizes
 from m2f.image_processing.file_settings import pad_size_in_use, size_fields
 from m2f.image_processing.instance_masks import Instances, encode_coco_rle, find_instances, visible_instances
 from m2f.image_processing.mask_geometry import Prepared, Size, mask_geometries, read_target_sizes
 from m2f.image_processing.memory_fallback import within_memory
-from m2f.image_processing.model_inputs import canvas_sizes
 from m2f.image_processing.plain_masks import MaskGeometry
 from m2f.image_processing.post_processing import map_segments, panoptic_segments, semantic_map, semantic_scores
 from m2f.image_processing.resize_rule import resized_size

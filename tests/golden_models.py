@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from m2f.configuration.configuration_m2f import M2FConfig
-from m2f.hub.original import convert_original_state_dict
+from m2f.hub.original_state_dict import convert_original_state_dict
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 
 GOLDEN = Path(__file__).parent / "golden"

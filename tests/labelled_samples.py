@@ -1,9 +1,10 @@
 """Samples whose labels have everything that labels may have, made from a seed."""
 
 import numpy as np
+from packed_masks import pack_masks
 from PIL import Image
 
-from m2f.data.segment_map import Sample, SegmentMap, pack_masks
+from m2f.data.segment_map import Sample, SegmentMap
 
 
 def make_sample(height: int = 24, width: int = 37, count: int = 6, seed: int = 0, name: str = "made.png") -> Sample:

@@ -153,13 +153,13 @@ EXAMPLES = [
     (spelling, "modeling_m2f/x.py", "from m2f.modeling_m2f import modeling_m2f"),
     (spelling, "m2f/hub/x.py", "from m2f import M2FConfig"),
     (spelling, "m2f/hub/x.py", "import m2f"),
-    (spelling, "m2f/hub/x.py", "def f():\n    import m2f.hub.original"),
-    (spelling, "tests/x.py", "import m2f.hub.original"),
+    (spelling, "m2f/hub/x.py", "def f():\n    import m2f.hub.original_state_dict"),
+    (spelling, "tests/x.py", "import m2f.hub.original_state_dict"),
     (spelling, "tests/x.py", "from m2f.hub import original"),
     (direction, "configuration/x.py", "from m2f.modeling_m2f.modeling_m2f import M2FModel"),
     (direction, "modeling_m2f/kernels/x.py", "from m2f.modeling_m2f.matcher import match"),
     (direction, "image_processing/x.py", "def f():\n    from m2f.configuration.configuration_m2f import M2FConfig"),
-    (direction, "m2f/data/x.py", "from m2f.hub.original import convert_original_state_dict"),
+    (direction, "m2f/data/x.py", "from m2f.hub.original_state_dict import convert_original_state_dict"),
     (direction, "m2f/training/x.py", "from m2f.auto import register_auto_classes"),
     (direction, "m2f/training/x.py", "from m2f.commands.check import run"),
     (direction, "m2f/auto.py", "from m2f.commands.check import run"),
@@ -189,7 +189,7 @@ def test_commands_import_everything_and_the_command_line_imports_them():
     for path in ("m2f/cli.py", "m2f/commands/x.py", "tests/x.py"):
         text = "from m2f.commands.check import run"
         assert not list(direction(Path(path), ast.parse(text), text))
-    for module in ("auto", "training.parameter_groups", "hub.original"):
+    for module in ("auto", "training.parameter_groups", "hub.original_state_dict"):
         text = f"from m2f.{module} import x"
         assert not list(direction(Path("m2f/commands/x.py"), ast.parse(text), text))
 

@@ -11,7 +11,7 @@ from m2f.commands.messages import printer
 from m2f.commands.output_check import check_folder
 from m2f.commands.shared_arguments import add_shared_arguments
 from m2f.configuration.configuration_m2f import TASKS
-from m2f.hub.checkpoint_conversion import FORMATS, convert_checkpoint
+from m2f.hub.checkpoint_conversion import LIBRARIES, convert_checkpoint
 from m2f.hub.dataset_settings import NO_DATASET
 from m2f.image_processing.resolution_presets import RESOLUTION_PRESETS
 
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser):
     source = "file of the original (.pkl, .pth), or folder or Hub id of transformers' mask2former or of m2f"
     parser.add_argument("source", metavar="SOURCE", help=source)
     parser.add_argument("target", metavar="TARGET", type=Path, help="new folder")
-    parser.add_argument("--to", choices=FORMATS, help="(transformers for a checkpoint of m2f, else m2f)")
+    parser.add_argument("--to", choices=LIBRARIES, help="(transformers for a checkpoint of m2f, else m2f)")
     dataset = "what it was trained on: decides class names, things and resolution (found out by the classes)"
     parser.add_argument("--dataset", choices=(*RESOLUTION_PRESETS, NO_DATASET), help=dataset)
     parser.add_argument("--task", choices=TASKS, help="what it was trained for, where nothing says so")

@@ -8,7 +8,8 @@ from m2f.data.cityscapes_labels import CLASSES, LABELS, THINGS
 from m2f.data.dataset_paths import files_with
 from m2f.data.image_reading import ImageFile
 from m2f.data.label_maps import read_label_map, segments_of_values, values_in
-from m2f.data.segment_map import IGNORED, NOTHING, Sample, SegmentMap
+from m2f.data.segment_map import Sample, SegmentMap
+from m2f.image_processing.label_values import IGNORED, NOTHING
 from m2f.image_processing.white_level import WhiteLevel
 
 IMAGES, LABELS_FOLDER = "leftImg8bit", "gtFine"

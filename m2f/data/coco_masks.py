@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from m2f.data.segment_map import IGNORED, SegmentMap, pack_strips
+from m2f.data.segment_map import SegmentMap, pack_strips
+from m2f.image_processing.label_values import IGNORED
 
 _MIN_POLYGON_NUMBERS = 6  # x and y of three points
 # Compressed counts: 6 bits in each character from "0" on, of which 5 are a part of the number, lowest first, and the
@@ -48,14 +49,6 @@ def segments_of_objects(
             if ignore_crowd:
                 ids[0, (strip != 0) & (ids < 0).all(0)] = IGNORED
     return segments
-
-
-def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """(H, W) uint8 mask of 0 and 1 from COCO's "segmentation" entry in any of its three forms, as `decode_strip`."""
-    mask = np.zeros((height, width), np.uint8)
-    strip, left = decode_strip(segmentation, height, width)
-    mask[:, left : left + strip.shape[1]] = strip
-    return mask
 
 
 def decode_strip(segmentation: Any, height: int, width: int) -> tuple[np.ndarray, int]:

@@ -25,7 +25,8 @@ from m2f.data.coco_json import (
 from m2f.data.dataset_paths import find_folder, inside, split_of_name
 from m2f.data.image_reading import ImageFile
 from m2f.data.label_maps import read_channels, segments_of_ids
-from m2f.data.segment_map import IGNORED, NOTHING, Sample, SegmentMap
+from m2f.data.segment_map import Sample, SegmentMap
+from m2f.image_processing.label_values import IGNORED, NOTHING
 from m2f.image_processing.white_level import WhiteLevel
 
 _RULES = {

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from m2f.data.sample_geometry import resize_ids
-from m2f.data.segment_map import NOTHING, Sample, SegmentMap
+from m2f.data.segment_map import Sample, SegmentMap
+from m2f.image_processing.image_processing_m2f import M2FImageProcessor
+from m2f.image_processing.label_values import NOTHING, PADDING_LABEL
 
 FORMS = ("maps", "masks")
-PADDING_LABEL = -100  # what Trainer and Accelerate fill labels up with where batches differ
 
 
 class Collator:
@@ -41,7 +42,7 @@ class Collator:
 
     def __init__(
         self,
-        image_processor: Any,
+        image_processor: M2FImageProcessor,
         form: str = "maps",
         keep_size: bool = False,
         canvas: tuple[int, int] | None = None,

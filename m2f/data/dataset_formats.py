@@ -12,7 +12,7 @@ from m2f.data.coco_layout import ROBOFLOW_FILE, coco_files, coco_format, coco_sp
 from m2f.data.coco_panoptic import CocoPanoptic
 from m2f.data.dataset_paths import choose_split, subfolders
 from m2f.data.dataset_rows import DatasetRows
-from m2f.data.row_sources import is_hub_name, is_rows, load_rows, row_splits, rows_folder
+from m2f.data.huggingface_datasets import is_hub_name, is_rows, load_rows, row_splits, rows_folder
 from m2f.data.segmentation_dataset import SegmentationDataset
 from m2f.data.semantic_folder import SemanticFolder, semantic_splits
 from m2f.data.yolo_segmentation import YoloSegmentation, read_yolo_yaml, yolo_splits
@@ -67,16 +67,6 @@ def open_dataset(
     reader = _OPENERS[kind](path, name, places, image_folder, options)
     reader.white_level = white_level
     return reader
-
-
-def detect_format(path: Any) -> str:
-    """The format of a dataset, one of `FORMATS`.
-
-    Raises:
-        FileNotFoundError: nothing there.
-        ValueError: unknown, or there are several.
-    """
-    return _only_format(path, "auto")[0]
 
 
 def list_splits(path: Any, format: str = "auto") -> list[str]:

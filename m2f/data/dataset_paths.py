@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from m2f.data.image_reading import SUFFIXES
+from m2f.image_processing.image_opening import IMAGE_SUFFIXES
 
 # What the parts of a dataset are called.
 _SPLITS = {
@@ -76,7 +76,7 @@ def subfolders(folder: Path) -> list[Path]:
 
 def image_files(folder: Path) -> list[str]:
     """All images in a folder and its folders, relative to it, sorted."""
-    return files_with(folder, SUFFIXES)
+    return files_with(folder, IMAGE_SUFFIXES)
 
 
 def files_with(folder: Path, suffixes: Iterable[str]) -> list[str]:

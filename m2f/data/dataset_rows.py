@@ -7,9 +7,10 @@ from typing import Any
 from m2f.data.class_names import check_names
 from m2f.data.dataset_paths import inside
 from m2f.data.image_reading import ImageFile
+from m2f.data.label_columns import InstanceChannels, ObjectLabels, PanopticLabels, SemanticLabels
 from m2f.data.label_maps import ClassTable, has_channels, names_by_number
-from m2f.data.row_labels import InstanceChannels, ObjectLabels, PanopticLabels, SemanticLabels
-from m2f.data.segment_map import IGNORED, NOTHING, Sample, SegmentMap
+from m2f.data.segment_map import Sample, SegmentMap
+from m2f.image_processing.label_values import IGNORE_INDEX, IGNORED, NOTHING
 from m2f.image_processing.white_level import WhiteLevel
 
 _IMAGE_COLUMNS = ("image", "pixel_values")
@@ -52,7 +53,7 @@ class DatasetRows:
         rows: Any,
         split: str = "train",
         id2label: Mapping[int, str] | Sequence[str] | None = None,
-        ignore_index: int | None = 255,
+        ignore_index: int | None = IGNORE_INDEX,
         reduce_labels: bool = False,
         ignore_unknown: bool = True,
         thing_label_ids: list[int] | None = None,

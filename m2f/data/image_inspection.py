@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from m2f.data.image_reading import decoded, file_content, open_image
 from m2f.data.segment_map import Sample
 from m2f.data.segmentation_dataset import SegmentationDataset
+from m2f.image_processing.image_opening import decoded, file_content, open_image
 
 # Kind of finding -> how bad it is, and a title for a list of them; the worst first. An error stops training or makes
 # it learn something wrong, a warning is probably not meant, a note is worth a look.

@@ -1,9 +1,5 @@
 """Images on disk or in memory as upright RGB samples. Every error names the image."""
 
-import io
-import os
-import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,45 +8,15 @@ from PIL import Image
 from transformers.utils import logging
 
 from m2f.data.segment_map import Sample, SegmentMap
-from m2f.image_processing.deep_channels import deep_channels
-from m2f.image_processing.image_input import rgb_with_guess
-from m2f.image_processing.white_level import WhiteLevel, note_highest_in_file
+from m2f.image_processing.deep_channels import has_deep_channels, upright_pixels
+from m2f.image_processing.image_loading import rgb_with_guess
+from m2f.image_processing.image_opening import decoded, file_content, open_image, orientation, reopened
+from m2f.image_processing.white_level import WhiteLevel
 
 logger = logging.get_logger(__name__)
 
-# What images are stored as. Pillow knows more formats, among them EPS, for which it runs Ghostscript on the file.
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF")
-SUFFIXES = frozenset(f".{suffix}" for suffix in "jpg jpeg png tif tiff bmp webp gif ppm pgm pnm jp2 avif mpo".split())
-# Pillow raises any of these for a damaged file, as found by reading its plugins and by feeding it such files. A
-# decompression bomb, an image of more than 2 * Image.MAX_IMAGE_PIXELS, is among them: that limit stays the caller's.
-_DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    EOFError,
-    ArithmeticError,
-    AttributeError,
-    RuntimeError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
-_EXIF_ORIENTATION = 0x0112
-# EXIF orientation -> what brings the stored pixels upright.
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-# The same for an array (..., H, W), for those that exchange height and width.
-_SIDEWAYS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+# EXIF orientation -> what brings an array (..., H, W) upright, for those that exchange height and width.
+_ARRAY_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     5: lambda a: a.swapaxes(-1, -2),
     6: lambda a: a.swapaxes(-1, -2)[..., ::-1],
     7: lambda a: a.swapaxes(-1, -2)[..., ::-1, ::-1],
@@ -74,10 +40,9 @@ class ImageFile:
     def __init__(self, source: Path | bytes, name: str, white_level: WhiteLevel = None):
         self.name, self.white_level = name, white_level
         self._image = open_image(file_content(source, name), name)
-        decoded(lambda: note_highest_in_file(self._image), name)
-        self._orientation = decoded(lambda: _orientation(self._image), name)
+        self._orientation = decoded(self._stored_orientation, name)
         self.stored_size = (self._image.height, self._image.width)
-        self.size = self.stored_size[::-1] if self._orientation in _SIDEWAYS else self.stored_size
+        self.size = self.stored_size[::-1] if self._orientation in _ARRAY_TURNS else self.stored_size
 
     def check_size(self, size: tuple[int, int], described_by: str):
         """Whether labels of `size` (H, W) can belong to the image: before they are made, as a wrong size may be huge.
@@ -102,7 +67,7 @@ class ImageFile:
         """
         self.check_size(segments.size, "its label map")
         if segments.size != self.size:
-            ids = np.ascontiguousarray(_SIDEWAYS[self._orientation](segments.ids))
+            ids = np.ascontiguousarray(_ARRAY_TURNS[self._orientation](segments.ids))
             segments = SegmentMap(ids, segments.class_ids)
         image, guess = self.upright_rgb()
         return Sample(image, segments, name, guess)
@@ -118,11 +83,12 @@ class ImageFile:
             logger.warning_once(guess)
         return image, guess
 
+    def _stored_orientation(self) -> int:
+        # Of a copy, because the search in a PNG may decode it, and deep channels are read from what is not decoded.
+        return orientation(reopened(self._image) if has_deep_channels(self._image) else self._image)
+
     def _upright_rgb(self) -> tuple[Image.Image, str]:
-        deep = deep_channels(self._image, self._turned)
-        if deep is None:
-            self._image.load()
-        rgb, guess = rgb_with_guess(self._turned(self._image) if deep is None else deep, self.white_level)
+        rgb, guess = rgb_with_guess(upright_pixels(self._image), self.white_level)
         if isinstance(rgb, Image.Image):
             return rgb, guess
         if rgb.min() < 0 or rgb.max() > 255:  # floats, whose range nothing tells
@@ -131,47 +97,3 @@ class ImageFile:
                 "white_level (--white-level), a number or 'data'"
             )
         return Image.fromarray(np.rint(rgb).astype(np.uint8)), guess
-
-    def _turned(self, image: Image.Image) -> Image.Image:
-        return image.transpose(_TURNS[self._orientation]) if self._orientation in _TURNS else image
-
-
-def file_content(source: Path | bytes, name: str) -> bytes:
-    """The bytes of a file, or those given.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: it cannot be read.
-    """
-    if isinstance(source, bytes):
-        return source
-    if not os.path.isfile(source):  # unlike Path.is_file, False for a name that no system takes
-        raise FileNotFoundError(f"no such file: {name}")
-    try:
-        return source.read_bytes()
-    except OSError as error:
-        raise ValueError(f"cannot read {name}: {error}") from error
-
-
-def open_image(content: bytes, name: str, formats: tuple[str, ...] = FORMATS) -> Image.Image:
-    """A PIL image whose pixels are not decoded yet.
-
-    Raises:
-        ValueError: no image of one of the formats, or larger than Pillow's limit.
-    """
-    return decoded(lambda: Image.open(io.BytesIO(content), formats=formats), name)
-
-
-def decoded(read: Callable, name: str):
-    """What `read` returns; whatever it raises for a damaged image is a ValueError with the image's name."""
-    try:
-        return read()
-    except _DECODE_ERRORS as error:
-        raise ValueError(f"cannot decode {name} as an image: {error or type(error).__name__}") from error
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 (upright) to 8; 1 where it is absent or none of these."""
-    # Pillow itself turns TIFF files when it decodes them.
-    orientation = 1 if image.format == "TIFF" else image.getexif().get(_EXIF_ORIENTATION, 1)
-    return orientation if isinstance(orientation, int) and orientation in _TURNS else 1

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from m2f.data.image_reading import decoded, file_content, open_image
-from m2f.data.segment_map import IGNORED, NOTHING, SegmentMap
+from m2f.data.segment_map import SegmentMap
+from m2f.image_processing.image_opening import decoded, file_content, open_image
+from m2f.image_processing.label_values import IGNORE_INDEX, IGNORED, NOTHING
 
 # The formats that keep numbers; JPEG and WebP change them. TIFF has no checksum, and damage to it may go unnoticed.
-_FORMATS = ("PNG", "TIFF")
+_LABEL_FORMATS = ("PNG", "TIFF")
 LABEL_SUFFIXES = (".png", ".tif", ".tiff")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Pillow spreads the values of grey PNG files with 2 and 4 bits over 0..255.
@@ -76,7 +77,7 @@ class ClassTable:
     def __init__(
         self,
         label_ids: Sequence[int] | None,
-        ignore_index: int | None = 255,
+        ignore_index: int | None = IGNORE_INDEX,
         reduce_labels: bool = False,
         unknown: int = IGNORED,
         zero: int = IGNORED,
@@ -184,7 +185,7 @@ def _open(source: Path | bytes, name: str):
     """The PIL image and its bits per channel (0: not a PNG)."""
     content = file_content(source, name)
     bits = _check_png(content, name) if content.startswith(_PNG_SIGNATURE) else 0
-    return open_image(content, name, _FORMATS), bits
+    return open_image(content, name, _LABEL_FORMATS), bits
 
 
 def _check_png(content: bytes, name: str) -> int:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-NOTHING = -1  # no segment here: counts as background of every mask
-IGNORED = -2  # unknown: takes part neither in matching nor in a loss
+from m2f.image_processing.label_values import IGNORED, NOTHING
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,31 +78,13 @@ class Sample:
     guess: str = ""
 
 
-def pack_masks(
-    masks: Iterable[np.ndarray], class_ids: Iterable[int], size: tuple[int, int], ignored: np.ndarray | None = None
+def pack_strips(
+    strips: Iterable[tuple[np.ndarray, int]], class_ids: Iterable[int], size: tuple[int, int]
 ) -> SegmentMap:
     """Layers from masks that may overlap, one at a time: each goes to the first layer where all its pixels are free.
 
     Args:
-        masks: per segment (H, W), nonzero inside.
-        class_ids: its class.
-        size: (H, W).
-        ignored: (H, W) bool, True where labels are unknown; such pixels belong to no segment.
-    """
-    segments = pack_strips(((mask, 0) for mask in masks), class_ids, size)
-    if ignored is not None:
-        segments.ids[:, ignored] = NOTHING
-        segments.ids[0, ignored] = IGNORED
-    return segments
-
-
-def pack_strips(
-    strips: Iterable[tuple[np.ndarray, int]], class_ids: Iterable[int], size: tuple[int, int]
-) -> SegmentMap:
-    """The same from the columns that a segment lies in.
-
-    Args:
-        strips: per segment (H, w), nonzero inside, and the first of the w columns.
+        strips: per segment the columns that it lies in, (H, w), nonzero inside, and the first of the w columns.
         class_ids: its class.
         size: (H, W).
     """

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from m2f.data.segment_map import IGNORED
+from m2f.image_processing.label_values import IGNORED
 
 # Turning the hue by the golden ratio keeps any number of successive colours apart.
 _GOLDEN_RATIO = 0.6180339887498949

@@ -14,7 +14,8 @@ from m2f.data.label_maps import (
     read_label_map,
     segments_of_classes,
 )
-from m2f.data.segment_map import IGNORED, NOTHING, Sample
+from m2f.data.segment_map import Sample
+from m2f.image_processing.label_values import IGNORE_INDEX, IGNORED, NOTHING
 from m2f.image_processing.white_level import WhiteLevel
 
 _LABEL_FOLDERS = ("annotations", "masks", "labels")
@@ -56,7 +57,7 @@ class SemanticFolder:
         image_folder: str | Path,
         label_folder: str | Path,
         id2label: Mapping[int, str] | Sequence[str] | None = None,
-        ignore_index: int | None = 255,
+        ignore_index: int | None = IGNORE_INDEX,
         reduce_labels: bool = False,
         ignore_unknown: bool = True,
         split: str | None = None,

@@ -10,8 +10,9 @@ from typing import Any
 from m2f.data.class_names import check_names
 from m2f.data.coco_masks import CocoObject, segments_of_objects
 from m2f.data.dataset_paths import files_with, inside
-from m2f.data.image_reading import SUFFIXES, ImageFile
+from m2f.data.image_reading import ImageFile
 from m2f.data.segment_map import Sample
+from m2f.image_processing.image_opening import IMAGE_SUFFIXES
 from m2f.image_processing.white_level import WhiteLevel
 
 _SPLITS = ("train", "val", "test")
@@ -82,7 +83,7 @@ class YoloSegmentation:
             raise ValueError(f"{self.yaml_file}: {found}; the path of a folder or file is needed")
         path = self._locate(place)
         if path.is_dir():
-            found = [path / name for name in files_with(path, SUFFIXES)]
+            found = [path / name for name in files_with(path, IMAGE_SUFFIXES)]
         else:
             lines = [line.strip() for line in _read_text(path).split("\n") if line.strip()]
             # "./" stands for the list's own folder, and nothing for the root, as for Ultralytics.

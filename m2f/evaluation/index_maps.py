@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
-# Values of pixels that belong to no segment; the same numbers as in m2f.data's SegmentMap.
-NOTHING, IGNORED = -1, -2
+from m2f.image_processing.label_values import IGNORED, NOTHING
+
 # Ids that mean "no segment" in a segmentation: 0 in panoptic results, -1 in instance results.
 _NO_SEGMENT = (0, -1)
 # Below this a histogram of the ids replaces the sort of np.unique, which took 14 times as long (1024 x 1024, 300 ids).

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from m2f.evaluation.index_maps import IGNORED, layers_of, segment_indices
+from m2f.evaluation.index_maps import layers_of, segment_indices
 from m2f.evaluation.mask_rle import annotation_rle, encode_index_map, encode_masks
+from m2f.image_processing.label_values import IGNORED
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from m2f.evaluation.index_maps import IGNORED, NOTHING, flatten_layers, layers_of, segment_indices, segments_of
+from m2f.evaluation.index_maps import flatten_layers, layers_of, segment_indices, segments_of
 from m2f.evaluation.streaming_metric import StreamingMetric
+from m2f.image_processing.label_values import IGNORED, NOTHING
 
 _GROUPS = {"": None, "_th": True, "_st": False}  # suffix of the result, and which classes: all, things, stuff
 

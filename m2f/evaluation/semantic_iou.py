@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from m2f.evaluation.index_maps import IGNORED, NOTHING, as_array, flatten_layers, layers_of
+from m2f.evaluation.index_maps import as_array, flatten_layers, layers_of
 from m2f.evaluation.streaming_metric import StreamingMetric
+from m2f.image_processing.label_values import IGNORE_INDEX, IGNORED, NOTHING
 
 
 class _Pixels(NamedTuple):
@@ -41,7 +42,7 @@ class SemanticIoU(StreamingMetric):
         ignore_index: value of ignored pixels in target maps; None ignores nothing.
     """
 
-    def __init__(self, id2label: dict[int, str], ignore_index: int | None = 255):
+    def __init__(self, id2label: dict[int, str], ignore_index: int | None = IGNORE_INDEX):
         self.ignore_index = ignore_index
         super().__init__(id2label)
 

@@ -14,16 +14,16 @@ from transformers.utils import cached_file
 from m2f.checkpoints.checkpoint_config import read_config
 from m2f.configuration.configuration_m2f import LICENSE_FIELD, ORIGINAL_LICENSE, M2FConfig
 from m2f.hub.dataset_settings import NO_DATASET, DatasetSettings, dataset_settings, own_names
-from m2f.hub.original import convert_original_state_dict
 from m2f.hub.original_config import config_kwargs_from_original
 from m2f.hub.original_files import read_original_checkpoint
+from m2f.hub.original_state_dict import convert_original_state_dict
 from m2f.hub.transformers_models import to_transformers
 from m2f.hub.weights_license import required_license
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.modeling_m2f.checkpoint_report import CheckpointMismatchError, check_report
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 
-FORMATS = ("m2f", "transformers")
+LIBRARIES = ("m2f", "transformers")
 PROCESSOR_FILE = "preprocessor_config.json"
 # The original's video models have the names and shapes of its image models and this many classes (YouTube-VIS 2019 and
 # 2021); no image configuration of it has.
@@ -53,7 +53,7 @@ def convert_checkpoint(
     Args:
         source: a file of the original (.pkl, .pth, ...), or a folder or Hub id of transformers' mask2former or of m2f.
         target: a folder that does not exist or is empty; written whole or not at all.
-        to: one of `FORMATS`; by default "transformers" for a checkpoint of m2f, "m2f" for all others.
+        to: one of `LIBRARIES`; by default "transformers" for a checkpoint of m2f, "m2f" for all others.
         dataset: what it was trained on, a name of `RESOLUTION_PRESETS` or "none"; by default found out by the classes.
         task: what it was trained for, where nothing says so.
         own_weights: the weights are not, and were not trained from, those that the paper's authors published, whose
@@ -69,8 +69,8 @@ def convert_checkpoint(
     target = Path(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target} exists and is not an empty folder; choose another target")
-    if to not in (None, *FORMATS):
-        raise ValueError(f"cannot convert to {to!r}; there are {', '.join(FORMATS)}")
+    if to not in (None, *LIBRARIES):
+        raise ValueError(f"cannot convert to {to!r}; there are {', '.join(LIBRARIES)}")
     kind = _kind_of(source)
     model, processor = (_from_original if kind == "original" else _from_hub)(source, dataset, task, say)
     if own_weights and hasattr(model.config, LICENSE_FIELD):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from m2f.hub.original import upgraded_name
+from m2f.hub.original_state_dict import upgraded_name
 
 _PIXEL = "sem_seg_head.pixel_decoder"
 _PREDICTOR = "sem_seg_head.predictor"

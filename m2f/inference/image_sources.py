@@ -11,10 +11,11 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from m2f.data.dataset_paths import image_files
-from m2f.data.image_reading import FORMATS, SUFFIXES, ImageFile, decoded, file_content
+from m2f.data.image_reading import ImageFile
 from m2f.image_processing.image_download import download, is_url
 from m2f.image_processing.image_forms import known_form, name_of_form
-from m2f.image_processing.image_input import LoadedImage, load_images, to_rgb
+from m2f.image_processing.image_loading import LoadedImage, load_images, to_rgb
+from m2f.image_processing.image_opening import IMAGE_FORMATS, IMAGE_SUFFIXES, decoded, file_content
 from m2f.image_processing.white_level import WhiteLevel
 
 STANDARD_INPUT = "-"
@@ -102,7 +103,7 @@ def _read_file(source: Path | bytes, name: str, white_level: WhiteLevel) -> Imag
         file = ImageFile(file_content(source, name), name, white_level)
     except ValueError as error:
         if isinstance(error.__cause__, UnidentifiedImageError):  # its message names an object in memory
-            raise ValueError(f"{name} is no image of a known format ({', '.join(FORMATS)})") from error
+            raise ValueError(f"{name} is no image of a known format ({', '.join(IMAGE_FORMATS)})") from error
         raise
     return file.upright_rgb()[0]
 
@@ -147,7 +148,9 @@ def _images_of(word: str, allow_urls: bool, leave_out: Path | None) -> Iterable[
     else:
         raise FileNotFoundError(f"no such file or folder: {word}")
     if not found:
-        raise FileNotFoundError(f"no images found: {word} has no file that ends in {', '.join(sorted(SUFFIXES))}")
+        raise FileNotFoundError(
+            f"no images found: {word} has no file that ends in {', '.join(sorted(IMAGE_SUFFIXES))}"
+        )
     return found
 
 
@@ -165,7 +168,7 @@ def _matches(pattern: str, leave_out: Path | None) -> list[ImageSource]:
     found = []
     for path in sorted(glob.glob(pattern, recursive=True)):
         inner = _images_in(path, leave_out) if os.path.isdir(path) else []
-        if os.path.isfile(path) and Path(path).suffix.lower() in SUFFIXES and not _is_inside(path, leave_out):
+        if os.path.isfile(path) and Path(path).suffix.lower() in IMAGE_SUFFIXES and not _is_inside(path, leave_out):
             inner = [ImageSource(path, "")]
         found += [ImageSource(image.location, os.path.relpath(image.location, start)) for image in inner]
     return found

@@ -5,19 +5,17 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image, ImageOps
+from PIL import ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers.utils import logging
 
 from m2f.data.segment_map import Sample
+from m2f.image_processing.image_opening import decoded, open_image, upright_size
 from m2f.image_processing.resize_rule import resized_size
 from m2f.training.stop_signals import leave_signals_to_the_main_process
 
 logger = logging.get_logger(__name__)
-
-_EXIF_ORIENTATION = 0x0112
-_ON_ITS_SIDE = (5, 6, 7, 8)  # orientations that exchange height and width
 
 
 class View(NamedTuple):
@@ -124,11 +122,12 @@ def _image_size(dataset: Any, index: int) -> tuple[int, int] | None:
     if entry is not None:  # a COCO json knows
         return entry[index].height, entry[index].width
     path = dataset.image_path(index)
+    if path is None:
+        return None
     try:
-        with Image.open(path) as image:
-            on_its_side = image.getexif().get(_EXIF_ORIENTATION, 1) in _ON_ITS_SIDE
-            return image.size if on_its_side else image.size[::-1]
-    except (OSError, AttributeError):  # AttributeError: there is no path
+        with open_image(path, str(path)) as image:
+            return decoded(lambda: upright_size(image), str(path))
+    except ValueError:
         return None
 
 

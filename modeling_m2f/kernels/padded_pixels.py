@@ -1,6 +1,6 @@
 """8-bit images to normalised, padded model inputs by csrc/padded_pixels_cpu.cpp on a CPU.
 
-What is computed is defined by image_processing/model_inputs.py in plain PyTorch, which runs everywhere else.
+What is computed is defined by image_processing/batching.py in plain PyTorch, which runs everywhere else.
 """
 
 import ctypes

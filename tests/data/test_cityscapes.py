@@ -7,7 +7,7 @@ from PIL import Image
 
 from m2f.data.cityscapes import Cityscapes
 from m2f.data.cityscapes_labels import CLASSES, LABELS, THINGS
-from m2f.data.segment_map import IGNORED, NOTHING
+from m2f.image_processing.label_values import IGNORED, NOTHING
 
 # road 7 (train id 0), sky 23 (10), car 26 (13), a group of cars, caravan 29 (ignored), unlabeled 0, person 24 (11).
 INSTANCES = np.array([[7, 7, 23, 26000], [7, 26, 26001, 26000], [29000, 0, 24003, 3]], np.uint16)

@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from m2f.data.coco_instances import CocoInstances
-from m2f.data.segment_map import IGNORED
+from m2f.image_processing.label_values import IGNORED
 
 NUCLEI = Path(__file__).parents[2] / "examples" / "nuclei"
 SQUARE = np.array([[0, 0, 0, 0, 0], [0, 0, 1, 0, 0], [0, 1, 1, 0, 0], [0, 1, 0, 0, 0]], np.uint8)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from m2f.data.coco_masks import CocoObject, decode_segmentation, decode_strip, run_lengths, segments_of_objects
-from m2f.data.segment_map import IGNORED, NOTHING
+from m2f.data.coco_masks import CocoObject, decode_strip, run_lengths, segments_of_objects
+from m2f.image_processing.label_values import IGNORED, NOTHING
 
 # 4 rows of 5: column-major runs of 6 off, 2 on, 1 off, 2 on, 9 off.
 SQUARE = np.array([[0, 0, 0, 0, 0], [0, 0, 1, 0, 0], [0, 1, 1, 0, 0], [0, 1, 0, 0, 0]], np.uint8)
@@ -17,20 +17,26 @@ def compressed(mask: np.ndarray) -> dict:
     return {"size": list(mask.shape), "counts": rle["counts"].decode()}
 
 
+def decoded(segmentation, height: int, width: int) -> np.ndarray:
+    """The whole mask."""
+    strip, left = decode_strip(segmentation, height, width)
+    return np.pad(strip, ((0, 0), (left, width - left - strip.shape[1])))
+
+
 def test_all_forms_of_a_segmentation():
     packed = compressed(SQUARE)
     forms = (packed, {**packed, "counts": packed["counts"].encode()}, {"size": [4, 5], "counts": SQUARE_RUNS})
     for form in forms:
-        mask = decode_segmentation(form, 4, 5)
+        mask = decoded(form, 4, 5)
         np.testing.assert_array_equal(mask, SQUARE)
         assert mask.dtype == np.uint8
     rectangle = np.zeros((4, 5))
     rectangle[1:3, 1:4] = 1
-    np.testing.assert_array_equal(decode_segmentation([[1, 1, 4, 1, 4, 3, 1, 3]], 4, 5), rectangle)
+    np.testing.assert_array_equal(decoded([[1, 1, 4, 1, 4, 3, 1, 3]], 4, 5), rectangle)
 
 
 def test_polygons_of_one_object_are_joined():
-    joined = decode_segmentation([[0, 0, 1, 0, 1, 1, 0, 1], [3, 3, 5, 3, 5, 4, 3, 4]], 4, 5)
+    joined = decoded([[0, 0, 1, 0, 1, 1, 0, 1], [3, 3, 5, 3, 5, 4, 3, 4]], 4, 5)
     assert joined.sum() == 3
     assert joined[0, 0] == joined[3, 3] == joined[3, 4] == 1
 
@@ -66,7 +72,7 @@ def test_strips_are_the_columns_of_the_mask(seed, form):
     expected = mask[:, columns[0] : columns[-1] + 1] if columns.size else mask[:, :0]
     np.testing.assert_array_equal(strip, expected)
     assert first == (columns[0] if columns.size else 0)
-    np.testing.assert_array_equal(decode_segmentation(segmentation, 7, 9), mask)
+    np.testing.assert_array_equal(decoded(segmentation, 7, 9), mask)
 
 
 def test_run_lengths_of_millions_of_pixels():
@@ -111,12 +117,12 @@ def test_run_lengths_of_millions_of_pixels():
 )
 def test_what_is_no_segmentation_is_refused(segmentation, message):
     with pytest.raises(ValueError, match=message):
-        decode_segmentation(segmentation, 4, 5)
+        decoded(segmentation, 4, 5)
 
 
 def test_polygons_may_reach_a_little_outside():
     """Both ends of what is allowed, as far outside as the image is large. pycocotools cuts at the border."""
-    mask = decode_segmentation([[-5, -5, 10, -5, 10, 10, -5, 10]], 4, 5)
+    mask = decoded([[-5, -5, 10, -5, 10, 10, -5, 10]], 4, 5)
     assert mask.all()
 
 

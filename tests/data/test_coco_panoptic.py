@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from m2f.data.coco_panoptic import CocoPanoptic
-from m2f.data.segment_map import IGNORED, NOTHING
+from m2f.image_processing.label_values import IGNORED, NOTHING
 
 # Ids of one, two and three bytes; 0 is void.
 IDS = np.array([[5, 5, 0, 70_000], [5, 900, 900, 70_000], [16_777_215, 900, 900, 0]])

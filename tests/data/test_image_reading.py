@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+from deep_images import png
 from PIL import Image, ImageOps
 
 from m2f.data.image_reading import ImageFile
@@ -122,16 +123,6 @@ def test_a_path_is_read(tmp_path):
     np.testing.assert_array_equal(np.asarray(sample.image), PIXELS)
 
 
-def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
-    def refuse(path):
-        raise PermissionError("not yours")
-
-    (tmp_path / "x.png").touch()
-    monkeypatch.setattr(type(tmp_path), "read_bytes", refuse)
-    with pytest.raises(ValueError, match=r"cannot read x\.png: not yours"):
-        ImageFile(tmp_path / "x.png", "x.png")
-
-
 def test_missing_unreadable_and_foreign_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no such file: .*absent\.png"):
         ImageFile(tmp_path / "absent.png", str(tmp_path / "absent.png"))
@@ -152,6 +143,23 @@ def test_decompression_bombs_are_refused_by_name(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # an error above twice as many
     with pytest.raises(ValueError, match=r"cannot decode bomb\.png .*decompression bomb"):
         ImageFile(content, "bomb.png")
+
+
+def test_colour_files_of_16_bits_keep_what_is_in_their_lower_8():
+    """Pillow decodes the upper 8 alone, and a PNG already where its orientation is looked for."""
+    colours = np.random.default_rng(1).integers(0, 4096, (5, 7, 3), dtype=np.uint16)
+    colours[0, 0] = 4095
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for content, expected in (
+        (png(colours), colours),
+        (png(colours, exif.tobytes().removeprefix(b"Exif\0\0")), np.rot90(colours, -1)),
+    ):
+        file = ImageFile(content, "x")
+        assert file.size == expected.shape[:2] and file.stored_size == (5, 7)
+        image, guess = file.upright_rgb()
+        np.testing.assert_array_equal(np.asarray(image), np.rint(expected * (255 / 4095)))
+        assert "12 bits" in guess
 
 
 def test_floats_in_0_to_1_are_not_black_and_above_255_need_a_white_level():

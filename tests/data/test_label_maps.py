@@ -17,7 +17,7 @@ from m2f.data.label_maps import (
     segments_of_values,
     values_in,
 )
-from m2f.data.segment_map import IGNORED, NOTHING
+from m2f.image_processing.label_values import IGNORED, NOTHING
 
 
 def png(bits: int, colour_type: int, rows: list[bytes], width: int, extra: bytes = b"") -> bytes:

@@ -16,8 +16,9 @@ from pycocotools import mask as coco_mask
 from m2f.data.coco_instances import CocoInstances
 from m2f.data.coco_panoptic import CocoPanoptic
 from m2f.data.label_maps import read_label_map
-from m2f.data.segment_map import IGNORED, SegmentMap
+from m2f.data.segment_map import SegmentMap
 from m2f.data.yolo_segmentation import YoloSegmentation
+from m2f.image_processing.label_values import IGNORED
 
 # Pillow warns of much in damaged files, before it gives up or reads on.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")

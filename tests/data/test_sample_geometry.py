@@ -3,10 +3,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from labelled_samples import assert_consistent, make_sample
+from packed_masks import pack_masks
 from PIL import Image
 
 from m2f.data.sample_geometry import ResizedView, Window, mirror, nearest_indices, resize, resize_ids
-from m2f.data.segment_map import Sample, SegmentMap, pack_masks
+from m2f.data.segment_map import Sample, SegmentMap
 
 sizes = st.tuples(st.integers(1, 60), st.integers(1, 60))
 

@@ -3,8 +3,10 @@ definition."""
 
 import numpy as np
 import pytest
+from packed_masks import pack_masks
 
-from m2f.data.segment_map import IGNORED, NOTHING, SegmentMap, pack_masks, pack_strips
+from m2f.data.segment_map import SegmentMap, pack_strips
+from m2f.image_processing.label_values import IGNORED, NOTHING
 
 
 def random_masks(count: int, size: tuple[int, int], seed: int) -> np.ndarray:

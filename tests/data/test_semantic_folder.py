@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from m2f.data.segment_map import IGNORED, NOTHING
 from m2f.data.semantic_folder import SemanticFolder, semantic_splits
+from m2f.image_processing.label_values import IGNORED, NOTHING
 
 LABELS = np.array([[1, 1, 255, 0], [2, 2, 0, 0], [2, 2, 0, 1]], np.uint8)
 NAMES = {0: "sky", 1: "road", 2: "car"}

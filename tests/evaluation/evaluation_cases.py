@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from packed_masks import pack_masks
 from pycocotools import mask as coco_mask
 
-from m2f.data.segment_map import SegmentMap, pack_masks
+from m2f.data.segment_map import SegmentMap
 
 NUCLEI_VAL = Path(__file__).parents[2] / "examples" / "nuclei" / "val.json"
 

@@ -11,12 +11,13 @@ import torch
 from evaluation_cases import encode, perturbed_nuclei, random_mask
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packed_masks import pack_masks
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from scipy.ndimage import binary_erosion
 
-from m2f.data.segment_map import SegmentMap, pack_masks
+from m2f.data.segment_map import SegmentMap
 from m2f.evaluation.coco_matching import choose_engine
 from m2f.evaluation.instance_average_precision import InstanceAveragePrecision
 from m2f.evaluation.instance_segments import TrueInstances, rle_areas

@@ -137,7 +137,7 @@ dist.destroy_process_group()
 def test_two_processes_get_the_result_of_one(cases, tmp_path):
     import json
 
-    path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests", Path(__file__).parent)))
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", TWO_PROCESSES]
     processes = [

@@ -6,7 +6,7 @@ import torch
 from golden_models import CONFIGS, golden_model, load_golden, original_state_dict
 
 from m2f.configuration.configuration_m2f import M2FConfig
-from m2f.hub.original import convert_original_state_dict
+from m2f.hub.original_state_dict import convert_original_state_dict
 from m2f.hub.original_weights import load_original_weights
 from m2f.modeling_m2f.checkpoint_report import CheckpointMismatchError
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation, M2FModel

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from m2f.image_processing.image_forms import known_form, name_of_form
-from m2f.image_processing.image_input import load_images, load_label_maps, to_rgb
+from m2f.image_processing.image_loading import load_images, load_label_maps, to_rgb
 
 RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 

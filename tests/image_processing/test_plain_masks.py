@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from test_post_processing import (  # noqa: F401
-    test_batch_equals_each_image_alone,
+from test_instance_masks import (  # noqa: F401
     test_instance_mask_threshold,
     test_instances_equal_float64_reference,
-    test_outputs_are_not_changed_and_need_no_gradient,
+)
+from test_post_processing import (  # noqa: F401
     test_panoptic_equals_float64_reference,
     test_semantic_equals_float64_reference,
     test_semantic_task_gives_one_segment_per_class_in_the_panoptic_method,
@@ -17,6 +17,10 @@ from test_post_processing_golden import (  # noqa: F401
     test_instances,
     test_panoptic_segments,
     test_semantic_map,
+)
+from test_post_processing_mixin import (  # noqa: F401
+    test_batch_equals_each_image_alone,
+    test_outputs_are_not_changed_and_need_no_gradient,
 )
 
 from m2f.image_processing.plain_masks import MaskGeometry, resized_chunks

@@ -159,6 +159,6 @@ skip(
         "test_pil_can_run_without_torchvision": NO_BACKENDS,
         "test_call_numpy_4_channels": "the processor makes RGB; do_convert_rgb=False refuses what is not RGB",
         "test_override_instance_attributes_does_not_affect_other_instances": "for lists and dicts; ours are neither",
-        "test_image_processor_preprocess_arguments": "checked by type, and by test_image_processor_m2f.py",
+        "test_image_processor_preprocess_arguments": "checked by type, and by test_image_processing_m2f.py",
     },
 )

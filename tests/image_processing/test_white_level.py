@@ -4,15 +4,15 @@ given value times 255 over the white level."""
 import base64
 import io
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from deep_images import tiff
 from PIL import Image
 
-from m2f.image_processing.image_input import load_images, to_rgb
+from m2f.image_processing.image_loading import load_images, to_rgb
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.image_processing.white_level import check_white_level
 
@@ -21,7 +21,7 @@ GREY = RNG.integers(0, 256, (20, 30), dtype=np.uint8)
 GREY[0, 0] = 255
 RGB = RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)
 WIDE, DIM = GREY.astype(np.uint16), GREY.astype(np.uint16) // 5  # up to 255, and up to 51
-LOGGER = "m2f.image_processing.image_input.logger.warning_once"
+LOGGER = "m2f.image_processing.image_loading.logger.warning_once"
 
 
 @pytest.fixture
@@ -41,37 +41,6 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
-
-
-def png(pixels: np.ndarray, exif: bytes = b"") -> bytes:
-    """A PNG of 16 bits a channel, which Pillow does not write; (H,W,C) with C in 2, 3, 4."""
-    height, width, channels = pixels.shape
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    chunks = chunk(b"IHDR", header) + (chunk(b"eXIf", exif) if exif else b"") + chunk(b"IDAT", zlib.compress(rows))
-    return b"\x89PNG\r\n\x1a\n" + chunks + chunk(b"IEND", b"")
-
-
-def tiff(data: bytes, size: tuple[int, int], bits: tuple[int, ...]) -> bytes:
-    """An uncompressed TIFF of one strip, little endian. Layout: TIFF 6.0, section 2."""
-    height, width = size
-    where = 8 + len(data) + len(data) % 2
-    entries = [(256, 3, 1, width), (257, 3, 1, height), (259, 3, 1, 1), (262, 3, 1, 2 if len(bits) == 3 else 1)]
-    entries += [(273, 4, 1, 8), (277, 3, 1, len(bits)), (278, 3, 1, height), (279, 4, 1, len(data))]
-    values = where + 2 + 12 * (len(entries) + 1) + 4
-    entries.append((258, 3, len(bits), bits[0] if len(bits) == 1 else values))
-    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in sorted(entries))
-    return (
-        struct.pack("<2sHI", b"II", 42, where)
-        + data.ljust(where - 8, b"\0")
-        + directory
-        + struct.pack("<I", 0)
-        + struct.pack(f"<{len(bits)}H", *bits)
-    )
 
 
 EIGHT_BIT_VALUES = {
@@ -209,46 +178,6 @@ def test_jpeg_2000_has_the_white_that_it_states(said):
     assert not said
 
 
-COLOURS = RNG.integers(0, 4096, (5, 7, 3), dtype=np.uint16)
-COLOURS[0, 0] = (4095, 4094, 1)
-ALPHA = np.concatenate([COLOURS, COLOURS[:, :, :1]], axis=2)
-
-
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        (png(COLOURS), COLOURS),
-        (png(ALPHA), COLOURS),
-        (png(COLOURS[:, :, :2]), COLOURS[:, :, [0, 0, 0]]),
-        (tiff(COLOURS.tobytes(), (5, 7), (16, 16, 16)), COLOURS),
-    ],
-    ids=["png_rgb", "png_rgba", "png_grey_alpha", "tiff_rgb"],
-)
-def test_colour_files_of_16_bits_keep_what_is_in_their_lower_8(content, expected, said):
-    """Pillow gives the upper 8: at most 15 of 255 for 12 bits."""
-    for image in (content, Image.open(io.BytesIO(content))):
-        np.testing.assert_allclose(to_rgb(load_images(image)[0]), expected * (255 / 4095), rtol=1e-5)
-    assert len(set(said)) == 1
-    assert to_rgb(load_images(content)[0], "type").max() < 16
-
-
-def test_a_lazily_opened_image_is_left_as_it_was(tmp_path):
-    path = tmp_path / "x.png"
-    path.write_bytes(png(COLOURS))
-    with Image.open(path) as image:
-        image.fp.seek(50)
-        load_images(image)
-        assert image.fp.tell() == 50
-        np.testing.assert_array_equal(np.asarray(image), COLOURS >> 8)
-
-
-def test_a_turned_colour_file_of_16_bits_is_upright():
-    exif = Image.Exif()
-    exif[0x0112] = 6  # rotate by 90 degrees clockwise to view
-    (image,) = load_images(png(COLOURS, exif.tobytes().removeprefix(b"Exif\0\0")))
-    np.testing.assert_array_equal(image, np.rot90(COLOURS, -1))
-
-
 def test_each_image_of_a_batch_has_its_own_white():
     processor = M2FImageProcessor(do_resize=False, do_rescale=False, do_normalize=False, do_pad=False)
     values = processor([GREY, WIDE, WIDE * 257, (WIDE * 16) | 1], return_tensors="np")["pixel_values"]
@@ -281,7 +210,7 @@ def test_white_levels_are_stored_as_they_are_meant():
 
 def test_no_warning_of_floats_in_0_to_1_where_white_is_given(monkeypatch):
     warnings: list[str] = []
-    monkeypatch.setattr("m2f.image_processing.model_inputs.logger.warning_once", warnings.append)
+    monkeypatch.setattr("m2f.image_processing.batching.logger.warning_once", warnings.append)
     scaled = M2FImageProcessor(do_resize=False, white_level=1)((RGB / 255).astype(np.float32))["pixel_values"][0]
     torch.testing.assert_close(scaled, M2FImageProcessor(do_resize=False)(RGB)["pixel_values"][0], atol=1e-4, rtol=0)
     assert not warnings

@@ -27,7 +27,7 @@ def grey() -> np.ndarray:
 @pytest.fixture
 def said(monkeypatch) -> set[str]:
     found: set[str] = set()
-    for module in ("m2f.image_processing.image_input", "m2f.data.image_reading"):
+    for module in ("m2f.image_processing.image_loading", "m2f.data.image_reading"):
         monkeypatch.setattr(f"{module}.logger.warning_once", found.add)
     return found
 

@@ -2,12 +2,13 @@
 
 import numpy as np
 import torch
+from packed_masks import pack_masks
 from PIL import Image
 from small_models import small_config
 
 from m2f.data.augmentation import RandomFlip
 from m2f.data.augmentation_presets import AugmentationPreset
-from m2f.data.segment_map import Sample, pack_masks
+from m2f.data.segment_map import Sample
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 from m2f.training.training_options import TrainingOptions

@@ -5,6 +5,7 @@ import evaluate
 
 from m2f.evaluation.evaluate_module import StreamingModule
 from m2f.evaluation.semantic_iou import SemanticIoU
+from m2f.image_processing.label_values import IGNORE_INDEX
 
 _CITATION = """\
 @inproceedings{long2015fully,
@@ -19,7 +20,7 @@ _CITATION = """\
 class M2fSemanticIou(StreamingModule, evaluate.Metric):
     """`evaluate.load(folder, id2label=..., ignore_index=...)`; the arguments are those of `SemanticIoU`."""
 
-    def __init__(self, *args, id2label: dict[int, str], ignore_index: int | None = 255, **kwargs):
+    def __init__(self, *args, id2label: dict[int, str], ignore_index: int | None = IGNORE_INDEX, **kwargs):
         self.metric = SemanticIoU(id2label, ignore_index)
         super().__init__(*args, **kwargs)
 

@@ -20,7 +20,8 @@ from m2f.data.label_maps import (
     segments_of_values,
     values_in,
 )
-from m2f.data.segment_map import NOTHING, SegmentMap
+from m2f.data.segment_map import SegmentMap
+from m2f.image_processing.label_values import NOTHING
 
 _CATEGORY_KEYS = ("category_id", "category", "label", "labels")
 _SEGMENTATION_KEYS = ("segmentation", "segmentations")

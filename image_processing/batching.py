@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from transformers.utils import logging
 
-from m2f.image_processing.image_input import LoadedImage, resize_label_map, resize_rgb, spatial_size, to_rgb
+from m2f.image_processing.image_loading import LoadedImage, resize_label_map, resize_rgb, spatial_size, to_rgb
 from m2f.image_processing.image_threads import map_in_threads
 from m2f.image_processing.mask_labels import binary_masks_and_classes
 from m2f.image_processing.resize_rule import round_up

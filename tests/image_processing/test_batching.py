@@ -1,16 +1,12 @@
 """Batches that several threads prepare, and the one pass over 8-bit pixels."""
 
-import threading
-import time
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from m2f.image_processing.image_input import _load_one_image
+from m2f.image_processing.image_loading import _load_one_image
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
-from m2f.image_processing.image_threads import map_in_threads
 
 RNG = np.random.default_rng(0)
 IMAGES = [
@@ -80,7 +76,7 @@ def test_an_image_given_twice_is_decoded_once(threads, tmp_path, monkeypatch):
         loaded.append(image)
         return _load_one_image(image, **options)
 
-    monkeypatch.setattr("m2f.image_processing.image_input._load_one_image", load)
+    monkeypatch.setattr("m2f.image_processing.image_loading._load_one_image", load)
     batch = M2FImageProcessor(size=50)([opened, opened, path] * 4, return_tensors="pt")["pixel_values"]
     assert all(torch.equal(item, batch[0]) for item in batch)
     assert loaded == [opened, path] or loaded == [path, opened]
@@ -91,26 +87,6 @@ def test_the_first_bad_image_is_named(threads, tmp_path):
         (tmp_path / name).write_bytes(b"no image")
     with pytest.raises(ValueError, match="a.png"):
         M2FImageProcessor()([IMAGES[0], tmp_path / "a.png", tmp_path / "b.png"])
-
-
-def test_threads_are_those_of_pytorch(threads):
-    lock, active, most = threading.Lock(), 0, 0
-
-    def note(item, other):
-        nonlocal active, most
-        with lock:
-            active += 1
-            most = max(most, active)
-        time.sleep(0.05)  # in which others come, where there are threads for them
-        with lock:
-            active -= 1
-        return item + other
-
-    assert map_in_threads(note, range(9), range(9)) == list(range(0, 18, 2))
-    assert most == threads
-    assert map_in_threads(note, [], []) == []
-    with pytest.raises(ValueError, match="shorter"):
-        map_in_threads(note, range(3), range(2))
 
 
 @pytest.mark.gpu

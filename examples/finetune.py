@@ -1,15 +1,15 @@
-"""Fine-tunes a Mask2Former on panoptic data of your own, with M2FTrainer: panoptic quality after every so many steps,
-and the best model kept. The data may be of any format that `open_dataset` reads.
+"""Fine-tunes a Mask2Former on data of your own, with M2FTrainer: the task's metric after every so many steps, the best
+model kept, and an early end where nothing gets better. The data may be of any format that `open_dataset` reads.
 
-    python examples/finetune_panoptic.py --data my_coco_panoptic --model CHECKPOINT --output my_model
+    python examples/finetune.py --task instance --data my_coco --model CHECKPOINT --output my_model
 
-In several processes: `accelerate launch examples/finetune_panoptic.py ...`.
+In several processes: `accelerate launch examples/finetune.py ...`.
 """
 
 import argparse
 import json
 
-from transformers import AutoModelForUniversalSegmentation, TrainingArguments, set_seed
+from transformers import AutoModelForUniversalSegmentation, EarlyStoppingCallback, TrainingArguments, set_seed
 
 from m2f.data.augmentation_presets import AugmentationPreset, augmentation_preset
 from m2f.data.collation import Collator
@@ -20,9 +20,14 @@ from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.training.label_check import label_fields
 from m2f.training.m2f_trainer import M2FTrainer
 
+# Task -> the number that the best model is chosen by, which classes have too, and others that are shown.
+METRICS = {"instance": ("AP", "AP50"), "panoptic": ("PQ", "PQ_th", "PQ_st"), "semantic": ("mIoU", "pACC")}
+PER_CLASS = {"instance": "AP", "panoptic": "PQ", "semantic": "IoU"}
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", required=True, choices=METRICS, help="what the labels are made for")
     parser.add_argument("--data", required=True, help="a folder, an annotation file, or a dataset's name on the Hub")
     parser.add_argument("--validation-data", help="the same for evaluation, if it is elsewhere")
     parser.add_argument("--train-split", default="train")
@@ -36,6 +41,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--passes", type=int, default=1, help="that a step is divided into; saves memory, same result")
     parser.add_argument("--learning-rate", type=float, default=1e-4, help="a tenth of it for the backbone")
     parser.add_argument("--evaluate-every", type=int, default=500, help="steps; a checkpoint is written as well")
+    parser.add_argument("--patience", type=int, default=5, help="evaluations without a better one before the end")
     parser.add_argument("--workers", type=int, default=4, help="processes that read images")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16")
@@ -49,8 +55,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def open_split(args: argparse.Namespace, path: str, split: str) -> SegmentationDataset:
     dataset = open_dataset(path, split, **args.data_options)
-    if dataset.task != "panoptic":
-        raise ValueError(f"{path} has {dataset.task} labels; use examples/finetune_{dataset.task}.py")
+    if dataset.task != args.task:
+        raise ValueError(f"{path} has {dataset.task} labels; give --task {dataset.task}")
     return dataset
 
 
@@ -73,7 +79,7 @@ def training_arguments(args: argparse.Namespace) -> TrainingArguments:
         save_steps=args.evaluate_every,
         save_total_limit=2,
         load_best_model_at_end=True,
-        metric_for_best_model="eval_PQ",
+        metric_for_best_model=f"eval_{METRICS[args.task][0]}",
         logging_steps=min(20, args.evaluate_every),
         dataloader_num_workers=args.workers,
         ddp_find_unused_parameters=False,
@@ -81,6 +87,15 @@ def training_arguments(args: argparse.Namespace) -> TrainingArguments:
         seed=args.seed,
         bf16=args.bf16,
         use_cpu=args.cpu,
+    )
+
+
+def make_processor(args: argparse.Namespace, dataset: SegmentationDataset, size: dict[str, int]) -> M2FImageProcessor:
+    """The checkpoint's, for the dataset's labels. It keeps the value that is white (--data-options '{"white_level":
+    4095}'), with which the model is to be used afterwards; images of 8 bits need none."""
+    fields = {} if dataset.white_level is None else {"white_level": dataset.white_level}
+    return M2FImageProcessor.from_pretrained(
+        args.model, task=dataset.task, thing_label_ids=dataset.thing_label_ids, size=size, **fields
     )
 
 
@@ -94,9 +109,9 @@ def build_trainer(
     model = AutoModelForUniversalSegmentation.from_pretrained(
         args.model, **label_fields(train), ignore_mismatched_sizes=True
     )
-    processor = M2FImageProcessor.from_pretrained(
-        args.model, task=train.task, thing_label_ids=train.thing_label_ids, size=preset.processor_size
-    )
+    processor = make_processor(args, train, preset.processor_size)
+    for dataset in (train, validation):
+        dataset.white_level = processor.white_level  # with which the model will be used
     return M2FTrainer(
         model,
         training_arguments(args),
@@ -104,6 +119,7 @@ def build_trainer(
         TrainingDataset(train, preset.augmentation, args.seed),
         validation,
         processor,
+        callbacks=[EarlyStoppingCallback(args.patience)],
     )
 
 
@@ -118,10 +134,11 @@ def main(args: argparse.Namespace):
     metrics = trainer.evaluate()
     trainer.save_metrics("eval", metrics)
     if trainer.is_world_process_zero():
+        name = PER_CLASS[args.task]
         for row in trainer.metric.per_class_table():
-            print(f"{row['name']:24} PQ {row['PQ']:.3f}")
-        things, stuff = metrics["eval_PQ_th"], metrics["eval_PQ_st"]
-        print(f"best model: {args.output}, PQ {metrics['eval_PQ']:.4f}, things {things:.4f}, stuff {stuff:.4f}")
+            print(f"{row['name']:24} {name} {row[name]:.3f}")
+        shown = ", ".join(f"{number} {metrics[f'eval_{number}']:.4f}" for number in METRICS[args.task])
+        print(f"best model: {args.output}, {shown}")
 
 
 if __name__ == "__main__":

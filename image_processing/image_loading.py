@@ -7,19 +7,19 @@ Two steps, so that a bad input is reported before anything is computed: `load_*`
 import base64
 import binascii
 import functools
-import io
 import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers.utils import logging
 
-from m2f.image_processing.deep_channels import deep_channels
+from m2f.image_processing.deep_channels import upright_pixels
 from m2f.image_processing.image_download import download, is_url
 from m2f.image_processing.image_forms import known_form
+from m2f.image_processing.image_opening import decoded, open_image, upright
 from m2f.image_processing.image_threads import map_in_threads
 from m2f.image_processing.white_level import (
     Levels,
@@ -27,7 +27,6 @@ from m2f.image_processing.white_level import (
     has_levels_of_its_own,
     levels_of_array,
     levels_of_pil,
-    note_highest_in_file,
 )
 
 logger = logging.get_logger(__name__)
@@ -35,7 +34,6 @@ logger = logging.get_logger(__name__)
 LoadedImage = Image.Image | np.ndarray  # the array is (H, W, channels)
 
 _CHANNELS = (1, 3, 4)
-_EXIF_ORIENTATION = 0x0112
 
 
 def load_images(images: Any, input_data_format: str | None = None) -> list[LoadedImage]:
@@ -159,8 +157,7 @@ def _load_one_image(image: Any, input_data_format: str | None) -> LoadedImage:
         return _channels_last(_to_numpy(image), input_data_format, prefer_first)
     image, name = _opened(image, _load_text)
     _check_pixels((image.height, image.width), f"a PIL image of mode {image.mode}")
-    deep = _decode(lambda: deep_channels(image, _upright), name)
-    return _decode(lambda: _upright(image), name) if deep is None else deep
+    return decoded(lambda: upright_pixels(image), name)
 
 
 def _load_one_label_map(item: Any) -> np.ndarray:
@@ -196,7 +193,7 @@ def _check_whole_numbers(array: np.ndarray, found: str) -> None:
 def _open_pil(image: Any, load_text: Callable[[str], Image.Image] | None) -> Image.Image:
     """The decoded, upright PIL image. `load_text` reads a string that is no file: a URL or base64 data."""
     image, name = _opened(image, load_text)
-    return _decode(lambda: _upright(image), name)
+    return decoded(lambda: upright(image), name)
 
 
 def _opened(image: Any, load_text: Callable[[str], Image.Image] | None) -> tuple[Image.Image, str]:
@@ -204,7 +201,7 @@ def _opened(image: Any, load_text: Callable[[str], Image.Image] | None) -> tuple
     if isinstance(image, str | os.PathLike) and os.path.isfile(image):
         return _open(image, f"the file {os.fspath(image)}")
     if isinstance(image, bytes | bytearray):
-        return _open(io.BytesIO(image), f"{len(image)} bytes")
+        return _open(image, f"{len(image)} bytes")
     if isinstance(image, str) and load_text is not None:
         return load_text(image)
     if isinstance(image, str | os.PathLike):
@@ -214,10 +211,9 @@ def _opened(image: Any, load_text: Callable[[str], Image.Image] | None) -> tuple
     return image, f"a PIL image of mode {image.mode}"
 
 
-def _open(source: Any, name: str) -> tuple[Image.Image, str]:
-    image = _decode(lambda: Image.open(source), name)
-    note_highest_in_file(image)
-    return image, name
+def _open(source: str | os.PathLike | bytes | bytearray, name: str) -> tuple[Image.Image, str]:
+    # Formats of all plugins, as in transformers: the caller names each image, and none comes from a dataset's files.
+    return open_image(source, name, formats=None), name
 
 
 def _load_text(text: str) -> tuple[Image.Image, str]:
@@ -225,7 +221,7 @@ def _load_text(text: str) -> tuple[Image.Image, str]:
     would cut images of more than 8 bits off at 255."""
     shown = text if len(text) <= 80 else f"{text[:80]}..."
     if is_url(text):
-        return _open(io.BytesIO(download(text)), shown)
+        return _open(download(text), shown)
     data = text.partition(",")[2] if text.startswith("data:image/") else text
     try:
         content = base64.decodebytes(data.encode())
@@ -234,22 +230,9 @@ def _load_text(text: str) -> tuple[Image.Image, str]:
     if not content:
         raise ValueError(f"no such file: {shown}; nor is it an address that starts with http, or an image in base64")
     try:
-        return _open(io.BytesIO(content), "the image in base64")
+        return _open(content, "the image in base64")
     except ValueError as error:
         raise ValueError(f"no such file: {shown}; nor is it an image in base64") from error
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    image.load()  # first, as Pillow itself turns TIFF files when it decodes them
-    # exif_transpose copies even an upright image, hence the look at the tag first.
-    return ImageOps.exif_transpose(image) if image.getexif().get(_EXIF_ORIENTATION, 1) != 1 else image
-
-
-def _decode(read: Callable, name: str) -> Any:
-    try:
-        return read()
-    except OSError as error:
-        raise ValueError(f"cannot decode {name} as an image: {error}") from error
 
 
 def _to_numpy(array: np.ndarray | torch.Tensor) -> np.ndarray:

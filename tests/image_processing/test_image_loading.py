@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from m2f.image_processing.image_input import load_images, load_label_maps, resize_label_map, spatial_size, to_rgb
+from m2f.image_processing.image_loading import load_images, load_label_maps, resize_label_map, spatial_size, to_rgb
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 
 RNG = np.random.default_rng(0)
@@ -128,7 +128,7 @@ def test_bad_image_is_found_before_the_good_ones_are_resized(monkeypatch):
     def fail(*args):
         raise AssertionError("computed before the check")
 
-    monkeypatch.setattr("m2f.image_processing.model_inputs.resize_rgb", fail)
+    monkeypatch.setattr("m2f.image_processing.batching.resize_rgb", fail)
     with pytest.raises(ValueError, match="5 channels"):
         M2FImageProcessor()([RGB, np.zeros((20, 30, 5), np.uint8)])
 
@@ -173,7 +173,7 @@ def test_resizing_a_float_image_equals_resizing_its_bytes_but_for_rounding():
 
 def test_float_image_scaled_to_one_is_warned_about(caplog, monkeypatch):
     warnings = []
-    monkeypatch.setattr("m2f.image_processing.model_inputs.logger.warning_once", warnings.append)
+    monkeypatch.setattr("m2f.image_processing.batching.logger.warning_once", warnings.append)
     M2FImageProcessor(do_resize=False)(RGB.astype(np.float32))
     M2FImageProcessor(do_resize=False, do_rescale=False)(RGB / 255)
     assert not warnings

@@ -1,0 +1,139 @@
+"""The one way in which images are opened: which formats, what a damaged one raises, and which way up it stands."""
+
+import io
+import os
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from PIL import ExifTags, Image
+
+from m2f.image_processing.white_level import note_highest_in_file
+
+# What images are stored as. Pillow knows more formats, among them EPS, for which it runs Ghostscript on the file.
+IMAGE_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF")
+IMAGE_SUFFIXES = frozenset(
+    f".{suffix}" for suffix in "jpg jpeg png tif tiff bmp webp gif ppm pgm pnm jp2 avif mpo".split()
+)
+# Pillow raises any of these for a damaged file, as found by reading its plugins and by feeding it such files. A
+# decompression bomb, an image of more than 2 * Image.MAX_IMAGE_PIXELS, is among them: that limit stays the caller's.
+_DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    ArithmeticError,
+    AttributeError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+# EXIF orientation -> what brings the stored pixels upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = (5, 6, 7, 8)  # the orientations that exchange height and width
+# Where Pillow looks for an orientation in what it keeps of a file.
+_EXIF_ENTRIES = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
+
+Read = TypeVar("Read")
+
+
+def file_content(source: Path | bytes, name: str) -> bytes:
+    """The bytes of a file, or those given.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it cannot be read.
+    """
+    if isinstance(source, bytes):
+        return source
+    if not os.path.isfile(source):  # unlike Path.is_file, False for a name that no system takes
+        raise FileNotFoundError(f"no such file: {name}")
+    try:
+        return source.read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot read {name}: {error}") from error
+
+
+def open_image(
+    source: str | os.PathLike | bytes | bytearray, name: str, formats: Sequence[str] | None = IMAGE_FORMATS
+) -> Image.Image:
+    """A PIL image whose pixels are not decoded yet.
+
+    Args:
+        source: path or content of a file.
+        name: what messages call it.
+        formats: those that may be taken; None: every one that Pillow knows.
+
+    Raises:
+        ValueError: no image of one of the formats, or larger than Pillow's limit.
+    """
+    file = io.BytesIO(source) if isinstance(source, bytes | bytearray) else source
+    return decoded(lambda: _open(file, formats), name)
+
+
+def reopened(image: Image.Image) -> Image.Image:
+    """The same image, not decoded, from the open file of one that may be decoded afterwards as it could before."""
+    position = image.fp.tell()
+    image.fp.seek(0)
+    content = image.fp.read()
+    image.fp.seek(position)
+    return Image.open(io.BytesIO(content), formats=[image.format])
+
+
+def decoded(read: Callable[[], Read], name: str) -> Read:
+    """What `read` returns; whatever it raises for a damaged image is a ValueError with the image's name."""
+    try:
+        return read()
+    except _DECODE_ERRORS as error:
+        raise ValueError(f"cannot decode {name} as an image: {str(error) or type(error).__name__}") from error
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 (upright) to 8; 1 where it is absent or none of these.
+
+    Of a TIFF it is 1: Pillow itself turns these when it decodes them, and gives the size that they will have. A PNG
+    without the tag before its pixels is decoded, because the tag may follow them.
+    """
+    return 1 if image.format == "TIFF" else _tag(image)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The decoded image with its orientation applied, and forgotten."""
+    image.load()  # first, as Pillow itself turns TIFF files when it decodes them
+    turn = _TURNS.get(_tag(image))
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    for entry in _EXIF_ENTRIES:  # else the next who applies it turns the image again
+        turned.info.pop(entry, None)
+    return turned
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) that an image which is not decoded yet will have, upright."""
+    return image.size if orientation(image) in _SIDEWAYS else image.size[::-1]
+
+
+def _open(file: str | os.PathLike | io.BytesIO, formats: Sequence[str] | None) -> Image.Image:
+    image = Image.open(file, formats=formats)
+    note_highest_in_file(image)
+    return image
+
+
+def _tag(image: Image.Image) -> int:
+    value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return value if isinstance(value, int) and value in _TURNS else 1
