@@ -20,7 +20,7 @@ from m2f.modeling_m2f.kernels.winograd_tiles import (
     split_weight,
     use_winograd,
 )
-from m2f.modeling_m2f.linear import is_fast, is_plain, packed, product
+from m2f.modeling_m2f.linear import is_fast, packed, product
 from m2f.modeling_m2f.native_types import product_dtype
 
 OPERATOR = "m2f::convolve_3x3_v1"
@@ -30,31 +30,28 @@ _BLOCK_TILES = 640
 _FEWEST_CELLS = 4096
 
 
-def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """`conv(x)`; by Winograd's method if it is a 3x3 convolution without bias that keeps the size, on a CPU that
-    multiplies the type in float32, without gradients, of maps that are large enough.
+class Conv3x3(nn.Conv2d):
+    """`nn.Conv2d`; by Winograd's method if it is a 3x3 convolution without bias that keeps the size, on a CPU that
+    multiplies the type in float32, without gradients, of maps that are large enough."""
 
-    Args:
-        x: (B, C, H, W).
-    """
-    # First, because what is asked of sizes is traced too, and must not depend on whether gradients are enabled.
-    if is_transformed() or not _is_fast(conv, x):
-        return conv(x)
-    return torch.ops.m2f.convolve_3x3_v1(x.float(), conv.weight.float()).to(x.dtype)
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, K, H, W)."""
+        # First, because what is asked of sizes is traced too, and must not depend on whether gradients are enabled.
+        if is_transformed() or not self._is_fast(x):
+            return super().forward(x)
+        return torch.ops.m2f.convolve_3x3_v1(x.float(), self.weight.float()).to(x.dtype)
 
-
-def _is_fast(conv: nn.Conv2d, x: Tensor) -> bool:
-    return (
-        is_plain(conv, nn.Conv2d)
-        and is_fast(x, conv.weight)
-        and product_dtype(x.dtype) == torch.float32
-        and not (torch.is_grad_enabled() and (x.requires_grad or conv.weight.requires_grad))
-        and x.shape[2] * x.shape[3] >= _FEWEST_CELLS
-        and conv.bias is None
-        and (conv.kernel_size, conv.padding, conv.padding_mode) == ((3, 3), (1, 1), "zeros")
-        and (conv.stride, conv.dilation, conv.groups) == ((1, 1), (1, 1), 1)
-        and use_winograd(x.device)
-    )
+    def _is_fast(self, x: Tensor) -> bool:
+        return (
+            is_fast(x, self.weight)
+            and product_dtype(x.dtype) == torch.float32
+            and not (torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad))
+            and x.shape[2] * x.shape[3] >= _FEWEST_CELLS
+            and self.bias is None
+            and (self.kernel_size, self.padding, self.padding_mode) == ((3, 3), (1, 1), "zeros")
+            and (self.stride, self.dilation, self.groups) == ((1, 1), (1, 1), 1)
+            and use_winograd(x.device)
+        )
 
 
 def _convolve(x: Tensor, weight: Tensor) -> Tensor:

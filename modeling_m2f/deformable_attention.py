@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from m2f.modeling_m2f.hub_kernel import ReplaceableSampling
-from m2f.modeling_m2f.linear import project
+from m2f.modeling_m2f.linear import Linear
 from m2f.modeling_m2f.weight_init import xavier_
 
 
@@ -28,10 +28,10 @@ class MultiScaleDeformableAttention(nn.Module):
         self.num_heads = num_heads
         self.num_levels = num_levels
         self.num_points = num_points
-        self.sampling_offsets = nn.Linear(channels, num_heads * num_levels * num_points * 2)
-        self.attention_weights = nn.Linear(channels, num_heads * num_levels * num_points)
-        self.value_proj = nn.Linear(channels, channels)
-        self.output_proj = nn.Linear(channels, channels)
+        self.sampling_offsets = Linear(channels, num_heads * num_levels * num_points * 2)
+        self.attention_weights = Linear(channels, num_heads * num_levels * num_points)
+        self.value_proj = Linear(channels, channels)
+        self.output_proj = Linear(channels, channels)
         self.sampling = ReplaceableSampling()
 
     def init_original_weights(self):
@@ -68,7 +68,7 @@ class MultiScaleDeformableAttention(nn.Module):
         Returns:
             (B, Q, C).
         """
-        value = project(self.value_proj, values)
+        value = self.value_proj(values)
         if padding is not None:
             value = value.masked_fill(padding[..., None], 0)
         per_level = (self.num_heads, self.num_levels, self.num_points)
@@ -76,7 +76,7 @@ class MultiScaleDeformableAttention(nn.Module):
             value.unflatten(-1, (self.num_heads, -1)),
             spatial_shapes,
             reference_points,
-            project(self.sampling_offsets, queries).unflatten(-1, (*per_level, 2)),
-            project(self.attention_weights, queries).unflatten(-1, (self.num_heads, -1)),
+            self.sampling_offsets(queries).unflatten(-1, (*per_level, 2)),
+            self.attention_weights(queries).unflatten(-1, (self.num_heads, -1)),
         )
-        return project(self.output_proj, attended)
+        return self.output_proj(attended)

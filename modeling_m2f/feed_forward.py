@@ -6,14 +6,17 @@ backward pass computes it again, nothing of it is kept, only the input (one matr
 backward pass needs anyway is added).
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from m2f.modeling_m2f.linear import is_fast, is_plain, product
+from m2f.modeling_m2f.linear import is_fast, is_plain_linear, product
 from m2f.modeling_m2f.native_types import product_dtype
+from m2f.modeling_m2f.plain_modules import is_plain
+from m2f.modeling_m2f.recompute import recomputed
 
 # Fewer make thin products of the weights' gradients; with more, what is inside no longer fits into a cache.
 BLOCK_ROWS = 3072
@@ -42,7 +45,7 @@ class FeedForward(NamedTuple):
             # Sums over blocks, as gradients of weights are here, are not for 16 bits.
             (x.dtype == torch.float32 or not torch.is_grad_enabled())
             and is_plain(self.norm, nn.LayerNorm)
-            and all(is_plain(layer, nn.Linear) and layer.bias is not None for layer in layers)
+            and all(is_plain_linear(layer) and layer.bias is not None for layer in layers)
             and self.norm.elementwise_affine
             and self.norm.bias is not None
             and is_fast(x, *self._weights())
@@ -55,6 +58,31 @@ class FeedForward(NamedTuple):
     def _weights(self) -> list[Tensor]:
         # By name: what is registered anew, as after pruning, changes the order of `parameters()`.
         return [tensor for layer in (self.norm, self.fc1, self.fc2) for tensor in (layer.weight, layer.bias)]
+
+
+def feed_forward(
+    layer: nn.Module,
+    x: Tensor,
+    plain: Callable[[Tensor], Tensor],
+    network: FeedForward | None,
+    recomputes: bool,
+    random: bool,
+) -> Tensor:
+    """A layer's feed-forward network with normalisation and residual connection: in one step, or by its modules.
+
+    Args:
+        layer: whose network it is. x: (..., C).
+        plain: the network by its modules, (..., C) -> (..., C).
+        network: the same in one step, which keeps only the input; None where the modules do something else, or drop
+            some of it.
+        recomputes: whether the backward pass may compute again what is inside.
+        random: whether `plain` may draw random numbers, which have to be the same again.
+    """
+    if layer.training and torch.is_grad_enabled() and not recomputes:
+        return plain(x)
+    if network is not None and network.is_fast(x):
+        return network.apply(x)
+    return recomputed(layer, plain, x, random=random)
 
 
 class _Blocks(torch.autograd.Function):

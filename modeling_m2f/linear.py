@@ -1,4 +1,4 @@
-"""Linear layers on a CPU through oneDNN.
+"""Linear layers on a CPU through oneDNN: the layer `Linear`, and the products that it and others are made of.
 
 `torch.nn.functional.linear` multiplies float32 matrices with MKL, which on many processors does not use their widest
 instructions. oneDNN does, and applies an activation while the result is still in the cache. Measured on 2 cores of an
@@ -19,7 +19,7 @@ from torch.nn.functional import gelu, relu
 from m2f.modeling_m2f.kernels.kernel_choice import kernels_choice
 from m2f.modeling_m2f.kernels.readable_memory import is_transformed
 from m2f.modeling_m2f.native_types import product_dtype
-from m2f.modeling_m2f.plain_modules import is_untouched
+from m2f.modeling_m2f.plain_modules import is_plain
 
 _PLAIN = {"none": lambda x: x, "relu": relu, "gelu": gelu}
 _ALGORITHM = {"none": "", "relu": "", "gelu": "none"}  # "none" is the exact GELU, not its tanh form
@@ -27,9 +27,32 @@ _ALGORITHM = {"none": "", "relu": "", "gelu": "none"}  # "none" is the exact GEL
 _FEWEST_ROWS = 32
 
 
-def project(layer: nn.Module, x: Tensor) -> Tensor:
-    """`layer(x)`; any module that takes the place of a linear layer (LoRA, quantised) is simply called."""
-    return linear(x, layer.weight, layer.bias) if is_plain(layer, nn.Linear) else layer(x)
+class _FoundAsLinear(type):
+    """Equal to `nn.Linear` where a class is looked up in a table: `torch.ao.quantization.quantize_dynamic`, counters
+    of FLOPs and policies of wrapping know layers by their exact class, and pass over any other without a word."""
+
+    def __eq__(cls, other) -> bool:
+        return cls is other or (cls is Linear and other is nn.Linear)
+
+    def __hash__(cls) -> int:
+        return hash(nn.Linear)
+
+
+class Linear(nn.Linear, metaclass=_FoundAsLinear):
+    """`nn.Linear` with the same parameters, names and numbers, and oneDNN's products.
+
+    A subclass, because adapters (PEFT) and quantisation (torchao, bitsandbytes) take what is an instance of
+    `nn.Linear`, replace it or its weight, and call it.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C_in) -> (..., C_out)."""
+        return linear(x, self.weight, self.bias)
+
+
+def is_plain_linear(layer: nn.Module) -> bool:
+    """Whether the layer is its weight and bias and nothing else, so that others may multiply in its place."""
+    return is_plain(layer, Linear) or is_plain(layer, nn.Linear)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -37,11 +60,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if is_fast(x, weight, *(() if bias is None else (bias,))):
         return _Linear.apply(x, weight, bias)
     return nn.functional.linear(x, weight, bias)
-
-
-def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether calling the module does nothing but what `kind` does: no subclass, no hook, no replaced forward."""
-    return type(module) is kind and is_untouched(module)
 
 
 def is_fast(x: Tensor, *weights: Tensor) -> bool:

@@ -4,43 +4,34 @@ Cheng et al., "Masked-attention Mask Transformer for Universal Image Segmentatio
 those of transformers' Mask2Former, so that checkpoints fit both.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from types import MappingProxyType
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
-from transformers import initialization as init
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES,
     MODEL_MAPPING_NAMES,
 )
-from transformers.utils import logging
 
 from m2f.configuration.configuration_m2f import M2FConfig
 from m2f.modeling_m2f.backbone import (
     build_backbone,
     check_strides,
     init_swin_as_original,
-    input_embeddings_of,
-    load_pretrained_backbone,
-    set_input_embeddings_of,
     unsplit_modules,
 )
-from m2f.modeling_m2f.checkpoint_report import CONSTANTS, FORMER_CONSTANTS, HEADS, check_report, wrong_names_hint
+from m2f.modeling_m2f.checkpoint_report import CONSTANTS, FORMER_CONSTANTS, HEADS
 from m2f.modeling_m2f.criterion import Criterion
 from m2f.modeling_m2f.kernels.readable_memory import is_transformed
+from m2f.modeling_m2f.loss_of_logits import LossOfLogits
 from m2f.modeling_m2f.mask_losses import PointChoice
 from m2f.modeling_m2f.mask_targets import MaskTargets
 from m2f.modeling_m2f.matcher import HungarianMatcher
 from m2f.modeling_m2f.outputs import M2FForUniversalSegmentationOutput, M2FModelOutput, PixelLevelOutput
 from m2f.modeling_m2f.pixel_decoder import NUM_LEVELS, PixelDecoder
-from m2f.modeling_m2f.pixel_inputs import (
+from m2f.modeling_m2f.pixel_values import (
     check_shapes,
     check_values,
     has_padding,
@@ -49,32 +40,19 @@ from m2f.modeling_m2f.pixel_inputs import (
     round_up,
     sizes_to_report,
 )
+from m2f.modeling_m2f.prepare_targets import countable_classes, prepare_targets
+from m2f.modeling_m2f.pretrained_model import M2FPreTrainedModel
 from m2f.modeling_m2f.recompute import recompute_feedforward
 from m2f.modeling_m2f.swin import feature_maps_of
-from m2f.modeling_m2f.targets import countable_classes, prepare_targets
 from m2f.modeling_m2f.transformer_decoder import TransformerModule, predict_masks
 from m2f.modeling_m2f.untransformed import untransformed, values_of
 from m2f.modeling_m2f.valid_region import ValidRegion
-from m2f.modeling_m2f.weight_init import torch_default_
-from m2f.modeling_m2f.wide_products import wide_products, with_same_products
-
-logger = logging.get_logger(__name__)
+from m2f.modeling_m2f.wide_products import wide_products
 
 # The segmentation pipeline knows its models by a table of names alone; without the entry it logs an error line for a
 # model that then works (transformers 5.17 to 5.23). Other code tells models without a loss by the first table.
 MODEL_MAPPING_NAMES.setdefault("m2f", "M2FModel")
 MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES.setdefault("m2f", "M2FForUniversalSegmentation")
-
-
-class _SameProducts:
-    """A checkpointing function, called with `with_same_products` of what it is given; an object, which can be copied
-    and pickled with the model."""
-
-    def __init__(self, checkpointing_function):
-        self.checkpointing_function = checkpointing_function
-
-    def __call__(self, function, *inputs, **kwargs):
-        return self.checkpointing_function(with_same_products(function), *inputs, **kwargs)
 
 
 class PixelLevelModule(nn.Module):
@@ -101,6 +79,10 @@ class PixelLevelModule(nn.Module):
             xavier_gain=config.init_xavier_std,
         )
 
+    def init_original_weights(self):
+        if self.encoder.config.model_type == "swin":
+            init_swin_as_original(self.encoder)
+
     def forward(self, pixel_values: Tensor, valid: ValidRegion | None) -> PixelLevelOutput:
         """(B, 3, H, W) -> PixelLevelOutput."""
         feature_maps = self._feature_maps(pixel_values)
@@ -122,158 +104,6 @@ class PixelLevelModule(nn.Module):
             return feature_maps_of(self.encoder, pixel_values)
         stand_in = pixel_values.new_zeros(1, *pixel_values.shape[1:])
         return tuple(features[:0] for features in feature_maps_of(self.encoder, stand_in))
-
-
-class M2FPreTrainedModel(PreTrainedModel):
-    """What both models share: configuration, initialisation, and the ways to load weights."""
-
-    config: M2FConfig
-    config_class = M2FConfig
-    base_model_prefix = "model"
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
-    supports_gradient_checkpointing = True
-    # Each on one device, as their sums need it; the backbone's are added in `M2FModel`.
-    _no_split_modules = ["PixelDecoder", "DeformableEncoderLayer", "TransformerModule", "MaskedAttentionLayer"]
-    # The mask of masked attention differs from query to query; flash attention cannot take it.
-    _supports_sdpa = True
-    # Constants that some checkpoints lack and others have.
-    _keys_to_ignore_on_load_missing = [*CONSTANTS, r"^criterion\."]
-    _keys_to_ignore_on_load_unexpected = [*CONSTANTS, *FORMER_CONSTANTS]
-
-    @property
-    def _num_channels(self) -> int:
-        return getattr(self.config.backbone_config, "num_channels", 3)
-
-    @property
-    def _backbone(self) -> PreTrainedModel:
-        return self.base_model.pixel_level_module.encoder
-
-    def get_input_embeddings(self) -> nn.Module:
-        """What reads the pixels: the backbone's patch embeddings, or its first convolution if it names none."""
-        return input_embeddings_of(self._backbone)
-
-    def set_input_embeddings(self, value: nn.Module):
-        set_input_embeddings_of(self._backbone, value)
-
-    def enable_input_require_grads(self):
-        """Lets gradients reach adapters behind frozen layers that are checkpointed, as in transformers, whose own hook
-        fails on embeddings that return a tuple, such as Swin's (transformers 5.23)."""
-        for hook in getattr(self, "_require_grads_hooks", ()):
-            hook.remove()
-        self._require_grads_hook = self.get_input_embeddings().register_forward_hook(_require_gradients)
-        self._require_grads_hooks = [self._require_grads_hook]
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module):
-        """Layers that no rule of the original names keep PyTorch's defaults, as there."""
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            torch_default_(module)
-        elif isinstance(module, nn.Embedding):
-            init.normal_(module.weight)
-        else:
-            super()._init_weights(module)
-
-    @torch.no_grad()
-    def initialize_weights(self):
-        """As in transformers, then the original's rules, inner modules first. Not in `_init_weights`, because
-        transformers never calls that for a module of third-party code that owns no parameter itself."""
-        super().initialize_weights()
-        for module in reversed(list(self.modules())):
-            if hasattr(module, "init_original_weights"):
-                module.init_original_weights()
-            if isinstance(module, PixelLevelModule) and module.encoder.config.model_type == "swin":
-                init_swin_as_original(module.encoder)
-
-    def _set_gradient_checkpointing(self, enable: bool = True, gradient_checkpointing_func=checkpoint, **kwargs):
-        """As in transformers; what is computed again is computed as the first time, see `wide_products`."""
-        super()._set_gradient_checkpointing(enable, _SameProducts(gradient_checkpointing_func), **kwargs)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path,
-        *model_args,
-        allow_partial: bool = False,
-        ignore_mismatched_sizes: bool = False,
-        output_loading_info: bool = False,
-        **kwargs,
-    ):
-        """As in transformers; reads transformers' Mask2Former checkpoints too.
-
-        Args:
-            allow_partial: leave random values where the checkpoint has no tensor, and its superfluous tensors unread,
-                as transformers does.
-            ignore_mismatched_sizes: leave random values where its tensor has another shape.
-            output_loading_info: return (model, report), and leave the judgement of missing and superfluous tensors to
-                the caller.
-
-        Raises:
-            CheckpointMismatchError: names are missing, unexpected or of another shape; all are listed.
-            OSError: there is no such checkpoint, or it is damaged.
-        """
-        try:
-            model, report = super().from_pretrained(
-                pretrained_model_name_or_path,
-                *model_args,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-                **kwargs,
-            )
-        except SafetensorError as error:
-            raise OSError(
-                f"The weights in {pretrained_model_name_or_path!r} are damaged ({error}); download or copy them again."
-            ) from error
-        check_report(
-            report,
-            source=repr(str(pretrained_model_name_or_path)),
-            with_heads=hasattr(model, "class_predictor"),
-            allow_partial=allow_partial or output_loading_info or pretrained_model_name_or_path is None,
-            ignore_mismatched_sizes=ignore_mismatched_sizes,
-        )
-        if hasattr(model, "criterion") and not model.criterion.empty_weight.is_meta:
-            model.set_class_weights(model.criterion.settle_class_weights())
-        return (model, report) if output_loading_info else model
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
-        """As in PyTorch; where the names are those of the original or of files, the error says what loads them, and
-        with `strict=False`, which would leave the backbone as it is, a warning does."""
-        hint = wrong_names_hint(sorted(map(str, state_dict.keys() - self.state_dict().keys())))
-        try:
-            keys = super().load_state_dict(state_dict, strict=strict, assign=assign)
-        except RuntimeError as error:
-            if hint is None:
-                raise
-            raise RuntimeError(f"{hint} {error}") from error
-        if hint is not None:
-            logger.warning(f"{len(keys.unexpected_keys)} weights were not loaded. {hint}")
-        return keys
-
-    @classmethod
-    def from_pretrained_backbone(
-        cls, backbone: str, config: M2FConfig | None = None, **config_fields
-    ) -> "M2FPreTrainedModel":
-        """A new model whose backbone has the weights of a checkpoint, such as an ImageNet classifier.
-
-        Args:
-            backbone: folder or Hub id of a model that `AutoBackbone` knows, such as
-                "microsoft/swin-tiny-patch4-window7-224".
-            config: configuration of the new model, whose `backbone_config` must describe that backbone; by default one
-                made of the checkpoint's own backbone configuration and `config_fields`.
-            config_fields: fields of `M2FConfig`.
-
-        Raises:
-            OSError: the checkpoint cannot be found or reached.
-            ValueError: it lacks weights of the backbone, or has them in other shapes; or `config` and `config_fields`
-                are both given.
-        """
-        if config is not None and config_fields:
-            raise ValueError(f"Give config or its fields ({', '.join(config_fields)}), not both.")
-        if config is None:
-            config = M2FConfig(backbone=backbone, **config_fields)
-        model = cls(config)
-        load_pretrained_backbone(getattr(model, cls.base_model_prefix, model).pixel_level_module.encoder, backbone)
-        return model
 
 
 class M2FModel(M2FPreTrainedModel):
@@ -371,7 +201,7 @@ class M2FModel(M2FPreTrainedModel):
         return output if _default(return_dict, config.return_dict) else output.to_tuple()
 
 
-class M2FForUniversalSegmentation(M2FPreTrainedModel):
+class M2FForUniversalSegmentation(LossOfLogits, M2FPreTrainedModel):
     """The network with its classifier and its criterion: panoptic, instance and semantic segmentation."""
 
     # Trainer counts what the labels hold in all batches of an optimizer step, see `Criterion.forward`.
@@ -516,87 +346,6 @@ class M2FForUniversalSegmentation(M2FPreTrainedModel):
         )
         return output if _default(return_dict, self.config.return_dict) else output.to_tuple()
 
-    @property
-    def weight_dict(self) -> Mapping[str, float]:
-        """Weights of the terms of `get_loss_dict`; they follow from the configuration and cannot be set here."""
-        weights = self.criterion.loss_weights
-        return MappingProxyType({TRANSFORMERS_TERMS[term]: weight for term, weight in weights.items()})
-
-    def get_loss_dict(
-        self,
-        masks_queries_logits: Tensor,
-        class_queries_logits: Tensor,
-        mask_labels: Sequence[Tensor],
-        class_labels: Sequence[Tensor],
-        auxiliary_predictions: Sequence[Mapping[str, Tensor]] | None = None,
-    ) -> dict[str, Tensor]:
-        """The weighted terms of the loss from logits, for code that is written for transformers' Mask2Former.
-
-        `forward` does not call it: there no mask is kept. Other than `outputs.loss_dict` the terms have gradients,
-        their weights, and transformers' names.
-
-        Args:
-            masks_queries_logits: (B, Q, h, w) of the last prediction. class_queries_logits: (B, Q, K+1).
-            mask_labels, class_labels: as in `forward`; padding and all that is not labelled is background.
-            auxiliary_predictions: the same logits of each earlier prediction, see `get_auxiliary_logits`; None
-                compares the last one alone.
-
-        Returns:
-            "loss_cross_entropy", "loss_mask", "loss_dice", and with the suffix "_i" those of earlier prediction i.
-
-        Raises:
-            ValueError: labels do not fit, or a matching cost is not finite.
-        """
-        last = {"masks_queries_logits": masks_queries_logits, "class_queries_logits": class_queries_logits}
-        predictions = [last, *(auxiliary_predictions or ())]
-        terms = self.criterion.terms_of_logits(
-            torch.stack([prediction["class_queries_logits"] for prediction in predictions]),
-            [prediction["masks_queries_logits"] for prediction in predictions],
-            self._targets_of_logits(masks_queries_logits, mask_labels, class_labels),
-        )
-        return {
-            name + suffix: self.criterion.loss_weights[term] * terms[term][i]
-            for i, suffix in enumerate(["", *(f"_{i}" for i in range(len(predictions) - 1))])
-            for term, name in TRANSFORMERS_TERMS.items()
-        }
-
-    def get_loss(self, loss_dict: Mapping[str, Tensor]) -> Tensor:
-        """The sum of the terms that `get_loss_dict` returns, a scalar.
-
-        Raises:
-            ValueError: they are those of `outputs.loss_dict`, unweighted and without gradients.
-        """
-        if not loss_dict or "loss_ce" in loss_dict:
-            raise ValueError(
-                f"get_loss sums what get_loss_dict returns, got {sorted(loss_dict)}; outputs.loss is the sum "
-                "of outputs.loss_dict with its weights."
-            )
-        return sum(loss_dict.values())
-
-    def get_auxiliary_logits(self, classes: Tensor, output_masks: Sequence[Tensor]) -> list[dict[str, Tensor]]:
-        """All predictions but the last, L x (B, Q, K+1) and L x (B, Q, h, w), as `outputs.auxiliary_logits`."""
-        pairs = zip(classes[:-1], output_masks[:-1], strict=True)
-        return [{"class_queries_logits": c, "masks_queries_logits": m} for c, m in pairs]
-
-    def _targets_of_logits(self, masks: Tensor, mask_labels, class_labels) -> list[MaskTargets]:
-        """With the labels on the canvas of the inputs that the logits were made from where their sizes say so; else,
-        as in transformers, stretched over all of the logits."""
-        sizes = [tuple(labels.shape[-2:]) for labels in mask_labels]
-        given = tuple(max(lengths) for lengths in zip(*sizes, strict=True))
-        padded = tuple(round_up(length) for length in given)
-        covered = tuple(length * self.config.common_stride for length in masks.shape[-2:])
-        return prepare_targets(
-            mask_labels,
-            class_labels,
-            image_sizes=sizes,
-            given_size=given,
-            canvas=padded if padded == covered else given,
-            padding_counts=True,
-            num_classes=self.config.num_labels,
-            num_queries=self.config.num_queries,
-            device=masks.device,
-        )
-
     def _targets(
         self, pixel_values: Tensor, pixel_mask: Tensor | None, mask_labels, class_labels, counted_by_labels: bool
     ) -> list[MaskTargets] | None:
@@ -623,8 +372,6 @@ class M2FForUniversalSegmentation(M2FPreTrainedModel):
             )
 
 
-# Terms of the criterion -> their names in transformers' get_loss_dict.
-TRANSFORMERS_TERMS = {"loss_ce": "loss_cross_entropy", "loss_mask": "loss_mask", "loss_dice": "loss_dice"}
 _SHARED_FIELDS = (
     "encoder_last_hidden_state",
     "pixel_decoder_last_hidden_state",
@@ -654,13 +401,6 @@ def _transformable_attention() -> AbstractContextManager:
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or not is_transformed():
         return nullcontext()
     return sdpa_kernel(SDPBackend.MATH)
-
-
-def _require_gradients(module: nn.Module, arguments: tuple, output: Tensor | tuple):
-    """A forward hook."""
-    for x in output if isinstance(output, tuple) else (output,):
-        if torch.is_grad_enabled() and isinstance(x, Tensor) and x.is_floating_point():
-            x.requires_grad_(True)
 
 
 def _default(argument: bool | None, configured: bool | None) -> bool:

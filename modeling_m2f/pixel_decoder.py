@@ -11,15 +11,15 @@ from torch.nn.functional import dropout, relu
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from m2f.modeling_m2f.convolution import Conv3x3
 from m2f.modeling_m2f.deformable_attention import MultiScaleDeformableAttention
-from m2f.modeling_m2f.feed_forward import FeedForward
+from m2f.modeling_m2f.feed_forward import FeedForward, feed_forward
 from m2f.modeling_m2f.kernels.readable_memory import is_transformed
-from m2f.modeling_m2f.linear import is_plain
-from m2f.modeling_m2f.normalised_maps import NormalisedConvolution, merged
+from m2f.modeling_m2f.linear import is_plain_linear
+from m2f.modeling_m2f.normalised_convolution import MaskedGroupNorm, NormalisedConvolution, merged
 from m2f.modeling_m2f.outputs import PixelDecoderOutput
 from m2f.modeling_m2f.position_embedding import sine_position_embedding
-from m2f.modeling_m2f.recompute import recomputed
-from m2f.modeling_m2f.valid_region import MaskedGroupNorm, ValidRegion, within
+from m2f.modeling_m2f.valid_region import ValidRegion, within
 from m2f.modeling_m2f.weight_init import c2_xavier_, torch_default_bias_, xavier_
 
 NUM_LEVELS = 3
@@ -63,22 +63,17 @@ class DeformableEncoderLayer(GradientCheckpointingLayer):
         queries = (hidden_states + position_embedding).to(hidden_states.dtype)
         attended = self.self_attn(queries, hidden_states, reference_points, spatial_shapes, padding)
         hidden_states = hidden_states + self._drop(attended)
-        return self.final_layer_norm(self._feedforward(hidden_states))
+        drops = self.training and self.dropout > 0
+        in_one_step = FeedForward(self.self_attn_layer_norm, self.fc1, self.fc2, "relu", adds_normalised=True)
+        hidden_states = feed_forward(
+            self, hidden_states, self._feedforward, None if drops else in_one_step, self.recompute, random=drops
+        )
+        return self.final_layer_norm(hidden_states)
 
     def _feedforward(self, hidden_states: Tensor) -> Tensor:
-        network = FeedForward(self.self_attn_layer_norm, self.fc1, self.fc2, "relu", adds_normalised=True)
-        drops = self.training and self.dropout > 0
-        keeps = self.training and torch.is_grad_enabled() and not self.recompute
-        if not drops and not keeps and network.is_fast(hidden_states):
-            return network.apply(hidden_states)
-        if keeps:
-            return self._plain_feedforward(hidden_states)
-        return recomputed(self, self._plain_feedforward, hidden_states, random=drops)
-
-    def _plain_feedforward(self, hidden_states: Tensor) -> Tensor:
         hidden_states = self.self_attn_layer_norm(hidden_states)
         # In place, where no hook may have kept what the layer made.
-        inner = relu(self.fc1(hidden_states), inplace=is_plain(self.fc1, nn.Linear))
+        inner = relu(self.fc1(hidden_states), inplace=is_plain_linear(self.fc1))
         transformed = self.fc2(self._drop(inner))
         return hidden_states + self._drop(transformed)
 
@@ -171,7 +166,7 @@ class PixelDecoder(nn.Module):
         self.num_fpn_levels = int(math.log2(finest_encoder_stride // mask_stride))
         for i, in_size in enumerate(in_channels[: self.num_fpn_levels], start=1):
             lateral = nn.Conv2d(in_size, channels, 1, bias=False)
-            output = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+            output = Conv3x3(channels, channels, 3, padding=1, bias=False)
             self.add_module(f"adapter_{i}", NormalisedConvolution(lateral, MaskedGroupNorm(NUM_GROUPS, channels)))
             norm = MaskedGroupNorm(NUM_GROUPS, channels)
             self.add_module(f"layer_{i}", NormalisedConvolution(output, norm, nn.ReLU()))

@@ -30,6 +30,11 @@ def has_hooks(module: nn.Module) -> bool:
     )
 
 
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether calling the module does nothing but what `kind` does: no subclass, no hook, no replaced forward."""
+    return type(module) is kind and is_untouched(module)
+
+
 def is_untouched(module: nn.Module) -> bool:
     """Whether calling the module does nothing but what its class says: no hook, and no `forward` put into it."""
     return not has_hooks(module) and "forward" not in module.__dict__

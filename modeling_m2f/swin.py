@@ -22,11 +22,10 @@ from transformers.models.swin.modeling_swin import (
     SwinStage,
 )
 
-from m2f.modeling_m2f.feed_forward import FeedForward
+from m2f.modeling_m2f.feed_forward import FeedForward, feed_forward
 from m2f.modeling_m2f.kernels.window_attention import has_window_attention, window_attention
-from m2f.modeling_m2f.linear import is_plain, linear, project
-from m2f.modeling_m2f.plain_modules import is_plain_tensor, is_untouched, is_untouched_inside
-from m2f.modeling_m2f.recompute import recomputed
+from m2f.modeling_m2f.linear import Linear, is_plain_linear, linear
+from m2f.modeling_m2f.plain_modules import is_plain, is_plain_tensor, is_untouched, is_untouched_inside
 
 
 def use_lean_layers(backbone: nn.Module):
@@ -124,7 +123,8 @@ class LeanSwinLayer(SwinLayer):
             return super().forward(hidden_states, input_dimensions, always_partition, **kwargs)
         attended = self._attend(self.layernorm_before(hidden_states), *input_dimensions)
         hidden_states = hidden_states + self.drop_path(self.dropout(attended))
-        return self._feed_forward(hidden_states), None
+        network = self._in_one_step()
+        return feed_forward(self, hidden_states, self._feedforward, network, self.recomputes, random=True), None
 
     def _attends_lean(self, hidden_states: Tensor, options: dict) -> bool:
         attention = self.attention
@@ -149,19 +149,13 @@ class LeanSwinLayer(SwinLayer):
             width,
             self.shift_size,
         )
-        return project(attention.o_proj, attended)
+        return attention.o_proj(attended)
 
-    def _feed_forward(self, hidden_states: Tensor) -> Tensor:
-        keeps = self.training and torch.is_grad_enabled() and not self.recomputes
-        network = None if keeps else self._usual_network()
-        if network is not None and network.is_fast(hidden_states):
-            return network.apply(hidden_states)
-        normalised = self.layernorm_after(hidden_states)
-        transformed = self.mlp(normalised) if keeps else recomputed(self, self.mlp, normalised, random=True)
-        return hidden_states + self.dropout(transformed)
+    def _feedforward(self, hidden_states: Tensor) -> Tensor:
+        return hidden_states + self.dropout(self.mlp(self.layernorm_after(hidden_states)))
 
-    def _usual_network(self) -> FeedForward | None:
-        """The feed-forward network as one step; None where its modules are not transformers' or drop something."""
+    def _in_one_step(self) -> FeedForward | None:
+        """The feed-forward network in one step; None where its modules are not transformers' or drop something."""
         mlp = self.mlp
         if not (is_plain(mlp, SwinMLP) and _is_exact_gelu(mlp.activation_fn) and _drops_nothing(self.dropout)):
             return None
@@ -176,10 +170,15 @@ class LeanSwinPatchMerging(SwinPatchMerging):
         cells = self.maybe_pad(input_feature.unflatten(1, input_dimensions), *input_dimensions)
         squares = cells.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (B, H / 2, 2, W / 2, 2, C)
         merged = squares.permute(0, 1, 3, 4, 2, 5).flatten(3).flatten(1, 2)
-        return project(self.reduction, self.norm(merged))
+        return self.reduction(self.norm(merged))
 
 
-_LEAN = {SwinStage: LeanSwinStage, SwinLayer: LeanSwinLayer, SwinPatchMerging: LeanSwinPatchMerging}
+_LEAN = {
+    SwinStage: LeanSwinStage,
+    SwinLayer: LeanSwinLayer,
+    SwinPatchMerging: LeanSwinPatchMerging,
+    nn.Linear: Linear,
+}
 
 
 def _is_exact_gelu(activation: nn.Module) -> bool:
@@ -196,7 +195,7 @@ def _drops_nothing(dropout: nn.Module) -> bool:
 def _together(layers: tuple[nn.Module, ...], x: Tensor) -> tuple[Tensor, Tensor]:
     """What the layers make of x (B, S, C), side by side, (B, S, 3C); and of a cell of zeros, with which transformers
     fills the map up, (3C,)."""
-    if all(is_plain(layer, nn.Linear) and layer.bias is not None for layer in layers):
+    if all(is_plain_linear(layer) and layer.bias is not None for layer in layers):
         weights, biases = ([getattr(layer, name) for layer in layers] for name in ("weight", "bias"))
     else:
         weights, biases = [], []
@@ -206,5 +205,5 @@ def _together(layers: tuple[nn.Module, ...], x: Tensor) -> tuple[Tensor, Tensor]
         projected = linear(x, weight, bias)
         return projected, bias.to(projected.dtype)
     zeros = x.new_zeros(1, 1, x.shape[-1])
-    projected, padding = (torch.cat([project(layer, t) for layer in layers], -1) for t in (x, zeros))
+    projected, padding = (torch.cat([layer(t) for layer in layers], -1) for t in (x, zeros))
     return projected, padding.flatten()

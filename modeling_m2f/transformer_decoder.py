@@ -12,10 +12,10 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from m2f.modeling_m2f.attention import CrossAttention, SelfAttention
-from m2f.modeling_m2f.linear import project, similarities
+from m2f.modeling_m2f.linear import Linear, similarities
 from m2f.modeling_m2f.outputs import TransformerDecoderOutput
 from m2f.modeling_m2f.pixel_decoder import NUM_LEVELS
-from m2f.modeling_m2f.pixel_inputs import values_can_be_read
+from m2f.modeling_m2f.pixel_values import values_can_be_read
 from m2f.modeling_m2f.position_embedding import sine_position_embedding
 from m2f.modeling_m2f.valid_region import ValidRegion, replicate_edge, zero_padding
 from m2f.modeling_m2f.weight_init import c2_xavier_, torch_default_bias_
@@ -43,8 +43,8 @@ class MaskedAttentionLayer(GradientCheckpointingLayer):
         self.self_attn_layer_norm = nn.LayerNorm(channels)
         self.cross_attn = CrossAttention(channels, num_heads)
         self.cross_attn_layer_norm = nn.LayerNorm(channels)
-        self.fc1 = nn.Linear(channels, feedforward_dim)
-        self.fc2 = nn.Linear(feedforward_dim, channels)
+        self.fc1 = Linear(channels, feedforward_dim)
+        self.fc2 = Linear(feedforward_dim, channels)
         self.final_layer_norm = nn.LayerNorm(channels)
         self.activation = ACT2FN[activation]
 
@@ -77,7 +77,7 @@ class MaskedAttentionLayer(GradientCheckpointingLayer):
         hidden_states = self._after(self.self_attn_layer_norm, hidden_states + attended)
 
         x = self._before(self.final_layer_norm, hidden_states)
-        transformed = project(self.fc2, self.activation(project(self.fc1, x)))
+        transformed = self.fc2(self.activation(self.fc1(x)))
         return self._after(self.final_layer_norm, hidden_states + transformed), self_weights, cross_weights
 
     def _before(self, norm: nn.LayerNorm, x: Tensor) -> Tensor:

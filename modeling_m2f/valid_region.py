@@ -8,7 +8,7 @@ give the same result in every batch (departure, switched off by `M2FConfig.mask_
 import torch
 from torch import Tensor, nn
 
-from m2f.modeling_m2f.pixel_inputs import round_up
+from m2f.modeling_m2f.pixel_values import round_up
 
 
 class ValidRegion:
@@ -84,23 +84,3 @@ def replicate_edge(features: Tensor, valid: ValidRegion | None) -> Tensor:
     rows = rows[:, None, :, None].expand(-1, features.shape[1], -1, width)
     columns = columns[:, None, None, :].expand(-1, features.shape[1], height, -1)
     return features.gather(2, rows).gather(3, columns)
-
-
-class MaskedGroupNorm(nn.GroupNorm):
-    """GroupNorm whose statistics come from the valid region alone; `nn.GroupNorm` where there is no padding."""
-
-    knows_padding = True
-
-    def forward(self, features: Tensor, valid: ValidRegion | None = None) -> Tensor:
-        """(B, C, H_l, W_l) -> the same shape, 0 in the padding."""
-        if valid is None:
-            return super().forward(features)
-        mask = valid.mask(features.shape[-2:])[:, None, None]  # (B, 1, 1, H_l, W_l)
-        groups = features.float().unflatten(1, (self.num_groups, -1)).masked_fill(~mask, 0)
-        count = mask.sum((-2, -1), keepdim=True) * groups.shape[2]
-        mean = groups.sum((2, 3, 4), keepdim=True) / count
-        centred = (groups - mean).masked_fill(~mask, 0)
-        variance = centred.square().sum((2, 3, 4), keepdim=True) / count
-        normalised = (centred * (variance + self.eps).rsqrt()).flatten(1, 2)
-        scaled = normalised * self.weight[:, None, None].float() + self.bias[:, None, None].float()
-        return zero_padding(scaled, valid).to(features.dtype)

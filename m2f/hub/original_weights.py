@@ -10,7 +10,8 @@ import torch
 from m2f.hub.original_files import read_original_checkpoint
 from m2f.hub.original_state_dict import convert_original_state_dict
 from m2f.modeling_m2f.checkpoint_report import check_report
-from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation, M2FModel, M2FPreTrainedModel
+from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation, M2FModel
+from m2f.modeling_m2f.pretrained_model import M2FPreTrainedModel
 
 
 @torch.no_grad()

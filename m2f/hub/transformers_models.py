@@ -10,7 +10,8 @@ from transformers.core_model_loading import revert_weight_conversion
 from transformers.initialization import no_init_weights
 
 from m2f.configuration.configuration_m2f import M2FConfig
-from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation, M2FModel, M2FPreTrainedModel
+from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation, M2FModel
+from m2f.modeling_m2f.pretrained_model import M2FPreTrainedModel
 
 
 def convert(model: PreTrainedModel) -> M2FPreTrainedModel:

@@ -2,8 +2,8 @@
 
 from m2f.image_processing.label_values import IGNORED, NOTHING, PADDING_LABEL
 from m2f.modeling_m2f.label_tensors import PADDING_LABEL as MODELS_PADDING_LABEL
-from m2f.modeling_m2f.targets import IGNORED as MODELS_IGNORED
-from m2f.modeling_m2f.targets import NOTHING as MODELS_NOTHING
+from m2f.modeling_m2f.prepare_targets import IGNORED as MODELS_IGNORED
+from m2f.modeling_m2f.prepare_targets import NOTHING as MODELS_NOTHING
 
 
 def test_readers_and_model_mean_the_same():

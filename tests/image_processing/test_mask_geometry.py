@@ -18,7 +18,7 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerForU
 
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.modeling_m2f.outputs import M2FForUniversalSegmentationOutput
-from m2f.modeling_m2f.pixel_inputs import image_sizes, sizes_to_report
+from m2f.modeling_m2f.pixel_values import image_sizes, sizes_to_report
 
 TASKS = ("panoptic", "instance", "semantic")
 LOGGER = "m2f.image_processing.mask_geometry.logger.warning_once"

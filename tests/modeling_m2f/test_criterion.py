@@ -12,7 +12,7 @@ from m2f.modeling_m2f.criterion import Criterion
 from m2f.modeling_m2f.mask_losses import dice_loss, mask_loss
 from m2f.modeling_m2f.matcher import HungarianMatcher, assign, pairwise_dice_cost, pairwise_mask_cost
 from m2f.modeling_m2f.point_sampling import PointChoice, sample_at_points, sample_cells, uncertain_points
-from m2f.modeling_m2f.targets import IGNORED, NOTHING, PADDING_LABEL, prepare_targets
+from m2f.modeling_m2f.prepare_targets import IGNORED, NOTHING, PADDING_LABEL, prepare_targets
 
 pytest_plugins = ("kernel_fixtures",)
 

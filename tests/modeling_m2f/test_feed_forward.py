@@ -1,4 +1,4 @@
-"""Linear layers through oneDNN, and feed-forward networks in one step, against torch's own modules."""
+"""Feed-forward networks in one step, against torch's own modules."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from m2f.modeling_m2f.feed_forward import FeedForward
-from m2f.modeling_m2f.linear import is_fast, onednn_linear, product, project
+from m2f.modeling_m2f.linear import Linear, onednn_linear
 
 needs_onednn = pytest.mark.skipif(onednn_linear() is None, reason="torch has no such operator on this processor")
 ACTIVATIONS = {"none": lambda x: x, "relu": torch.relu, "gelu": nn.functional.gelu}
@@ -15,86 +15,6 @@ ACTIVATIONS = {"none": lambda x: x, "relu": torch.relu, "gelu": nn.functional.ge
 def close(found, expected, tolerance=1e-5):
     for x, y in zip(found, expected, strict=True):
         torch.testing.assert_close(x, y, rtol=tolerance, atol=tolerance * float(y.abs().max()))
-
-
-@needs_onednn
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_product_equals_torch(activation):
-    torch.manual_seed(0)
-    x, layer = torch.randn(2, 50, 24), nn.Linear(24, 40)
-    assert is_fast(x, layer.weight)
-    with torch.no_grad():
-        close([product(x, layer.weight, layer.bias, activation)], [ACTIVATIONS[activation](layer(x))])
-        close([product(x, layer.weight.clone().t().contiguous().t())], [x @ layer.weight.t()])
-
-
-@needs_onednn
-@pytest.mark.parametrize("bias", [True, False])
-def test_projection_has_the_gradients_of_the_layer(bias):
-    torch.manual_seed(0)
-    layer, x = nn.Linear(24, 40, bias=bias), torch.randn(2, 50, 24, requires_grad=True)
-    grad = torch.randn(2, 50, 40)
-    inputs = (x, *layer.parameters())
-    close(
-        torch.autograd.grad(project(layer, x), inputs, grad),
-        torch.autograd.grad(layer(x), inputs, grad),
-    )
-    layer.requires_grad_(False)
-    close(torch.autograd.grad(project(layer, x), x, grad), torch.autograd.grad(layer(x), x, grad))
-
-
-class Doubled(nn.Linear):
-    """What an adapter does: a linear layer that gives something else."""
-
-    def forward(self, x):
-        return 2 * super().forward(x)
-
-
-def hooked(layer):
-    layer.register_forward_hook(lambda *_: torch.zeros(3, 40, 40))
-    return layer
-
-
-def replaced(layer):
-    layer.forward = lambda x: torch.zeros(3, 40, 40)
-    return layer
-
-
-@pytest.mark.parametrize("layer", [Doubled(24, 40), hooked(nn.Linear(24, 40)), replaced(nn.Linear(24, 40))])
-def test_what_takes_a_layers_place_is_called(layer):
-    x = torch.randn(3, 40, 24)
-    assert torch.equal(project(layer, x), layer(x))
-
-
-@pytest.mark.parametrize(
-    "x, kernels",
-    [
-        (torch.randn(64, 8).double(), "auto"),
-        (torch.randn(2, 8), "auto"),
-        (torch.randn(64, 8, device="meta"), "auto"),
-        (torch.randn(64, 8), "reference"),
-    ],
-)
-def test_when_torch_is_asked(x, kernels, monkeypatch):
-    monkeypatch.setenv("M2F_KERNELS", kernels)
-    assert not is_fast(x, torch.empty(8, 8, dtype=x.dtype, device=x.device))
-
-
-class Quantised(torch.Tensor):
-    """A tensor that stands for another one, as quantised weights do."""
-
-
-def test_a_tensor_of_another_kind_is_left_to_itself():
-    assert not is_fast(torch.randn(64, 8), torch.randn(8, 8).as_subclass(Quantised))
-    assert is_fast(torch.randn(64, 8), nn.Parameter(torch.randn(8, 8))) == (onednn_linear() is not None)
-
-
-def test_autocast_and_compilation_are_torchs():
-    layer, x = nn.Linear(8, 8), torch.randn(64, 8)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert project(layer, x).dtype == torch.bfloat16
-    found = torch.compile(lambda t: project(layer, t), backend="eager", fullgraph=True)(x)
-    torch.testing.assert_close(found, layer(x))
 
 
 @needs_onednn
@@ -119,7 +39,7 @@ def test_network_equals_its_modules(rows, activation, adds_normalised, monkeypat
 
 def network_and_plain(activation, adds_normalised):
     torch.manual_seed(0)
-    norm, fc1, fc2 = nn.LayerNorm(6), nn.Linear(6, 12), nn.Linear(12, 6)
+    norm, fc1, fc2 = nn.LayerNorm(6), Linear(6, 12), nn.Linear(12, 6)
 
     def plain(x):
         normalised = norm(x)
@@ -146,16 +66,6 @@ def test_second_derivatives_are_those_of_the_modules(activation, adds_normalised
 
 
 @needs_onednn
-def test_second_derivatives_of_a_layer_are_torchs():
-    layer, x = nn.Linear(8, 8), torch.randn(64, 8, requires_grad=True)
-    penalties = []
-    for apply in (lambda x: project(layer, x), layer):
-        (gradient,) = torch.autograd.grad(apply(x).pow(3).sum(), x, create_graph=True)
-        penalties.append(torch.autograd.grad(gradient.square().sum(), (x, layer.weight, layer.bias)))
-    close(*penalties, tolerance=1e-4)
-
-
-@needs_onednn
 def test_weights_registered_anew_are_found_by_name():
     """After pruning the bias stands before the weight."""
     network, plain = network_and_plain("relu", True)
@@ -168,27 +78,17 @@ def test_weights_registered_anew_are_found_by_name():
 
 
 @needs_onednn
-def test_a_bias_of_another_kind_or_type_is_left_to_itself():
-    x = torch.randn(64, 8)
-    for bias in (torch.zeros(8).as_subclass(Quantised), torch.zeros(8, dtype=torch.float64)):
-        assert not is_fast(x, torch.randn(8, 8), bias)
-    network, _ = network_and_plain("relu", True)
-    network.fc2.bias = nn.Parameter(torch.zeros(6).as_subclass(Quantised))
-    assert not network.is_fast(torch.randn(40, 6))
-
-
-@needs_onednn
 def test_function_transforms_see_torchs_own_layers():
     """`torch.func.grad`, `vmap` and `jvp`, and forward-mode derivatives, failed in an autograd function."""
     network, plain = network_and_plain("gelu", False)
-    layer, x = nn.Linear(6, 6), torch.randn(3, 40, 6)
+    layer, x = Linear(6, 6), torch.randn(3, 40, 6)
 
     def fast(x):
-        y = project(layer, x)
+        y = layer(x)
         return (network.apply(y) if network.is_fast(y) else plain(y)).square().sum()
 
     def expected(x):
-        return plain(layer(x)).square().sum()
+        return plain(nn.functional.linear(x, layer.weight, layer.bias)).square().sum()
 
     close([torch.func.grad(fast)(x)], [torch.func.grad(expected)(x)])
     close([torch.func.vmap(fast)(x)], [torch.stack([expected(y) for y in x])])
@@ -207,3 +107,23 @@ def test_network_with_a_hook_is_left_to_its_modules(changed):
     assert FeedForward(*modules.values(), "relu", True).is_fast(x)
     modules[changed].register_forward_hook(lambda *_: None)
     assert not FeedForward(*modules.values(), "relu", True).is_fast(x)
+
+
+class Doubled(Linear):
+    """What an adapter does: a linear layer that gives something else."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@needs_onednn
+def test_network_of_other_layers_or_weights_is_left_to_its_modules():
+    x = torch.randn(40, 6)
+    network, _ = network_and_plain("relu", True)
+    assert network.is_fast(x) and not network._replace(fc1=Doubled(6, 12)).is_fast(x)
+    network.fc2.bias = nn.Parameter(torch.zeros(6).as_subclass(Quantised))
+    assert not network.is_fast(x)
+
+
+class Quantised(torch.Tensor):
+    """A tensor that stands for another one, as quantised weights do."""

@@ -5,7 +5,8 @@ import torch
 from small_models import corner_mask, small_model
 from torch.nn.functional import group_norm, pad
 
-from m2f.modeling_m2f.valid_region import MaskedGroupNorm, ValidRegion, replicate_edge
+from m2f.modeling_m2f.normalised_convolution import MaskedGroupNorm
+from m2f.modeling_m2f.valid_region import ValidRegion, replicate_edge
 
 CANVAS = (128, 160)
 SIZES = [(128, 96), (75, 160), (52, 61)]

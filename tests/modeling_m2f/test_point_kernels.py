@@ -10,7 +10,7 @@ from m2f.modeling_m2f.kernels.point_kernels import draw_uniform, sample_shared, 
 from m2f.modeling_m2f.mask_losses import _group_losses, _kernel_group_losses, matched_mask_losses
 from m2f.modeling_m2f.matcher import pairwise_costs, pairwise_dice_cost, pairwise_mask_cost
 from m2f.modeling_m2f.point_sampling import PointChoice, uniform_points
-from m2f.modeling_m2f.targets import IGNORED, NOTHING, PADDING_LABEL, prepare_targets
+from m2f.modeling_m2f.prepare_targets import IGNORED, NOTHING, PADDING_LABEL, prepare_targets
 
 pytest_plugins = ("kernel_fixtures",)
 

@@ -20,7 +20,7 @@ from m2f.modeling_m2f.kernels.window_attention import has_window_attention, wind
 from m2f.modeling_m2f.kernels.window_attention_reference import window_attention_reference
 from m2f.modeling_m2f.mask_losses import matched_mask_losses
 from m2f.modeling_m2f.point_sampling import PointChoice
-from m2f.modeling_m2f.targets import prepare_targets
+from m2f.modeling_m2f.prepare_targets import prepare_targets
 
 pytest_plugins = ("kernel_fixtures",)
 pytestmark = pytest.mark.usefixtures("compiled_kernel")

@@ -16,8 +16,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from m2f.modeling_m2f.convolution import convolve
-from m2f.modeling_m2f.linear import _tried_operator, onednn_linear, product, project
+from m2f.modeling_m2f.convolution import Conv3x3
+from m2f.modeling_m2f.linear import Linear, _tried_operator, onednn_linear, product
 from m2f.modeling_m2f.native_types import _is_native, product_dtype
 from m2f.modeling_m2f.wide_products import WideProducts, wide_products, with_same_products
 
@@ -139,11 +139,11 @@ def test_a_product_is_rounded_once(name, dtype, no_instructions):
 
 @pytest.mark.parametrize("dtype", [BF16, FP16])
 def test_layers_of_16_bits_multiply_in_float32_and_keep_16_bits(dtype, no_instructions):
-    layer, x = nn.Linear(24, 40).to(dtype), torch.randn(50, 24, dtype=dtype, requires_grad=True)
+    layer, x = Linear(24, 40).to(dtype), torch.randn(50, 24, dtype=dtype, requires_grad=True)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.dtype) or t, lambda t: t):
         with Recorder() as recorder:
-            out = project(layer, x)
+            out = layer(x)
             out.backward(torch.ones_like(out))
     assert recorder.types == {FP32} or onednn_linear() is None
     assert FP32 not in kept or onednn_linear() is None
@@ -152,10 +152,10 @@ def test_layers_of_16_bits_multiply_in_float32_and_keep_16_bits(dtype, no_instru
 
 
 def test_convolutions_of_large_maps_multiply_in_float32(no_instructions):
-    conv = nn.Conv2d(16, 16, 3, padding=1, bias=False).to(BF16).requires_grad_(False)
+    conv = Conv3x3(16, 16, 3, padding=1, bias=False).to(BF16).requires_grad_(False)
     x = torch.randn(1, 16, 64, 64, dtype=BF16)
     with Recorder() as recorder, WideProducts():
-        found = convolve(conv, x)
+        found = conv(x)
     assert found.dtype == BF16 and BF16 not in recorder.types
     torch.testing.assert_close(found.double(), conv.double()(x.double()), rtol=0.01, atol=0.01)
 

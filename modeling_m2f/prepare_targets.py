@@ -19,7 +19,7 @@ from m2f.modeling_m2f.mask_targets import IndexMapTargets, MaskTargets, StackTar
 
 logger = logging.get_logger(__name__)
 
-NOTHING, IGNORED = -1, -2  # in index maps, as in m2f.data.segment_map
+NOTHING, IGNORED = -1, -2  # in index maps, as in m2f.image_processing.label_values
 
 
 def prepare_targets(

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from m2f.modeling_m2f.kernels.group_norm import group_norm_
-from m2f.modeling_m2f.normalised_maps import _plain, normalised
-from m2f.modeling_m2f.valid_region import MaskedGroupNorm, ValidRegion
+from m2f.modeling_m2f.normalised_convolution import MaskedGroupNorm
+from m2f.modeling_m2f.valid_region import ValidRegion
 
 pytest_plugins = ("kernel_fixtures",)
 pytestmark = pytest.mark.usefixtures("compiled_kernel")
@@ -28,10 +28,14 @@ def map_of(*size: int, offset: float = 0.0) -> Tensor:
 @pytest.fixture
 def calls(monkeypatch) -> list[int]:
     seen = []
-    monkeypatch.setattr(
-        "m2f.modeling_m2f.normalised_maps.group_norm_", lambda *arguments: seen.append(1) or group_norm_(*arguments)
-    )
+    recorded = lambda *arguments: seen.append(1) or group_norm_(*arguments)  # noqa: E731
+    monkeypatch.setattr("m2f.modeling_m2f.normalised_convolution.group_norm_", recorded)
     return seen
+
+
+def normalised(norm: MaskedGroupNorm, features: Tensor, *arguments) -> Tensor:
+    """By the kernel, where it can be: `features` are overwritten then."""
+    return norm(features, *arguments, overwrites=True)
 
 
 # No padding, and images of 2/3 and all of the height, all and half of the width.
@@ -51,7 +55,7 @@ def test_it_is_the_plain_form(valid, follows, offset, calls):
             coarser[1, :, :, 10:] = torch.nan
     arguments = (valid, coarser, follows == "relu")
     double = None if coarser is None else coarser.double()
-    expected = _plain(norm_of(dtype=torch.float64), features.double(), valid, double, arguments[2])
+    expected = norm_of(dtype=torch.float64)(features.double(), valid, double, arguments[2])
     found = normalised(norm, features, *arguments)
     assert found is features and calls
     # A mean of 300 costs float32 two and a half digits, here and in torch.
@@ -62,7 +66,7 @@ def test_it_is_the_plain_form(valid, follows, offset, calls):
 
 def test_bfloat16(calls):
     norm, features, coarser = norm_of(dtype=torch.bfloat16), map_of(24, 40).bfloat16(), map_of(12, 20).bfloat16()
-    expected = _plain(norm.float(), features.float(), VALID[1], coarser.float(), False)
+    expected = norm.float()(features.float(), VALID[1], coarser.float())
     found = normalised(norm.bfloat16(), features, VALID[1], coarser)
     torch.testing.assert_close(found.float(), expected, rtol=2**-8, atol=2**-8)  # one rounding
     assert calls and found.dtype == torch.bfloat16
@@ -71,7 +75,7 @@ def test_bfloat16(calls):
 @pytest.mark.parametrize("size", [(7, 9), (12, 20), (1, 1), (24, 40)])
 def test_any_coarser_size(size, calls):
     norm, features, coarser = norm_of(), map_of(24, 40), map_of(*size)
-    expected = _plain(norm, features.clone(memory_format=CHANNELS_LAST), None, coarser, False)
+    expected = norm(features, None, coarser)
     torch.testing.assert_close(normalised(norm, features, None, coarser), expected, rtol=0, atol=1e-5)
     assert calls
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn.functional import grid_sample, pad
 
-from m2f.modeling_m2f.targets import NOTHING, countable_classes, prepare_targets
+from m2f.modeling_m2f.prepare_targets import NOTHING, countable_classes, prepare_targets
 
 SIZE, GIVEN, CANVAS = (30, 44), (40, 60), (64, 64)
 
@@ -215,7 +215,7 @@ def test_a_mask_without_a_pixel_is_dropped_as_if_it_were_not_given(form, empty):
 
 def test_a_dropped_target_that_somebody_may_have_counted_is_warned_about(monkeypatch):
     warnings = []
-    monkeypatch.setattr("m2f.modeling_m2f.targets.logger.warning_once", warnings.append)
+    monkeypatch.setattr("m2f.modeling_m2f.prepare_targets.logger.warning_once", warnings.append)
     masks = stack(maps())
     masks[1] = 0
     arguments = [[SIZE], GIVEN, CANVAS, True, 5, 8, torch.device("cpu")]

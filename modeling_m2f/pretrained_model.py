@@ -1,0 +1,192 @@
+"""`M2FPreTrainedModel`: how a model is initialised, loaded, and prepared for training."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import logging
+
+from m2f.configuration.configuration_m2f import M2FConfig
+from m2f.modeling_m2f.backbone import (
+    input_embeddings_of,
+    load_pretrained_backbone,
+    set_input_embeddings_of,
+)
+from m2f.modeling_m2f.checkpoint_report import CONSTANTS, FORMER_CONSTANTS, check_report, wrong_names_hint
+from m2f.modeling_m2f.weight_init import torch_default_
+from m2f.modeling_m2f.wide_products import with_same_products
+
+logger = logging.get_logger(__name__)
+
+
+class M2FPreTrainedModel(PreTrainedModel):
+    """What both models share: configuration, initialisation, and the ways to load weights."""
+
+    config: M2FConfig
+    config_class = M2FConfig
+    base_model_prefix = "model"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    # Each on one device, as their sums need it; the backbone's are added in `M2FModel`.
+    _no_split_modules = ["PixelDecoder", "DeformableEncoderLayer", "TransformerModule", "MaskedAttentionLayer"]
+    # The mask of masked attention differs from query to query; flash attention cannot take it.
+    _supports_sdpa = True
+    # Constants that some checkpoints lack and others have.
+    _keys_to_ignore_on_load_missing = [*CONSTANTS, r"^criterion\."]
+    _keys_to_ignore_on_load_unexpected = [*CONSTANTS, *FORMER_CONSTANTS]
+
+    @property
+    def _num_channels(self) -> int:
+        return getattr(self.config.backbone_config, "num_channels", 3)
+
+    @property
+    def _backbone(self) -> PreTrainedModel:
+        return self.base_model.pixel_level_module.encoder
+
+    def get_input_embeddings(self) -> nn.Module:
+        """What reads the pixels: the backbone's patch embeddings, or its first convolution if it names none."""
+        return input_embeddings_of(self._backbone)
+
+    def set_input_embeddings(self, value: nn.Module):
+        set_input_embeddings_of(self._backbone, value)
+
+    def enable_input_require_grads(self):
+        """Lets gradients reach adapters behind frozen layers that are checkpointed, as in transformers, whose own hook
+        fails on embeddings that return a tuple, such as Swin's (transformers 5.23)."""
+        for hook in getattr(self, "_require_grads_hooks", ()):
+            hook.remove()
+        self._require_grads_hook = self.get_input_embeddings().register_forward_hook(_require_gradients)
+        self._require_grads_hooks = [self._require_grads_hook]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        """Layers that no rule of the original names keep PyTorch's defaults, as there."""
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            torch_default_(module)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight)
+        else:
+            super()._init_weights(module)
+
+    @torch.no_grad()
+    def initialize_weights(self):
+        """As in transformers, then the original's rules, inner modules first. Not in `_init_weights`, because
+        transformers never calls that for a module of third-party code that owns no parameter itself."""
+        super().initialize_weights()
+        for module in reversed(list(self.modules())):
+            if hasattr(module, "init_original_weights"):
+                module.init_original_weights()
+
+    def _set_gradient_checkpointing(self, enable: bool = True, gradient_checkpointing_func=checkpoint, **kwargs):
+        """As in transformers; what is computed again is computed as the first time, see `wide_products`."""
+        super()._set_gradient_checkpointing(enable, _SameProducts(gradient_checkpointing_func), **kwargs)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path,
+        *model_args,
+        allow_partial: bool = False,
+        ignore_mismatched_sizes: bool = False,
+        output_loading_info: bool = False,
+        **kwargs,
+    ):
+        """As in transformers; reads transformers' Mask2Former checkpoints too.
+
+        Args:
+            allow_partial: leave random values where the checkpoint has no tensor, and its superfluous tensors unread,
+                as transformers does.
+            ignore_mismatched_sizes: leave random values where its tensor has another shape.
+            output_loading_info: return (model, report), and leave the judgement of missing and superfluous tensors to
+                the caller.
+
+        Raises:
+            CheckpointMismatchError: names are missing, unexpected or of another shape; all are listed.
+            OSError: there is no such checkpoint, or it is damaged.
+        """
+        try:
+            model, report = super().from_pretrained(
+                pretrained_model_name_or_path,
+                *model_args,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **kwargs,
+            )
+        except SafetensorError as error:
+            raise OSError(
+                f"The weights in {pretrained_model_name_or_path!r} are damaged ({error}); download or copy them again."
+            ) from error
+        check_report(
+            report,
+            source=repr(str(pretrained_model_name_or_path)),
+            with_heads=hasattr(model, "class_predictor"),
+            allow_partial=allow_partial or output_loading_info or pretrained_model_name_or_path is None,
+            ignore_mismatched_sizes=ignore_mismatched_sizes,
+        )
+        if hasattr(model, "criterion") and not model.criterion.empty_weight.is_meta:
+            model.set_class_weights(model.criterion.settle_class_weights())
+        return (model, report) if output_loading_info else model
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
+        """As in PyTorch; where the names are those of the original or of files, the error says what loads them, and
+        with `strict=False`, which would leave the backbone as it is, a warning does."""
+        hint = wrong_names_hint(sorted(map(str, state_dict.keys() - self.state_dict().keys())))
+        try:
+            keys = super().load_state_dict(state_dict, strict=strict, assign=assign)
+        except RuntimeError as error:
+            if hint is None:
+                raise
+            raise RuntimeError(f"{hint} {error}") from error
+        if hint is not None:
+            logger.warning(f"{len(keys.unexpected_keys)} weights were not loaded. {hint}")
+        return keys
+
+    @classmethod
+    def from_pretrained_backbone(
+        cls, backbone: str, config: M2FConfig | None = None, **config_fields
+    ) -> "M2FPreTrainedModel":
+        """A new model whose backbone has the weights of a checkpoint, such as an ImageNet classifier.
+
+        Args:
+            backbone: folder or Hub id of a model that `AutoBackbone` knows, such as
+                "microsoft/swin-tiny-patch4-window7-224".
+            config: configuration of the new model, whose `backbone_config` must describe that backbone; by default one
+                made of the checkpoint's own backbone configuration and `config_fields`.
+            config_fields: fields of `M2FConfig`.
+
+        Raises:
+            OSError: the checkpoint cannot be found or reached.
+            ValueError: it lacks weights of the backbone, or has them in other shapes; or `config` and `config_fields`
+                are both given.
+        """
+        if config is not None and config_fields:
+            raise ValueError(f"Give config or its fields ({', '.join(config_fields)}), not both.")
+        if config is None:
+            config = M2FConfig(backbone=backbone, **config_fields)
+        model = cls(config)
+        load_pretrained_backbone(getattr(model, cls.base_model_prefix, model).pixel_level_module.encoder, backbone)
+        return model
+
+
+class _SameProducts:
+    """A checkpointing function, called with `with_same_products` of what it is given; an object, which can be copied
+    and pickled with the model."""
+
+    def __init__(self, checkpointing_function):
+        self.checkpointing_function = checkpointing_function
+
+    def __call__(self, function, *inputs, **kwargs):
+        return self.checkpointing_function(with_same_products(function), *inputs, **kwargs)
+
+
+def _require_gradients(module: nn.Module, arguments: tuple, output: Tensor | tuple):
+    """A forward hook."""
+    for x in output if isinstance(output, tuple) else (output,):
+        if torch.is_grad_enabled() and isinstance(x, Tensor) and x.is_floating_point():
+            x.requires_grad_(True)
