@@ -1,6 +1,6 @@
 """Values in labels that are no class and no segment.
 
-The model has the first three once more (`modeling_m2f/prepare_targets.py`, `modeling_m2f/label_tensors.py`): it imports
+The model has the first three once more (`prepare_targets.py` and `label_tensors.py` in `modeling_m2f/`): it imports
 nothing from the folders that read data, nor these from it.
 """
 
