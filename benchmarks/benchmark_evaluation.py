@@ -21,7 +21,7 @@ from pycocotools.cocoeval import COCOeval
 from m2f.bench.measurement_report import machine, spread, write_results
 from m2f.data.coco_instances import CocoInstances
 from m2f.evaluation.instance_average_precision import InstanceAveragePrecision
-from m2f.training.evaluation_truth import truth_of
+from m2f.validation.evaluation_truth import truth_of
 
 
 def parse_args() -> argparse.Namespace:

@@ -22,7 +22,7 @@ from pathlib import Path
 from m2f.bench.measurement_report import machine, write_results
 from m2f.evaluation.result_folder import without_nan
 from m2f.training.loss_curves import Panel, draw_panels
-from m2f.training.option_sources import read_options
+from m2f.training.option_values import read_options
 from m2f.training.training_log import read_rows
 
 HERE = Path(__file__).resolve().parent

@@ -19,7 +19,7 @@ from m2f.configuration.configuration_m2f import M2FConfig
 from m2f.data.dataset_formats import open_dataset
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
-from m2f.training.label_check import label_fields
+from m2f.validation.label_check import label_fields
 
 _STATISTICS_IMAGES = 50
 

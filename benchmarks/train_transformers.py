@@ -20,18 +20,18 @@ import torch
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, set_seed
 
 from m2f.commands.train import make_processor, open_datasets
+from m2f.commands.train_arguments import add_option_arguments, options_from_arguments
 from m2f.data.augmentation_presets import augmentation_preset
 from m2f.data.collation import Collator
 from m2f.data.training_dataset import TrainingDataset
 from m2f.image_processing.label_values import PADDING_LABEL
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
-from m2f.training.evaluation_loop import evaluate_model
 from m2f.training.learning_rate_schedule import LearningRateSchedule
-from m2f.training.option_sources import add_option_arguments, options_from_arguments
 from m2f.training.parameter_groups import parameter_groups
 from m2f.training.sample_stream import SampleStream, StreamBatches
 from m2f.training.training_log import CsvLog, read_rows
 from m2f.training.training_options import TrainingOptions
+from m2f.validation.evaluation_loop import evaluate_model
 
 _MOST = 4  # times the steps of `m2f train`, should there be time for them
 

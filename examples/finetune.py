@@ -17,8 +17,8 @@ from m2f.data.dataset_formats import open_dataset
 from m2f.data.segmentation_dataset import SegmentationDataset
 from m2f.data.training_dataset import TrainingDataset
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
-from m2f.training.label_check import label_fields
 from m2f.training.m2f_trainer import M2FTrainer
+from m2f.validation.label_check import label_fields
 
 # Task -> the number that the best model is chosen by, which classes have too, and others that are shown.
 METRICS = {"instance": ("AP", "AP50"), "panoptic": ("PQ", "PQ_th", "PQ_st"), "semantic": ("mIoU", "pACC")}

@@ -27,7 +27,7 @@ from m2f.image_processing.pixel_settings import check_pixel_settings
 from m2f.image_processing.post_processing_mixin import PostProcessingMixin
 from m2f.image_processing.processing_steps import ProcessingStepsMixin
 from m2f.image_processing.resize_rule import resized_size
-from m2f.image_processing.resolution_presets import get_preset
+from m2f.image_processing.resolution_presets import PANOPTIC_THRESHOLD, get_preset
 from m2f.image_processing.tile_setting import check_tile
 from m2f.image_processing.white_level import check_white_level
 
@@ -125,7 +125,7 @@ class M2FImageProcessor(PostProcessingMixin, ProcessingStepsMixin, BaseImageProc
     size_divisor = 32
     do_reduce_labels = False
     task = "panoptic"
-    panoptic_threshold = 0.8
+    panoptic_threshold = PANOPTIC_THRESHOLD
     ignore_index = None
     num_labels = None
     thing_label_ids = None

@@ -22,6 +22,10 @@ from m2f.image_processing.target_memory import check_target_memory, clear_memory
 
 logger = logging.get_logger(__name__)
 
+# Defaults, of transformers too: lowest score of an instance, mask probability from which a pixel is inside, and share
+# of its pixels that a segment must win.
+SCORE_THRESHOLD, MASK_THRESHOLD, OVERLAP_THRESHOLD = 0.5, 0.5, 0.8
+
 
 class PostProcessingMixin:
     """Needs the processor's `task`, `thing_label_ids`, `panoptic_threshold`, and what it resizes and pads by:
@@ -79,9 +83,9 @@ class PostProcessingMixin:
     def post_process_instance_segmentation(
         self,
         outputs: Any,
-        threshold: float = 0.5,
-        mask_threshold: float = 0.5,
-        overlap_mask_area_threshold: float = 0.8,
+        threshold: float = SCORE_THRESHOLD,
+        mask_threshold: float = MASK_THRESHOLD,
+        overlap_mask_area_threshold: float = OVERLAP_THRESHOLD,
         target_sizes: Sequence | None = None,
         return_coco_annotation: bool = False,
         return_binary_maps: bool = False,
@@ -148,8 +152,8 @@ class PostProcessingMixin:
         self,
         outputs: Any,
         threshold: float | None = None,
-        mask_threshold: float = 0.5,
-        overlap_mask_area_threshold: float = 0.8,
+        mask_threshold: float = MASK_THRESHOLD,
+        overlap_mask_area_threshold: float = OVERLAP_THRESHOLD,
         label_ids_to_fuse: Collection[int] | None = None,
         target_sizes: Sequence | None = None,
     ) -> list[dict]:

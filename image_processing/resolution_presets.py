@@ -6,6 +6,8 @@ MAX_SIZE_TEST, SEM_SEG_HEAD.IGNORE_VALUE, TEST.OBJECT_MASK_THRESHOLD). COCO uses
 
 from typing import Any, NamedTuple
 
+PANOPTIC_THRESHOLD = 0.8  # default class probability above which a query is a segment
+
 
 class ResolutionPreset(NamedTuple):
     """One row of the table: test-time resize limits, task, void value of the label maps, panoptic score threshold.
@@ -18,7 +20,7 @@ class ResolutionPreset(NamedTuple):
     shortest_edge: int
     longest_edge: int
     ignore_index: int | None = None
-    panoptic_threshold: float = 0.8
+    panoptic_threshold: float = PANOPTIC_THRESHOLD
 
     def processor_fields(self) -> dict[str, Any]:
         """The fields under the names that M2FImageProcessor gives them."""

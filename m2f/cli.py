@@ -105,7 +105,7 @@ class _OneLineParser(argparse.ArgumentParser):
     """Says what is wrong in one line, without the usage before it, and what an unknown flag may have been meant as."""
 
     def error(self, message: str):
-        from m2f.training.option_file import nearest
+        from m2f.training.option_values import nearest
 
         _, _, unknown = message.partition("unrecognized arguments:")
         flags = [word.split("=")[0] for word in unknown.split() if word.startswith("--")]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from m2f.cli import main as m2f
-from m2f.training.option_sources import read_options
+from m2f.training.option_values import read_options
 
 OPTIONS_FILE, CURVES_FILE = "training_options.yaml", "curves.png"
 VAL_OPTIONS = ("--split", "val")

@@ -35,9 +35,9 @@ from m2f.configuration.configuration_m2f import M2FConfig
 from m2f.data.dataset_formats import open_dataset
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
-from m2f.training.label_check import label_fields
-from m2f.training.option_sources import read_options, write_options
+from m2f.training.option_values import read_options, write_options
 from m2f.training.training_options import TrainingOptions
+from m2f.validation.label_check import label_fields
 
 OPTIONS = Path(__file__).resolve().with_suffix(".yaml")
 TILE_OVERLAP = 64  # pixels; a nucleus that is no longer is whole in one tile

@@ -16,10 +16,10 @@ from PIL import Image
 from small_models import small_model
 
 from m2f.cli import COMMANDS, EXIT_CODES, command_parser
+from m2f.commands.train_arguments import options_from_arguments
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.inference.segmentation_result import SegmentationResult
 from m2f.inference.segmenter import Segmenter
-from m2f.training.option_sources import options_from_arguments
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -7,7 +7,6 @@ below half of that of the first ones. It comes to a third or a fourth; with a le
 import importlib.util
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +17,11 @@ from transformers import AutoModelForUniversalSegmentation
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "training"))  # for the shapes
-
 from shapes_dataset import NAMES, THINGS, ShapesDataset, shapes_model, shapes_processor  # noqa: E402
 
 from m2f.data.augmentation_presets import augmentation_preset  # noqa: E402
 from m2f.data.dataset_formats import open_dataset  # noqa: E402
-from m2f.training.evaluation_loop import evaluate_model  # noqa: E402
+from m2f.validation.evaluation_loop import evaluate_model  # noqa: E402
 
 COUNTS = {"train": 8, "val": 3}
 METRICS = {"instance": "AP", "panoptic": "PQ", "semantic": "mIoU"}

@@ -1,12 +1,12 @@
 """`--config FILE.yaml` of the subcommands: the file's values stand in for flags that are not given. No subcommand
-itself. `m2f train` reads its file in m2f/training/option_sources.py, where presets come in between."""
+itself. `m2f train` reads its file in m2f/commands/train_arguments.py, where presets come in between."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from m2f.training.option_file import nearest, read_mapping, typed
+from m2f.training.option_values import nearest, read_mapping, typed
 
 CONFIG = "config_file"  # the attribute by which a parser is known whose file is read here
 _NOT_IN_FILES = {"help", "config", "debug"}

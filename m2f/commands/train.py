@@ -18,10 +18,12 @@ from m2f.commands.data_arguments import reader_option
 from m2f.commands.messages import printer
 from m2f.commands.output_check import check_folder
 from m2f.commands.shared_arguments import SHARED_ORDER, add_shared_arguments
+from m2f.commands.train_arguments import add_option_arguments, options_from_arguments
 from m2f.configuration.configuration_m2f import LICENSE_FIELD, M2FConfig
 from m2f.data.augmentation_presets import augmentation_preset
 from m2f.data.dataset_formats import list_splits, open_dataset
 from m2f.data.dataset_paths import split_of_name
+from m2f.data.segmentation_dataset import SegmentationDataset
 from m2f.hub.model_card import CARD_FILE, CardFacts, is_as_written, write_card
 from m2f.hub.weights_license import checked_license, required_license
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
@@ -29,13 +31,12 @@ from m2f.image_processing.white_level import WhiteLevel, check_white_level
 from m2f.inference.model_loading import find_device
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 from m2f.training.class_weights import class_weights_of
-from m2f.training.label_check import check_labels, dataset_classes
-from m2f.training.option_sources import add_option_arguments, options_from_arguments
 from m2f.training.run_folder import TrainingDiverged, find_checkpoint
 from m2f.training.starting_point import check_start, starting_model
 from m2f.training.training_options import TrainingOptions
-from m2f.training.training_run import Outcome, TrainingRun
+from m2f.training.training_run import RunOutcome, TrainingRun
 from m2f.training.training_setup import NO_AUGMENTATION, make_accelerator
+from m2f.validation.label_check import check_labels, dataset_classes
 
 EXIT_DIVERGED = 1
 EXIT_CODES = {EXIT_DIVERGED: "training diverged", "128 + N": "stopped by signal N; the same command goes on"}
@@ -111,7 +112,7 @@ def train(options: TrainingOptions) -> int:
     return 128 + outcome.stopped_by if outcome.stopped_by else 0
 
 
-def open_datasets(options: TrainingOptions) -> tuple[Any, Any | None]:
+def open_datasets(options: TrainingOptions) -> tuple[SegmentationDataset, SegmentationDataset | None]:
     """The readers of training and evaluation, the second None where there is nothing to evaluate on.
 
     Raises:
@@ -185,7 +186,7 @@ def write_model_card(folder: Path, say: Callable[[str], None]):
     say(f"model card: {write_card(folder, CardFacts(), may_be_open=True)}")
 
 
-def closing_line(outcome: Outcome, options: TrainingOptions) -> str:
+def closing_line(outcome: RunOutcome, options: TrainingOptions) -> str:
     """Where the result is, and how good."""
     if outcome.stopped_by:
         name = signal.Signals(outcome.stopped_by).name
@@ -195,7 +196,7 @@ def closing_line(outcome: Outcome, options: TrainingOptions) -> str:
     return f"best model: {options.output} ({outcome.metric} {outcome.best_metric:.4f} after step {outcome.best_step})"
 
 
-def _open(options: TrainingOptions, path: str, split: str, image_folder: str | None) -> Any:
+def _open(options: TrainingOptions, path: str, split: str, image_folder: str | None) -> SegmentationDataset:
     reader_options = dict(map(reader_option, options.data_options))
     try:
         return open_dataset(path, split, options.data_format, image_folder, **reader_options)

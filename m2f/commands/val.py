@@ -24,17 +24,19 @@ from m2f.commands.tile_arguments import add_tile_arguments
 from m2f.commands.white_level_argument import add_white_level_argument
 from m2f.data.dataset_formats import list_splits, open_dataset
 from m2f.data.dataset_paths import split_of_name
+from m2f.data.segmentation_dataset import SegmentationDataset
 from m2f.evaluation.measuring_machine import measuring_machine
 from m2f.evaluation.result_folder import ResultFolder, without_nan
+from m2f.image_processing.image_processing_m2f import TASKS
 from m2f.image_processing.tile_setting import choose_tile
-from m2f.inference.evaluation_prediction import EvaluationPredictor
-from m2f.inference.model_loading import find_device
-from m2f.training.accelerator_device import accelerator_on
-from m2f.training.checkpoint_tasks import TASKS_OF, Checkpoint, choose_tasks, load_checkpoint
-from m2f.training.evaluation_batches import ONE_VIEW, View
-from m2f.training.label_check import dataset_classes
-from m2f.training.task_measurement import MAX_INSTANCES, MAX_TILED_INSTANCES
-from m2f.training.validation_run import Validation, dataset_numbers, validate
+from m2f.inference.model_loading import find_device, load_model
+from m2f.validation.accelerator_device import accelerator_on
+from m2f.validation.checkpoint_tasks import Checkpoint, choose_tasks
+from m2f.validation.evaluation_batches import ONE_VIEW, TestTimeView
+from m2f.validation.label_check import dataset_classes
+from m2f.validation.task_metric import MAX_INSTANCES, MAX_TILED_INSTANCES
+from m2f.validation.tiled_predictor import TiledPredictor
+from m2f.validation.validation_run import Validation, dataset_numbers, validate
 
 _PACKAGES = ("torch", "transformers", "accelerate", "numpy", "pillow", "pycocotools", "faster-coco-eval")
 _CLASS_COLUMN = {"panoptic": "PQ", "instance": "AP", "semantic": "IoU"}  # that the picture of the classes shows
@@ -45,9 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="of m2f or transformers' mask2former: folder, Hub id")
     parser.add_argument("data", metavar="DATA", help="folder or annotation file")
     task = "measure this; may be repeated (all that checkpoint and labels allow)"
-    parser.add_argument("--task", action="append", choices=TASKS_OF, default=[], help=task)
+    parser.add_argument("--task", action="append", choices=TASKS, default=[], help=task)
     trained_for = "what the checkpoint was trained for, where it does not say (what the labels are made for)"
-    parser.add_argument("--trained-for", choices=TASKS_OF, help=trained_for)
+    parser.add_argument("--trained-for", choices=TASKS, help=trained_for)
     parser.add_argument("--split", metavar="NAME", help="split (the one called val, valid, validation or dev)")
     add_data_arguments(parser)
     parser.add_argument("--on-broken-image", choices=("raise", "skip"), default="raise", help="(%(default)s)")
@@ -88,7 +90,8 @@ def run(args: argparse.Namespace) -> int:
         check_folder(args.output)
     dataset = open_validation_data(args)
     say(f"{args.data}: {dataset.format}, {len(dataset)} images of split {dataset.split!r}, {dataset_classes(dataset)}")
-    checkpoint = load_checkpoint(args.checkpoint, dataset, args.trained_for, say, **_processor_fields(args))
+    loading = {"like": dataset, "trained_for": args.trained_for, "say": say}
+    checkpoint = Checkpoint(*load_model(args.checkpoint, **loading, **_processor_fields(args)))
     if args.white_level is not None or dataset.white_level is None:
         dataset.white_level = checkpoint.processor.white_level
     tasks, views = choose_tasks(checkpoint, dataset, args.task), _views(args)
@@ -139,8 +142,8 @@ def _with_tiles(args: argparse.Namespace, checkpoint: Checkpoint) -> argparse.Na
     return argparse.Namespace(**{**vars(args), **settled})
 
 
-def _tile_predictor(args: argparse.Namespace, checkpoint: Checkpoint, tasks: Sequence[str]) -> EvaluationPredictor:
-    return EvaluationPredictor(
+def _tile_predictor(args: argparse.Namespace, checkpoint: Checkpoint, tasks: Sequence[str]) -> TiledPredictor:
+    return TiledPredictor(
         checkpoint.model,
         checkpoint.processor,
         tasks,
@@ -152,7 +155,7 @@ def _tile_predictor(args: argparse.Namespace, checkpoint: Checkpoint, tasks: Seq
     )
 
 
-def open_validation_data(args: argparse.Namespace) -> Any:
+def open_validation_data(args: argparse.Namespace) -> SegmentationDataset:
     """The reader of the split.
 
     Raises:
@@ -178,7 +181,7 @@ def open_validation_data(args: argparse.Namespace) -> Any:
         raise ValueError(f"--data-options {', '.join(options)} do not fit the format: {error}") from error
 
 
-def dry_run_lines(args: argparse.Namespace, dataset: Any, tasks: list[str]) -> list[str]:
+def dry_run_lines(args: argparse.Namespace, dataset: SegmentationDataset, tasks: list[str]) -> list[str]:
     """What would be done.
 
     Raises:
@@ -227,7 +230,7 @@ def _begin_output(args: argparse.Namespace, accelerator: Accelerator) -> ResultF
     return folder
 
 
-def _finish_output(folder: ResultFolder, result: Validation, record: Mapping[str, Any], dataset: Any):
+def _finish_output(folder: ResultFolder, result: Validation, record: Mapping[str, Any], dataset: SegmentationDataset):
     for task, rows in result.per_class.items():
         folder.write_table(task, rows, _CLASS_COLUMN[task])
     names = [dataset.name_of(index) for index in range(len(dataset))]
@@ -238,7 +241,7 @@ def _finish_output(folder: ResultFolder, result: Validation, record: Mapping[str
 
 
 def _record(
-    args: argparse.Namespace, checkpoint: Checkpoint, dataset: Any, result: Validation, processes: int
+    args: argparse.Namespace, checkpoint: Checkpoint, dataset: SegmentationDataset, result: Validation, processes: int
 ) -> dict[str, Any]:
     processor = checkpoint.processor
     settings = {name: value for name, value in vars(args).items() if name not in ("run", "prog", "debug", "json")}
@@ -277,9 +280,9 @@ def _processor_fields(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _views(args: argparse.Namespace) -> tuple[View, ...]:
+def _views(args: argparse.Namespace) -> tuple[TestTimeView, ...]:
     flips = (False, True) if args.flip else (False,)
-    return tuple(View(scale, flipped) for scale in args.scales for flipped in flips)
+    return tuple(TestTimeView(scale, flipped) for scale in args.scales for flipped in flips)
 
 
 def _number(value: float) -> str:

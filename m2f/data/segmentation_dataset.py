@@ -41,3 +41,8 @@ class SegmentationDataset(Protocol):
     def image_path(self, index: int) -> Path | None:
         """The image's file, existing or not; None where it is not in a file of its own."""
         ...
+
+
+def thing_labels(dataset: SegmentationDataset) -> list[int]:
+    """The labels whose objects are told apart."""
+    return sorted(dataset.id2label if dataset.thing_label_ids is None else dataset.thing_label_ids)

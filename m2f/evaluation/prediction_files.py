@@ -13,8 +13,8 @@ INSTANCES, PANOPTIC, SEMANTIC = "instances.json", "panoptic", "semantic"
 _MAX_8_BITS, _MAX_16_BITS = 255, 65535
 
 
-class Entry(NamedTuple):
-    """A predicted image."""
+class PredictedImage(NamedTuple):
+    """Of which image a prediction is."""
 
     index: int  # which decides the order in a json
     image_id: int | str
@@ -35,7 +35,7 @@ class InstanceFile:
         self.path = folder / INSTANCES
         self.category_ids = category_ids
 
-    def add(self, entry: Entry, prediction: Mapping[str, Any]) -> str:
+    def add(self, image: PredictedImage, prediction: Mapping[str, Any]) -> str:
         """The lines of an image.
 
         Args:
@@ -45,7 +45,7 @@ class InstanceFile:
         return ",\n".join(
             json.dumps(
                 {
-                    "image_id": entry.image_id,
+                    "image_id": image.image_id,
                     "category_id": self.category_ids[info["label_id"]],
                     "segmentation": rle,
                     "score": info["score"],
@@ -89,7 +89,7 @@ class PanopticFiles:
             for label, name in sorted(id2label.items())
         ]
 
-    def add(self, entry: Entry, prediction: Mapping[str, Any]) -> str:
+    def add(self, image: PredictedImage, prediction: Mapping[str, Any]) -> str:
         """Write an image's PNG; gives its part of the json.
 
         Args:
@@ -97,7 +97,7 @@ class PanopticFiles:
         """
         ids = torch.as_tensor(prediction["segmentation"]).cpu().numpy()
         colours = np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=-1).astype(np.uint8)
-        file_name = self._png_names[entry.index]
+        file_name = self._png_names[image.index]
         _save(Image.fromarray(colours), self.folder / file_name)
         areas = np.bincount(ids.ravel())
         infos = [
@@ -110,10 +110,10 @@ class PanopticFiles:
             }
             for info in prediction["segments_info"]
         ]
-        height, width = entry.size
-        image = {"id": entry.image_id, "file_name": entry.name, "height": height, "width": width}
-        annotation = {"image_id": entry.image_id, "file_name": file_name, "segments_info": infos}
-        return json.dumps({"image": image, "annotation": annotation})
+        height, width = image.size
+        fields = {"id": image.image_id, "file_name": image.name, "height": height, "width": width}
+        annotation = {"image_id": image.image_id, "file_name": file_name, "segments_info": infos}
+        return json.dumps({"image": fields, "annotation": annotation})
 
     def finish(self, lines: Sequence[str]):
         """Write the json from what `add` gave for all images."""
@@ -145,14 +145,14 @@ class SemanticFiles:
         self._png_names = png_names(names)
         self._values = np.array(values, np.uint8 if max(values) <= _MAX_8_BITS else np.uint16)
 
-    def add(self, entry: Entry, prediction: Any) -> str:
+    def add(self, image: PredictedImage, prediction: Any) -> str:
         """Write an image's PNG.
 
         Args:
             prediction: (H, W) labels, of `post_process_semantic_segmentation`.
         """
         labels = torch.as_tensor(prediction).cpu().numpy()
-        _save(Image.fromarray(self._values[labels]), self.folder / self._png_names[entry.index])
+        _save(Image.fromarray(self._values[labels]), self.folder / self._png_names[image.index])
         return ""
 
     def finish(self, lines: Sequence[str]):

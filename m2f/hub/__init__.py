@@ -1,1 +1,1 @@
-"""Checkpoints from and for elsewhere: conversion of the original's weights."""
+"""Checkpoints from and for elsewhere: the original's and transformers' weights, model cards, publishing with code."""

@@ -16,7 +16,7 @@ class Prepared(Protocol):
     key: Hashable  # items of one key may come together in a batch; None: always alone
 
 
-class Outcome(NamedTuple):
+class ItemOutcome(NamedTuple):
     """What became of an item."""
 
     index: int  # of the item
@@ -55,7 +55,7 @@ class BatchPipeline:
         self.batch_size, self.workers = batch_size, workers
         self.item_errors, self.result_errors = item_errors, result_errors
 
-    def run(self, items: Iterable) -> Iterator[Outcome]:
+    def run(self, items: Iterable) -> Iterator[ItemOutcome]:
         """The outcome of each item, as soon as it is there. Items are taken when there is room for them."""
         readers, finishers = ThreadPoolExecutor(self.workers), ThreadPoolExecutor(self.workers)
         try:
@@ -64,9 +64,9 @@ class BatchPipeline:
             readers.shutdown(cancel_futures=True)
             finishers.shutdown(cancel_futures=True)
 
-    def run_in_order(self, items: Iterable) -> Iterator[Outcome]:
+    def run_in_order(self, items: Iterable) -> Iterator[ItemOutcome]:
         """The same in the order of the items."""
-        early: dict[int, Outcome] = {}
+        early: dict[int, ItemOutcome] = {}
         wanted = 0
         for outcome in self.run(items):
             early[outcome.index] = outcome
@@ -76,7 +76,7 @@ class BatchPipeline:
 
     def _run(
         self, source: Iterator[tuple[int, Any]], readers: ThreadPoolExecutor, finishers: ThreadPoolExecutor
-    ) -> Iterator[Outcome]:
+    ) -> Iterator[ItemOutcome]:
         reading: deque[tuple[int, Any, Future]] = deque()
         finishing: deque[tuple[int, Any, Future]] = deque()
         waiting: dict[Hashable, list[tuple[int, Any, Prepared]]] = {}
@@ -94,13 +94,13 @@ class BatchPipeline:
                 try:
                     prepared = future.result()
                 except self.item_errors as error:
-                    yield Outcome(newest, item, None, error)
+                    yield ItemOutcome(newest, item, None, error)
                 else:
                     waiting.setdefault(prepared.key, []).append((newest, item, prepared))
             batch = self._next_batch(waiting, newest)
             for index, item, prepared, computed in self._computed(batch):
                 if isinstance(computed, Exception):
-                    yield Outcome(index, item, None, computed)
+                    yield ItemOutcome(index, item, None, computed)
                 else:
                     finishing.append((index, item, finishers.submit(self.finish, prepared, computed)))
         while finishing:
@@ -129,8 +129,8 @@ class BatchPipeline:
             for entry, part in zip(batch, computed, strict=True):
                 yield (*entry, part)
 
-    def _outcome(self, index: int, item: Any, future: Future) -> Outcome:
+    def _outcome(self, index: int, item: Any, future: Future) -> ItemOutcome:
         try:
-            return Outcome(index, item, future.result())
+            return ItemOutcome(index, item, future.result())
         except self.result_errors as error:
-            return Outcome(index, item, None, error)
+            return ItemOutcome(index, item, None, error)

@@ -114,6 +114,15 @@ def boxes_of_ids(ids: np.ndarray, highest: int) -> list[Box | None]:
     return [slices and Box(slices[1].start, slices[0].start, slices[1].stop, slices[0].stop) for slices in found]
 
 
+def paint_ids(size: tuple[int, int], detections: Sequence[Detection]) -> np.ndarray:
+    """(H, W) int32 map of detections, numbered from 1 in their order, 0 where there is none; the first on top."""
+    ids = np.zeros(size, np.int32)
+    for number in range(len(detections), 0, -1):
+        detection = detections[number - 1]
+        ids[detection.box.slices][detection.pixels] = number
+    return ids
+
+
 def _detection(mask: np.ndarray, info: Mapping[str, Any]) -> Detection:
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     box = Box(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)

@@ -1,6 +1,7 @@
 """The model and the image processor of a checkpoint, ready to predict."""
 
 import os
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -8,6 +9,8 @@ from transformers.utils import cached_file, logging
 
 from m2f.checkpoints.bundled_checkpoint import checkpoint_location
 from m2f.checkpoints.checkpoint_config import read_config
+from m2f.configuration.configuration_m2f import M2FConfig
+from m2f.data.segmentation_dataset import SegmentationDataset, thing_labels
 from m2f.image_processing.image_processing_m2f import TASKS, M2FImageProcessor
 from m2f.modeling_m2f.checkpoint_report import CheckpointMismatchError
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
@@ -19,18 +22,28 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 def load_model(
     checkpoint: str | os.PathLike | None,
-    task: str | None,
-    device: torch.device,
-    dtype: torch.dtype,
+    task: str | None = None,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    trained_for: str | None = None,
+    like: SegmentationDataset | None = None,
+    say: Callable[[str], None] = logger.warning,
     **processor_fields: Any,
 ) -> tuple[M2FForUniversalSegmentation, M2FImageProcessor]:
     """A checkpoint of m2f or of transformers' mask2former, in evaluation mode.
 
-    The latter does not say what it was trained for: it is taken for `task`, or for panoptic, with a warning.
+    The latter does not say what it was trained for, nor which classes are things. It is taken for `task`, or for
+    panoptic; with `like` for what that dataset's labels are made for, with its things. `say` is told so.
 
     Args:
         checkpoint: folder, Hub id or a bundled checkpoint's name; None: the default one of these.
         task: that is wanted.
+        device: where the model is put; None: it stays on the CPU.
+        dtype: of the weights; None: that of the files, which may be float16 to save space.
+        trained_for: task, in place of the checkpoint's own.
+        like: the dataset that the model will be measured on.
+        say: called with lines for the person at the terminal.
         processor_fields: settings of the image processor in place of the checkpoint's.
 
     Raises:
@@ -40,15 +53,27 @@ def load_model(
     """
     name = checkpoint_location(checkpoint)
     fields = read_config(name)
-    trained_for = fields.get("task") or _assumed_task(name, task)
+    trained_for = trained_for or fields.get("task") or _assumed_task(name, task, like, say)
     try:
-        # The files' own type by default, which may be float16 to save space.
         model = M2FForUniversalSegmentation.from_pretrained(name, dtype=dtype)
     except CheckpointMismatchError as error:
         raise ValueError(str(error)) from error
-    things = model.config.thing_label_ids if trained_for == "panoptic" else None
+    things = _things(model.config, fields, like) if trained_for == "panoptic" else None
     settings = {"task": trained_for, "thing_label_ids": things, **processor_fields}
-    return model.eval().to(device), _processor(name, settings)
+    return model.eval().to(device or model.device), _processor(name, settings, say)
+
+
+def told_apart(processor: M2FImageProcessor, labels: Collection[int]) -> list[int]:
+    """The labels of a model whose objects it tells apart.
+
+    Args:
+        processor: of the same checkpoint.
+        labels: all of the model's.
+    """
+    if processor.task == "semantic":
+        return []
+    things = None if processor.task == "instance" else processor.thing_label_ids
+    return sorted(labels if things is None else set(labels) & set(things))
 
 
 def find_device(name: str | torch.device | None) -> torch.device:
@@ -88,8 +113,9 @@ def find_dtype(name: str | torch.dtype | None) -> torch.dtype:
     return dtype
 
 
-def tasks_of(trained_for: str, has_things: bool) -> tuple[str, ...]:
-    """What a model that is trained for a task can predict, that task first."""
+def tasks_of(trained_for: str, has_things: bool = True) -> tuple[str, ...]:
+    """What a model that is trained for a task can predict, and what labels made for it can measure, that task first.
+    Labels of objects do not say what the other pixels are."""
     if trained_for != "panoptic":
         return (trained_for,)
     return TASKS if has_things else tuple(task for task in TASKS if task != "instance")
@@ -112,17 +138,34 @@ def choose_task(wanted: str | None, trained_for: str, has_things: bool) -> str:
     return wanted
 
 
-def _assumed_task(name: str, task: str | None) -> str:
-    if task is not None:
-        return task
-    logger.warning(f"{name} does not say what it was trained for; taken as panoptic. Give the task otherwise.")
-    return "panoptic"
+def _assumed_task(name: str, task: str | None, like: SegmentationDataset | None, say: Callable[[str], None]) -> str:
+    if like is not None:
+        say(f"{name} does not say what it was trained for; taken as {like.task} (--trained-for)")
+        return like.task
+    if task is None:
+        say(f"{name} does not say what it was trained for; taken as panoptic. Give the task otherwise.")
+    return task or "panoptic"
 
 
-def _processor(name: str, settings: dict[str, Any]) -> M2FImageProcessor:
+def _things(config: M2FConfig, fields: Mapping[str, Any], like: SegmentationDataset | None) -> list[int] | None:
+    """Of a panoptic checkpoint; None: all labels.
+
+    Args:
+        fields: of its config.json.
+    """
+    if like is None:
+        return config.thing_label_ids
+    names = {int(label): name for label, name in config.id2label.items()}
+    if "thing_label_ids" in fields:
+        return sorted(names if fields["thing_label_ids"] is None else fields["thing_label_ids"])
+    of_data = thing_labels(like)
+    known = {like.id2label[label] for label in of_data}
+    # Where classes have no names, they are those of the dataset by their numbers.
+    return sorted(label for label, name in names.items() if name in known) or of_data
+
+
+def _processor(name: str, settings: dict[str, Any], say: Callable[[str], None]) -> M2FImageProcessor:
     if cached_file(name, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False) is None:
-        logger.warning(
-            f"{name} has no image processor; a new one resizes to 800 / 1333 pixels and normalises as for ImageNet"
-        )
+        say(f"{name} has no image processor; a new one resizes to 800 / 1333 pixels and normalises as for ImageNet")
         return M2FImageProcessor(**settings)
     return M2FImageProcessor.from_pretrained(name, **settings)

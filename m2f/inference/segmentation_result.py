@@ -9,11 +9,10 @@ from PIL import Image
 
 from m2f.data.segment_map import NOTHING
 from m2f.data.segment_overlay import distinct_colours, draw_segment_map
-from m2f.inference.detection import Detection, boxes_of_ids
+from m2f.inference.detection import Detection, boxes_of_ids, paint_ids
 from m2f.inference.segment import Segment
 from m2f.inference.segment_captions import draw_captions
-from m2f.inference.task_decoding import Found
-from m2f.inference.tile_stitching import paint_ids
+from m2f.inference.task_decoding import TaskSegments
 
 # A picture is drawn in bands of so many pixels, as drawing needs 12 bytes and more for each of them.
 _BAND_PIXELS = 1 << 23
@@ -45,13 +44,13 @@ class SegmentationResult:
         self._ids = ids
 
     @classmethod
-    def from_found(
-        cls, image: Image.Image, task: str, found: Found, id2label: Mapping[int, str], name: str = ""
+    def from_segments(
+        cls, image: Image.Image, task: str, segments: TaskSegments, id2label: Mapping[int, str], name: str = ""
     ) -> "SegmentationResult":
-        """Of what is found for a task."""
+        """Of what a task asks for."""
         if task == "instance":
-            return cls.from_detections(image, found, id2label, name)
-        return cls.from_map(image, task, *found, id2label, name)
+            return cls.from_detections(image, segments, id2label, name)
+        return cls.from_map(image, task, *segments, id2label, name)
 
     @classmethod
     def from_detections(

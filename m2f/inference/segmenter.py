@@ -10,19 +10,17 @@ from PIL import Image
 
 from m2f.image_processing.image_forms import is_array_form, is_file_form, known_form
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
+from m2f.image_processing.post_processing_mixin import MASK_THRESHOLD
 from m2f.image_processing.tile_setting import choose_tile
 from m2f.image_processing.white_level import WhiteLevel, check_white_level
 from m2f.inference.batch_pipeline import BatchPipeline
 from m2f.inference.image_sources import name_of, read_image
 from m2f.inference.memory_limits import memory_errors
-from m2f.inference.model_loading import choose_task, find_device, find_dtype, load_model
+from m2f.inference.model_loading import choose_task, find_device, find_dtype, load_model, told_apart
 from m2f.inference.segmentation_result import SegmentationResult
 from m2f.inference.task_decoding import TaskDecoder
 from m2f.inference.view_segmentation import View, ViewSegmentation
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
-
-_INSTANCE_THRESHOLD = 0.5
-_MASK_THRESHOLD = 0.5
 
 
 class Segmenter:
@@ -39,9 +37,9 @@ class Segmenter:
             none.
         max_detections: (query, class) pairs that are considered for instances; by default as many as queries.
         tile: pixels; images that are higher or wider are cut into overlapping tiles of this size, and the tiles'
-            results are merged, see `m2f.inference.tile_merging` and `tile_stitching`. The processor resizes a tile as
-            it would an image of that size. By default the processor's `tile`, which most checkpoints do not have; 0
-            for no tiles.
+            results are put together, see `m2f.inference.tiled_instances`, `tiled_panoptic` and `tiled_semantic`. The
+            processor resizes a tile as it would an image of that size. By default the processor's `tile`, which most
+            checkpoints do not have; 0 for no tiles.
         tile_overlap: pixels that neighbouring tiles share at least, up to half of a tile; by default the processor's
             `tile_overlap` with its tile, and else a quarter of the tile. Objects that are no longer are whole in one
             tile.
@@ -79,15 +77,8 @@ class Segmenter:
         for name, count in counts.items():
             if count is not None and count < 1:
                 raise ValueError(f"{name} must be at least 1, got {count}")
-        default = _INSTANCE_THRESHOLD if self.task == "instance" else processor.panoptic_threshold
-        self.decoder = TaskDecoder(
-            processor,
-            self.task,
-            default if threshold is None else threshold,
-            _MASK_THRESHOLD if mask_threshold is None else mask_threshold,
-            max_detections,
-            len(self.id2label),
-        )
+        mask_threshold = MASK_THRESHOLD if mask_threshold is None else mask_threshold
+        self.decoder = TaskDecoder(processor, self.task, threshold, mask_threshold, max_detections)
         self.tile, self.tile_overlap = choose_tile(tile, tile_overlap, processor.tile, processor.tile_overlap)
         self.white_level = processor.white_level if white_level is None else check_white_level(white_level)
         self.batch_size, self.workers = batch_size, workers
@@ -129,10 +120,7 @@ class Segmenter:
     @property
     def things(self) -> list[int]:
         """Labels whose objects the model tells apart."""
-        if self.processor.task == "semantic":
-            return []
-        fused = self.decoder.fused_labels() if self.processor.task == "panoptic" else set()
-        return sorted(set(self.id2label) - fused)
+        return told_apart(self.processor, self.id2label)
 
     def __call__(self, images: Any) -> SegmentationResult | list[SegmentationResult] | Iterator[SegmentationResult]:
         """Segments images; results are at each image's own size, EXIF orientation applied.
@@ -183,9 +171,9 @@ class Segmenter:
             yield outcome.result
 
     def _result(self, view: View, computed: Any) -> SegmentationResult:
-        (found,) = self._views.found(view, computed)
+        (segments,) = self._views.segments(view, computed)
         with memory_errors("the result"):
-            return SegmentationResult.from_found(view.image, self.task, found, self.id2label, view.name)
+            return SegmentationResult.from_segments(view.image, self.task, segments, self.id2label, view.name)
 
 
 def _is_one_image(images: Any) -> bool:

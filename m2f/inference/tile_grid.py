@@ -1,7 +1,9 @@
-"""How a large image is cut into overlapping tiles of one size."""
+"""How a large image is cut into overlapping tiles of one size, and how much their pixels count where they overlap."""
 
 from collections.abc import Mapping
 from itertools import product
+
+import numpy as np
 
 from m2f.image_processing.resize_rule import resized_size
 from m2f.inference.detection import Box
@@ -33,9 +35,25 @@ def tile_input_size(size: tuple[int, int], tile: int, processor_size: Mapping[st
     return tuple(max(1, round(length * target / tile)) for length, target in zip(size, whole, strict=True))
 
 
+def tile_weight(tile: Box, size: tuple[int, int], overlap: int) -> np.ndarray:
+    """(tile.height, tile.width) float32 weights above 0, up to 1, of a tile's pixels: 1 in the middle, falling over
+    `overlap` pixels to the borders inside the image, near which a tile sees little of what is around."""
+    rows = _ramp(tile.height, tile.top > 0, tile.bottom < size[0], overlap)
+    columns = _ramp(tile.width, tile.left > 0, tile.right < size[1], overlap)
+    return np.outer(rows, columns)
+
+
 def _starts(length: int, tile: int, overlap: int) -> list[int]:
     """First pixels of the tiles along an edge."""
     if length <= tile:
         return [0]
     steps = -(-(length - tile) // (tile - overlap))
     return [round(step * (length - tile) / steps) for step in range(steps + 1)]
+
+
+def _ramp(length: int, falls_at_start: bool, falls_at_end: bool, overlap: int) -> np.ndarray:
+    """(length,) in (0, 1], 1 where nothing falls."""
+    places = np.arange(length, dtype=np.float32)
+    from_start = (places + 0.5) / max(overlap, 1) if falls_at_start else np.ones(length, np.float32)
+    from_end = (length - places - 0.5) / max(overlap, 1) if falls_at_end else np.ones(length, np.float32)
+    return np.minimum(np.minimum(from_start, from_end), 1).astype(np.float32)

@@ -9,13 +9,17 @@ from PIL import Image
 
 from m2f.image_processing.file_settings import pad_size_in_use
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
-from m2f.inference.batch_pipeline import BatchPipeline, Outcome
+from m2f.inference.batch_pipeline import BatchPipeline, ItemOutcome
 from m2f.inference.detection import Box
 from m2f.inference.memory_limits import check_memory_of_tiles, memory_errors
-from m2f.inference.task_decoding import Found, TaskDecoder, ViewOutputs
+from m2f.inference.task_decoding import TaskDecoder, TaskSegments, ViewOutputs
 from m2f.inference.tile_grid import tile_boxes, tile_input_size
-from m2f.inference.tile_results import TILE_RESULTS
+from m2f.inference.tiled_instances import TiledInstances
+from m2f.inference.tiled_panoptic import TiledPanoptic
+from m2f.inference.tiled_semantic import TiledSemantic
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
+
+_TILED = {"instance": TiledInstances, "panoptic": TiledPanoptic, "semantic": TiledSemantic}
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class View:
 
 @dataclass(frozen=True)
 class ViewSegmentation:
-    """The steps from an image to what is found in it. `prepare` and `found` may run in threads.
+    """The steps from an image to what is found in it. `prepare` and `segments` may run in threads.
 
     Args:
         model: in evaluation mode, on its device.
@@ -78,10 +82,10 @@ class ViewSegmentation:
             inputs = dict(self.processor(image, return_tensors="pt", **sizes))
         return View(item, image, name, inputs, tuple(inputs["pixel_values"].shape))
 
-    def compute(self, views: Sequence[View]) -> list[ViewOutputs | list[Found]]:
+    def compute(self, views: Sequence[View]) -> list[ViewOutputs | list[TaskSegments]]:
         """For each of some views of one `key`: the model's outputs, or for an image in tiles what is found."""
         if views[0].inputs is None:
-            return [self._found_in_tiles(view) for view in views]
+            return [self._segments_of_tiles(view) for view in views]
         parameter = next(self.model.parameters())
         inputs = {name: torch.cat([view.inputs[name] for view in views]) for name in views[0].inputs}
         with torch.inference_mode(), memory_errors("the model's computation"):
@@ -91,20 +95,18 @@ class ViewSegmentation:
             )
         return ViewOutputs.split(outputs)
 
-    def found(self, view: View, computed: ViewOutputs | list[Found]) -> list[Found]:
+    def segments(self, view: View, computed: ViewOutputs | list[TaskSegments]) -> list[TaskSegments]:
         """What each decoder's task asks for, at the size of the view."""
         if not isinstance(computed, ViewOutputs):
             return computed
         with memory_errors("the result"):
             return [decoder.decode(computed, view.size) for decoder in self.decoders]
 
-    def _found_in_tiles(self, view: View) -> list[Found]:
+    def _segments_of_tiles(self, view: View) -> list[TaskSegments]:
         """The tiles go through a pipeline of their own."""
         check_memory_of_tiles(view.size)
         tiles = tile_boxes(view.size, self.tile, self.tile_overlap)
-        results = [
-            TILE_RESULTS[decoder.task](decoder, tiles, view.size, self.tile_overlap) for decoder in self.decoders
-        ]
+        results = [_TILED[decoder.task](decoder, tiles, view.size, self.tile_overlap) for decoder in self.decoders]
 
         def prepare(tile: Box) -> View:
             return self.prepare(tile, view.image.crop(tile), view.name, self._tile_input_size(tile))
@@ -118,14 +120,14 @@ class ViewSegmentation:
             for outcome in pipeline.run_in_order(tiles):
                 for result, part in zip(results, _result_of(outcome), strict=True):
                     result.add(outcome.item, part)
-            return [result.found() for result in results]
+            return [result.segments() for result in results]
 
     def _tile_input_size(self, tile: Box) -> tuple[int, int]:
         size = (tile.height, tile.width)
         return tile_input_size(size, self.tile, dict(self.processor.size)) if self.processor.do_resize else size
 
 
-def _result_of(outcome: Outcome) -> Any:
+def _result_of(outcome: ItemOutcome) -> Any:
     if outcome.error is not None:
         raise outcome.error
     return outcome.result

@@ -1,1 +1,1 @@
-"""What training needs beside model and data: parameter groups, schedules and loops."""
+"""The run of `m2f train` and `M2FTrainer`: options, starting model, optimizer steps, checkpoints and logs."""

@@ -22,9 +22,10 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from m2f.data.collation import Collator
+from m2f.data.segmentation_dataset import SegmentationDataset
 from m2f.data.training_dataset import TrainingDataset
 from m2f.evaluation.streaming_metric import StreamingMetric
-from m2f.training.evaluation_loop import evaluate_model, make_metric
+from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.training.parameter_groups import parameter_groups
 from m2f.training.trainer_checks import (
     check_evaluation_data,
@@ -34,6 +35,8 @@ from m2f.training.trainer_checks import (
     check_settings,
     check_training_data,
 )
+from m2f.validation.evaluation_loop import evaluate_model
+from m2f.validation.task_metric import make_metric
 
 LOGGED_TERMS = ("loss_ce", "loss_mask", "loss_dice")  # of the last prediction
 # What `get_optimizer_cls_and_kwargs` gives for optimizers that make their own groups (GaLore, LOMO, layer-wise ones).
@@ -93,8 +96,8 @@ class M2FTrainer(Trainer):
         args: Any = None,
         data_collator: Any = None,
         train_dataset: Any = None,
-        eval_dataset: Any = None,
-        processing_class: Any = None,
+        eval_dataset: SegmentationDataset | dict[str, SegmentationDataset] | None = None,
+        processing_class: M2FImageProcessor | None = None,
         *,
         task: str | None = None,
         backbone_lr_multiplier: float = 0.1,

@@ -16,8 +16,9 @@ from typing import Any
 from torch import Tensor
 
 from m2f.evaluation.result_folder import without_nan
+from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.training.checkpoint_store import CheckpointError, CheckpointStore, broken_because
-from m2f.training.option_sources import plain_values, read_options, write_options
+from m2f.training.option_values import plain_values, read_options, write_options
 from m2f.training.training_options import TrainingOptions
 from m2f.training.training_state import TrainingState, save_model
 
@@ -65,7 +66,7 @@ class RunFolder:
         say: called with lines for the person at the terminal.
     """
 
-    def __init__(self, options: TrainingOptions, processor: Any, say: Callable[[str], None]):
+    def __init__(self, options: TrainingOptions, processor: M2FImageProcessor, say: Callable[[str], None]):
         self.options = options
         self.processor = processor
         self.path = Path(options.output)

@@ -10,9 +10,10 @@ from transformers.modeling_outputs import ModelOutput
 from m2f.data.sample_geometry import resize
 from m2f.data.segment_map import Sample
 from m2f.data.segment_overlay import distinct_colours, draw_segment_map, draw_segments, side_by_side
+from m2f.data.segmentation_dataset import SegmentationDataset, thing_labels
+from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 
 _LONGEST_EDGE = 512  # pixels of an image on the sheet
-_SHOWN_SCORE = 0.5  # instances below are not drawn
 
 
 class SampleSheet:
@@ -25,7 +26,7 @@ class SampleSheet:
         total: images that will be observed. Every so-manieth is drawn, because neighbours are often alike.
     """
 
-    def __init__(self, processor: Any, dataset: Any, limit: int, total: int):
+    def __init__(self, processor: M2FImageProcessor, dataset: SegmentationDataset, limit: int, total: int):
         self.processor = processor
         self.task = dataset.task
         self.limit = limit
@@ -71,9 +72,7 @@ class SampleSheet:
 
     def _segments(self, outputs: ModelOutput, size: tuple[int, int]) -> dict[str, Any]:
         if self.task == "instance":
-            (found,) = self.processor.post_process_instance_segmentation(
-                outputs, threshold=_SHOWN_SCORE, target_sizes=[size]
-            )
+            (found,) = self.processor.post_process_instance_segmentation(outputs, target_sizes=[size])
         else:  # for the task "semantic" this is the semantic map, a segment for each class
             (found,) = self.processor.post_process_panoptic_segmentation(outputs, target_sizes=[size])
         return {"segmentation": found["segmentation"].cpu().numpy(), "segments_info": found["segments_info"]}
@@ -88,11 +87,10 @@ class SampleSheet:
         return draw_segment_map(sample.image, sample.segments.ids, colours)
 
 
-def _stuff_labels(dataset: Any) -> list[int]:
+def _stuff_labels(dataset: SegmentationDataset) -> list[int]:
     if dataset.task == "semantic":
         return sorted(dataset.id2label)
-    things = dataset.id2label if dataset.thing_label_ids is None else dataset.thing_label_ids
-    return sorted(set(dataset.id2label) - set(things))
+    return sorted(set(dataset.id2label) - set(thing_labels(dataset)))
 
 
 def _shrunk(size: tuple[int, int]) -> tuple[int, int]:

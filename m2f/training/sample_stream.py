@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from m2f.data.segment_map import Sample
+from m2f.data.segmentation_dataset import SegmentationDataset
 
 
 class SampleStream:
@@ -29,7 +29,7 @@ class SampleStream:
         ValueError: the dataset has no image.
     """
 
-    def __init__(self, dataset: Any, seed: int, length: int):
+    def __init__(self, dataset: SegmentationDataset, seed: int, length: int):
         if not len(dataset):
             raise ValueError(f"the dataset has no image in split {dataset.split!r}; training needs at least one")
         self.dataset = dataset

@@ -10,9 +10,10 @@ from transformers.utils import logging
 
 from m2f.checkpoints.bundled_checkpoint import checkpoint_location
 from m2f.checkpoints.checkpoint_config import read_config
+from m2f.data.segmentation_dataset import SegmentationDataset
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
-from m2f.training.label_check import check_labels, dataset_classes, label_fields
 from m2f.training.training_options import TrainingOptions
+from m2f.validation.label_check import check_labels, dataset_classes, label_fields
 
 logger = logging.get_logger(__name__)
 
@@ -21,7 +22,7 @@ _NEW_MODEL_OPTIONS = ("num_queries", "drop_path_rate", "frozen_batch_norm")
 
 
 def starting_model(
-    options: TrainingOptions, dataset: Any, checkpoint: Path | None = None
+    options: TrainingOptions, dataset: SegmentationDataset, checkpoint: Path | None = None
 ) -> M2FForUniversalSegmentation:
     """The model of the options, for the classes of the dataset; or that of the run's own checkpoint, to go on with.
 
@@ -62,7 +63,7 @@ def enable_gradient_checkpointing(model: M2FForUniversalSegmentation):
     enable()
 
 
-def _from_checkpoint(options: TrainingOptions, dataset: Any) -> M2FForUniversalSegmentation:
+def _from_checkpoint(options: TrainingOptions, dataset: SegmentationDataset) -> M2FForUniversalSegmentation:
     for name in _NEW_MODEL_OPTIONS:
         if getattr(options, name) is not None:
             raise ValueError(
@@ -79,7 +80,9 @@ def _from_checkpoint(options: TrainingOptions, dataset: Any) -> M2FForUniversalS
     return model
 
 
-def _with_new_classifier(model: M2FForUniversalSegmentation, dataset: Any) -> M2FForUniversalSegmentation:
+def _with_new_classifier(
+    model: M2FForUniversalSegmentation, dataset: SegmentationDataset
+) -> M2FForUniversalSegmentation:
     """What `from_pretrained(..., ignore_mismatched_sizes=True)` gives, for the tensors that belong to the classes
     alone, and for them even if there happen to be as many classes as before."""
     config = type(model.config).from_dict(model.config.to_dict())
@@ -92,7 +95,7 @@ def _with_new_classifier(model: M2FForUniversalSegmentation, dataset: Any) -> M2
     return new
 
 
-def _from_backbone(options: TrainingOptions, dataset: Any) -> M2FForUniversalSegmentation:
+def _from_backbone(options: TrainingOptions, dataset: SegmentationDataset) -> M2FForUniversalSegmentation:
     fields = {**label_fields(dataset), **_new_model_fields(options)}
     if options.drop_path_rate is not None:
         fields["backbone_kwargs"] = {"drop_path_rate": options.drop_path_rate}
@@ -100,7 +103,7 @@ def _from_backbone(options: TrainingOptions, dataset: Any) -> M2FForUniversalSeg
     return M2FForUniversalSegmentation.from_pretrained_backbone(options.backbone, config=config)
 
 
-def _from_scratch(options: TrainingOptions, dataset: Any) -> M2FForUniversalSegmentation:
+def _from_scratch(options: TrainingOptions, dataset: SegmentationDataset) -> M2FForUniversalSegmentation:
     fields = _read_config(Path(options.scratch))
     for name in ("num_labels", "id2label", "label2id"):
         fields.pop(name, None)
@@ -132,6 +135,6 @@ def _read_config(path: Path) -> dict[str, Any]:
     return fields
 
 
-def _update(config: PretrainedConfig, dataset: Any):
+def _update(config: PretrainedConfig, dataset: SegmentationDataset):
     for name, value in label_fields(dataset).items():
         setattr(config, name, value)

@@ -44,10 +44,3 @@ class StopSignals:
             f"{signal.Signals(number).name}: stopping after this step and saving a checkpoint; Ctrl-C again stops at "
             "once, without"
         )
-
-
-def leave_signals_to_the_main_process(_worker: int):
-    """For the workers of a data loader: a Ctrl-C at the terminal reaches them too, and the step under way still needs
-    them. They inherit the handlers; what stops them is the main process's own SIGTERM."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -5,8 +5,8 @@ from typing import Any
 
 from m2f.data.training_dataset import TrainingDataset
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
-from m2f.training.evaluation_loop import METRICS
-from m2f.training.label_check import check_labels
+from m2f.validation.label_check import check_labels
+from m2f.validation.task_metric import METRICS
 
 _READER_ATTRIBUTES = ("id2label", "thing_label_ids", "task", "image_path", "name_of")
 _NOT_CALLED = ("compute_metrics", "compute_loss_func", "preprocess_logits_for_metrics")

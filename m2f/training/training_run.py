@@ -5,20 +5,19 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from m2f.data.augmentation_presets import AugmentationPreset
+from m2f.data.segmentation_dataset import SegmentationDataset
+from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
-from m2f.training.evaluation_loop import METRICS
 from m2f.training.learning_rate_schedule import LearningRateSchedule
 from m2f.training.optimization_step import OptimizationStep, StepResult
-from m2f.training.option_sources import plain_values
+from m2f.training.option_values import plain_values
 from m2f.training.progress_report import ProgressReport
-from m2f.training.run_evaluation import evaluate_run
 from m2f.training.run_folder import SAMPLES, RunFolder, TrainingDiverged
 from m2f.training.sample_sheet import SampleSheet
 from m2f.training.sample_stream import SampleStream, StreamBatches
@@ -27,13 +26,15 @@ from m2f.training.training_log import LossMeter
 from m2f.training.training_options import TrainingOptions
 from m2f.training.training_setup import make_accelerator, prepared_state, training_loader
 from m2f.training.training_state import Progress
+from m2f.validation.run_evaluation import evaluate_run
+from m2f.validation.task_metric import METRICS
 
 _UNUSUAL_LEARNING_RATE = 0.01  # 100 times the paper's
 _USUAL_OVERFLOWS = 2  # in a row
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """How a run ended.
 
     Args:
@@ -72,9 +73,9 @@ class TrainingRun:
         self,
         options: TrainingOptions,
         model: M2FForUniversalSegmentation,
-        processor: Any,
-        train_dataset: Any,
-        validation_dataset: Any | None = None,
+        processor: M2FImageProcessor,
+        train_dataset: SegmentationDataset,
+        validation_dataset: SegmentationDataset | None = None,
         *,
         augmentation: AugmentationPreset | None = None,
         checkpoint: Path | None = None,
@@ -113,7 +114,7 @@ class TrainingRun:
     def progress(self) -> Progress:
         return self.state.progress
 
-    def run(self) -> Outcome:
+    def run(self) -> RunOutcome:
         """To the last step, or to a signal.
 
         Raises:
@@ -294,10 +295,10 @@ class TrainingRun:
         received = torch.tensor([signals.received], device=self.accelerator.device)
         return int(self.accelerator.gather(received).max())
 
-    def _outcome(self, stopped_by: int) -> Outcome:
+    def _outcome(self, stopped_by: int) -> RunOutcome:
         progress, steps = self.progress, list(self.folder.store.steps().values())
         latest = steps[0] if steps else None
-        return Outcome(progress.step, self.metric, progress.best_metric, progress.best_step, latest, stopped_by)
+        return RunOutcome(progress.step, self.metric, progress.best_metric, progress.best_step, latest, stopped_by)
 
 
 def _is_due(step: int, every: int) -> bool:

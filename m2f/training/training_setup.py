@@ -1,7 +1,5 @@
 """What a run is put together from: accelerator, prepared model and optimizer, loader."""
 
-from typing import Any
-
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
@@ -11,16 +9,17 @@ from transformers import PreTrainedModel
 
 from m2f.data.augmentation_presets import AugmentationPreset, augmentation_preset
 from m2f.data.collation import Collator
+from m2f.data.loader_workers import leave_signals_to_the_main_process
 from m2f.data.training_dataset import TrainingDataset
-from m2f.training.accelerator_device import accelerator_on
+from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.training.class_weights import class_weights_of
 from m2f.training.parameter_groups import parameter_groups
 from m2f.training.sample_stream import SampleStream, StreamBatches
 from m2f.training.starting_point import enable_gradient_checkpointing
-from m2f.training.stop_signals import leave_signals_to_the_main_process
 from m2f.training.training_options import TrainingOptions
 from m2f.training.training_state import Progress, TrainingState
 from m2f.training.weight_average import WeightAverage
+from m2f.validation.accelerator_device import accelerator_on
 
 NO_AUGMENTATION = "none"
 
@@ -79,7 +78,7 @@ def training_loader(
     options: TrainingOptions,
     stream: SampleStream,
     batches: StreamBatches,
-    processor: Any,
+    processor: M2FImageProcessor,
     augmentation: AugmentationPreset | None,
     device: torch.device,
 ) -> DataLoader:

@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from transformers import PreTrainedModel
 
+from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.training.checkpoint_store import CheckpointError
 from m2f.training.random_state import random_state, set_random_state
 from m2f.training.weight_average import WeightAverage
@@ -164,7 +165,7 @@ def save_tensors(tensors: dict[str, Tensor], path: Path):
         raise OSError(f"{path.name}: {error}") from error
 
 
-def save_model(model: PreTrainedModel, weights: dict[str, Tensor], processor: Any, folder: Path):
+def save_model(model: PreTrainedModel, weights: dict[str, Tensor], processor: M2FImageProcessor, folder: Path):
     """What `from_pretrained` loads: configuration, weights and image processor.
 
     Raises:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "inference")]  # for the helpers there
+sys.path.insert(0, str(Path(__file__).parent))  # for the helper there
 
 if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
     pytest.skip("needs Chromium (apt-get install chromium)", allow_module_level=True)

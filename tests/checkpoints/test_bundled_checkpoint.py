@@ -15,7 +15,7 @@ from m2f.cli import main
 from m2f.data.dataset_formats import open_dataset
 from m2f.hub.model_card import check_card
 from m2f.inference.segmenter import Segmenter
-from m2f.training.option_sources import resolve_options
+from m2f.training.option_values import resolve_options
 from m2f.training.starting_point import starting_model
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,7 +8,6 @@ import pytest
 from m2f.cli import command_parser
 from m2f.commands.config_file import parse_with_config
 from m2f.commands.shared_arguments import add_shared_arguments, count
-from m2f.training.option_file import nearest, read_mapping
 
 
 @pytest.fixture
@@ -90,12 +89,6 @@ def test_a_value_of_another_type_is_named(parse, old, new):
         parse(FILE.replace(old, new))
 
 
-def test_names_are_those_of_flags_with_or_without_dashes(tmp_path):
-    (tmp_path / "a.yaml").write_text("batch-size: 1\n--max-steps: 2\nseed: 3\n")
-    assert read_mapping(tmp_path / "a.yaml") == {"batch_size": 1, "max_steps": 2, "seed": 3}
-    assert nearest("zzz", ["seed"], "m2f x") == "m2f x --help lists all"
-
-
 @pytest.mark.parametrize(
     ("command", "text", "expected"),
     [
@@ -111,10 +104,3 @@ def test_every_command_takes_its_own(tmp_path, command, text, expected):
     (tmp_path / "a.yaml").write_text(text)
     args = parse_with_config(command_parser(command), [f"--config={tmp_path / 'a.yaml'}"])
     assert {name: getattr(args, name) for name in expected} == expected
-
-
-def test_the_options_of_a_training_have_the_names_of_other_commands_too(tmp_path):
-    from m2f.training.option_sources import read_options
-
-    (tmp_path / "a.yaml").write_text("dtype: bfloat16\nformat: yolo\nbatch-size: 2\n")
-    assert read_options(tmp_path / "a.yaml") == {"mixed_precision": "bf16", "data_format": "yolo", "batch_size": 2}

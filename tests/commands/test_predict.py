@@ -14,11 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "inference"))  # for the helpers of its tests
-
 from object_reader import Thing, draw, object_reader  # noqa: E402
+from PIL import Image
 from small_models import small_model  # noqa: E402
 
 from m2f.cli import main  # noqa: E402
@@ -262,7 +259,7 @@ def test_a_full_disk_ends_the_run(images, reader, tmp_path, capsys, monkeypatch)
 # Runs the command in a process of its own, with the model that reads scenes; each image takes 0.3 s.
 SLOW_COMMAND = """
 import sys, time
-sys.path[:0] = ["tests/inference", "tests"]
+sys.path.insert(0, "tests")
 from object_reader import object_reader
 import m2f.commands.predict as predict
 from m2f.cli import main

@@ -15,7 +15,6 @@ from small_models import BACKBONES, SMALL
 from transformers import AutoModelForUniversalSegmentation
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from m2f.commands.data_arguments import reader_option
 from m2f.commands.train import (
     _evaluation_size,
     add_arguments,
@@ -28,9 +27,9 @@ from m2f.commands.train import (
 from m2f.configuration.configuration_m2f import M2FConfig
 from m2f.evaluation.measuring_machine import processor_name
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
-from m2f.training.option_sources import read_options, resolve_options
+from m2f.training.option_values import read_options, resolve_options
 from m2f.training.run_folder import TrainingDiverged
-from m2f.training.training_run import Outcome
+from m2f.training.training_run import RunOutcome
 
 COLOURS = {"red": (220, 0, 0), "green": (0, 220, 0)}
 
@@ -241,7 +240,6 @@ def test_validation_data_of_its_own(data, scratch, tmp_path):
 
 def test_options_of_the_reader_reach_it(data):
     options = resolve_options({"data": str(data), "data_options": ["ignore_unknown=false"]})
-    assert reader_option("a=[1, 2]") == ("a", [1, 2]) and reader_option("task=x") == ("task", "x")
     open_datasets(options)
     with pytest.raises(ValueError, match="data_options.*nonsense"):
         open_datasets(resolve_options({"data": str(data), "data_options": ["nonsense=1"]}))
@@ -252,10 +250,10 @@ def test_options_of_the_reader_reach_it(data):
 @pytest.mark.parametrize(
     ("outcome", "line"),
     [
-        (Outcome(9, "AP", 0.51234, 6, Path("c")), "best model: m2f_run (AP 0.5123 after step 6)"),
-        (Outcome(9, "AP", None, None, Path("c")), "model: m2f_run (step 9, not evaluated)"),
+        (RunOutcome(9, "AP", 0.51234, 6, Path("c")), "best model: m2f_run (AP 0.5123 after step 6)"),
+        (RunOutcome(9, "AP", None, None, Path("c")), "model: m2f_run (step 9, not evaluated)"),
         (
-            Outcome(9, "AP", 0.5, 6, Path("c"), 2),
+            RunOutcome(9, "AP", 0.5, 6, Path("c"), 2),
             "stopped by SIGINT after step 9; the same command goes on from c",
         ),
     ],
@@ -267,12 +265,12 @@ def test_the_closing_line(outcome, line):
 class Ended:
     """In place of a run: it ends as it is told."""
 
-    how: Outcome | Exception
+    how: RunOutcome | Exception
 
     def __init__(self, *_, **__):
         pass
 
-    def run(self) -> Outcome:
+    def run(self) -> RunOutcome:
         if isinstance(self.how, Exception):
             raise self.how
         return self.how
@@ -281,8 +279,8 @@ class Ended:
 @pytest.mark.parametrize(
     ("how", "code", "words"),
     [
-        (Outcome(3, "AP", None, None, Path("c"), 2), 130, "stopped by SIGINT"),
-        (Outcome(3, "AP", None, None, Path("c"), 15), 143, "stopped by SIGTERM"),
+        (RunOutcome(3, "AP", None, None, Path("c"), 2), 130, "stopped by SIGINT"),
+        (RunOutcome(3, "AP", None, None, Path("c"), 15), 143, "stopped by SIGTERM"),
         (TrainingDiverged("5 steps in a row"), 1, "training diverged: 5 steps in a row"),
     ],
 )

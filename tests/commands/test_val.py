@@ -9,17 +9,13 @@ from pathlib import Path
 
 import pytest
 from accelerate.state import AcceleratorState
-from PIL import Image
-from torch import get_num_threads
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))  # for the helpers of its tests
-
 from evaluation_data import colour_reader, write_instances, write_panoptic, write_semantic  # noqa: E402
+from PIL import Image
 from shapes_dataset import shapes_model, shapes_processor  # noqa: E402
+from torch import get_num_threads
 
 from m2f.cli import main  # noqa: E402
 from m2f.evaluation.measuring_machine import processor_name  # noqa: E402
-from m2f.training.checkpoint_tasks import Checkpoint  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,12 +44,11 @@ def checkpoint(tmp_path_factory) -> Path:
 def reader(monkeypatch):
     """In place of a checkpoint, the model that reads colours."""
 
-    def load(name, dataset, trained_for, say, **fields):
-        model = colour_reader(dataset.task, 1)
-        things = {"panoptic": [0, 1], "instance": [0, 1, 2], "semantic": []}[dataset.task]
-        return Checkpoint(model, model.processor, things)
+    def load(name, like, trained_for, say, **fields):
+        model = colour_reader(like.task, 1)
+        return model, model.processor
 
-    monkeypatch.setattr("m2f.commands.val.load_checkpoint", load)
+    monkeypatch.setattr("m2f.commands.val.load_model", load)
 
 
 def m2f_val(*words) -> int:
@@ -118,15 +113,14 @@ def perfect_reader(monkeypatch, **fields) -> list:
     Gives the models of the commands that follow, one for each."""
     models = []
 
-    def load(name, dataset, trained_for, say, **processor_fields):
-        model = colour_reader(dataset.task)
+    def load(name, like, trained_for, say, **processor_fields):
+        model = colour_reader(like.task)
         models.append(model)
         for field, value in fields.items():
             setattr(model.processor, field, value)
-        things = {"panoptic": [0, 1], "instance": [0, 1, 2], "semantic": []}[dataset.task]
-        return Checkpoint(model, model.processor, things)
+        return model, model.processor
 
-    monkeypatch.setattr("m2f.commands.val.load_checkpoint", load)
+    monkeypatch.setattr("m2f.commands.val.load_model", load)
     return models
 
 
@@ -282,13 +276,13 @@ def test_images_are_read_with_the_white_level_of_checkpoint_or_options(data, mon
     """The measurement itself is not made."""
     seen = []
 
-    def load(name, dataset, trained_for, say, **fields):
-        model = colour_reader(dataset.task, 1)
+    def load(name, like, trained_for, say, **fields):
+        model = colour_reader(like.task, 1)
         saved = {**model.processor.to_dict(), "white_level": 4095, **fields}
-        seen.append(dataset)
-        return Checkpoint(model, type(model.processor).from_dict(saved), [0, 1])
+        seen.append(like)
+        return model, type(model.processor).from_dict(saved)
 
-    monkeypatch.setattr("m2f.commands.val.load_checkpoint", load)
+    monkeypatch.setattr("m2f.commands.val.load_model", load)
     for words, expected in (
         ([], 4095),
         (["--white-level=type"], "type"),

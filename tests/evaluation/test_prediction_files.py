@@ -7,7 +7,7 @@ from PIL import Image
 
 from m2f.data.coco_panoptic import read_segment_ids
 from m2f.data.label_maps import read_label_map
-from m2f.evaluation.prediction_files import Entry, InstanceFile, PanopticFiles, SemanticFiles, png_names
+from m2f.evaluation.prediction_files import InstanceFile, PanopticFiles, PredictedImage, SemanticFiles, png_names
 
 RLE = {"size": [2, 2], "counts": "04"}
 
@@ -19,7 +19,7 @@ def test_a_results_json_has_the_categories_of_the_dataset(tmp_path):
         "segments_info": [{"label_id": i, "score": 0.5 - i / 10} for i in (1, 0)],
     }
     empty = {"segmentation": [], "segments_info": []}
-    lines = [files.add(Entry(i, 10 + i, "a", (2, 2)), p) for i, p in enumerate([empty, prediction, empty])]
+    lines = [files.add(PredictedImage(i, 10 + i, "a", (2, 2)), p) for i, p in enumerate([empty, prediction, empty])]
     files.finish(lines)
     assert json.loads((tmp_path / "instances.json").read_text()) == [
         {"image_id": 11, "category_id": 9, "segmentation": RLE, "score": 0.4},
@@ -34,7 +34,7 @@ def test_panoptic_colours_are_segment_ids(tmp_path):
     files = PanopticFiles(tmp_path, ["city/a.jpg"], [3, 9], {0: "car", 1: "sky"}, [0])
     ids = torch.tensor([[0, 1, 70000], [1, 1, 70000]], dtype=torch.int32)
     infos = [{"id": 1, "label_id": 0, "score": 0.9}, {"id": 70000, "label_id": 1, "score": 0.8}]
-    line = files.add(Entry(0, 5, "city/a.jpg", (2, 3)), {"segmentation": ids, "segments_info": infos})
+    line = files.add(PredictedImage(0, 5, "city/a.jpg", (2, 3)), {"segmentation": ids, "segments_info": infos})
     files.finish([line])
     assert np.array_equal(read_segment_ids(tmp_path / "panoptic" / "city" / "a.png", ""), ids.numpy())
     content = json.loads((tmp_path / "panoptic.json").read_text())
@@ -52,7 +52,7 @@ def test_panoptic_colours_are_segment_ids(tmp_path):
 @pytest.mark.parametrize(("values", "mode"), [([7, 33], "L"), ([0, 255], "L"), ([7, 256], "I;16")])
 def test_label_maps_have_the_numbers_of_the_dataset(tmp_path, values, mode):
     files = SemanticFiles(tmp_path, ["row 0"], values)
-    files.add(Entry(0, 0, "row 0", (1, 2)), torch.tensor([[1, 0]]))
+    files.add(PredictedImage(0, 0, "row 0", (1, 2)), torch.tensor([[1, 0]]))
     files.finish([""])
     path = tmp_path / "semantic" / "row 0.png"
     assert read_label_map(path, "").tolist() == [[values[1], values[0]]]

@@ -42,7 +42,7 @@ def test_weights_are_float32_unless_told(checkpoint):
 def test_segmenter_of_a_checkpoint(checkpoint):
     segmenter = Segmenter.from_pretrained(checkpoint, "semantic", "cpu", size={"shortest_edge": 64}, batch_size=3)
     assert (segmenter.task, segmenter.batch_size, segmenter.processor.size["shortest_edge"]) == ("semantic", 3, 64)
-    assert Segmenter.from_pretrained(checkpoint, device="cpu").decoder.threshold == 0.3
+    assert Segmenter.from_pretrained(checkpoint, device="cpu").processor.panoptic_threshold == 0.3
 
 
 def test_checkpoint_of_transformers(tmp_path, caplog):

@@ -6,8 +6,6 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from m2f.data.segment_overlay import distinct_colours
@@ -82,17 +80,6 @@ def test_nothing_found():
         np.testing.assert_array_equal(np.asarray(result.plot()), np.asarray(IMAGE))
 
 
-@given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 2**32 - 1), st.floats(0.05, 0.95))
-def test_run_lengths_are_those_of_the_whole_mask(height, width, seed, density):
-    """pycocotools, given the whole mask, makes the expected ones. A full column goes on in the next one."""
-    mask = np.random.default_rng(seed).random((height, width)) < density
-    mask[seed % height, seed % width] = True
-    image = Image.new("RGB", (width, height))
-    (found,) = detections_from_masks(torch.from_numpy(mask[None]), [{"label_id": 0, "score": 1.0}])
-    result = SegmentationResult.from_detections(image, [found], NAMES)
-    assert result.segments[0].rle == encode_masks(mask[None])[0]
-
-
 def test_coco():
     first, second = two_that_overlap()
     annotations = of_masks(first, second).to_coco(image_id="a")
@@ -143,16 +130,3 @@ def test_bands_do_not_show(monkeypatch):
     for pixels in (30, 130):
         monkeypatch.setattr("m2f.inference.segmentation_result._BAND_PIXELS", pixels)
         np.testing.assert_array_equal(np.asarray(result.plot(captions=False)), whole)
-
-
-def test_captions_where_there_is_room():
-    """The sky is 30 by 10, too small for its name at the least size of the font; a large image has room."""
-    small, large = of_map(), None
-    np.testing.assert_array_equal(np.asarray(small.plot()), np.asarray(small.plot(captions=False)))
-    assert (np.asarray(small.plot(captions=True)) != np.asarray(small.plot(captions=False))).any()
-    image = IMAGE.resize((300, 200))
-    mask = np.ones((200, 300), bool)
-    (found,) = detections_from_masks(torch.from_numpy(mask[None]), [{"label_id": 0, "score": 1.0}])
-    large = SegmentationResult.from_detections(image, [found], NAMES)
-    differing = (np.asarray(large.plot()) != np.asarray(large.plot(captions=False))).any(2)
-    assert differing.any() and not differing[50:].any() and not differing[:, 150:].any()  # in the upper left corner

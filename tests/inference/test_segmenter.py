@@ -10,7 +10,6 @@ from PIL import Image
 from small_models import small_model
 
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
-from m2f.inference.memory_limits import ImageTooLargeError
 from m2f.inference.segmentation_result import SegmentationResult
 from m2f.inference.segmenter import Segmenter
 
@@ -186,31 +185,3 @@ def test_instances_need_things():
     model.processor.thing_label_ids = []
     with pytest.raises(ValueError, match="without things predicts panoptic, semantic"):
         Segmenter(model, model.processor, "instance")
-
-
-@pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
-def test_image_larger_than_memory(task, monkeypatch):
-    """2 MB are free: not enough for the whole scene with its temporaries (64 bytes a pixel), and enough for a tile of
-    96 (and 44 bytes for each pixel of the scene)."""
-    monkeypatch.setattr("m2f.inference.memory_limits._free_memory", lambda device: 2_000_000)
-    with pytest.raises(ImageTooLargeError, match="160 x 208 pixels need about .* --tile 1024"):
-        segmenter(task)(draw(SIZE, SCENE))
-    assert len(segmenter(task, tile=96)(draw(SIZE, SCENE))) > 2
-    with pytest.raises(ImageTooLargeError, match="even in tiles"):
-        segmenter(task, tile=96)(draw((320, 208), []))
-
-
-def test_out_of_memory_in_the_model():
-    """A batch that does not fit is computed image by image; an image that does not fit is an error with advice."""
-    predict = segmenter(batch_size=2)
-    forward = predict.model.forward
-
-    def greedy(pixel_values, pixel_mask):
-        if len(pixel_values) > 1 or pixel_values.shape[-1] > 300:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(pixel_values, pixel_mask)
-
-    predict.model.forward = greedy
-    assert [len(result) for result in predict([draw(SIZE, SCENE)] * 2)] == [3, 3]
-    with pytest.raises(ImageTooLargeError, match="the model's computation; segment it in tiles"):
-        predict(draw((64, 320), []))

@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2f.inference.tile_grid import tile_boxes, tile_input_size
+from m2f.inference.detection import Box
+from m2f.inference.tile_grid import tile_boxes, tile_input_size, tile_weight
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(32, 128), st.integers(0, 64))
@@ -33,3 +34,10 @@ def test_every_tile_is_scaled_as_a_whole_one():
     assert tile_input_size((256, 256), 256, size) == (512, 512)
     assert tile_input_size((100, 256), 256, size) == (200, 512)
     assert tile_input_size((1, 1), 256, {"shortest_edge": 32}) == (1, 1)
+
+
+def test_weights():
+    """Only borders inside the image fall: here the right one, over 4 pixels."""
+    weight = tile_weight(Box(0, 0, 8, 3), (3, 20), 4)
+    np.testing.assert_allclose(weight, np.tile([1, 1, 1, 1, 0.875, 0.625, 0.375, 0.125], (3, 1)))
+    assert tile_weight(Box(4, 4, 12, 12), (20, 20), 0).min() > 0

@@ -6,7 +6,7 @@ from shapes_run import fresh_accelerate
 
 from m2f.commands.train import dry_run_lines, open_datasets
 from m2f.training.class_weights import class_weights_of, weight_entries
-from m2f.training.option_sources import read_options, resolve_options
+from m2f.training.option_values import read_options, resolve_options
 from m2f.training.starting_point import starting_model
 from m2f.training.training_options import TrainingOptions
 from m2f.training.training_setup import make_accelerator, prepared_state

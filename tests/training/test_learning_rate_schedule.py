@@ -4,7 +4,7 @@ configurations."""
 import pytest
 
 from m2f.training.learning_rate_schedule import LearningRateSchedule
-from m2f.training.option_sources import resolve_options
+from m2f.training.option_values import resolve_options
 
 
 def factors(steps, **options) -> list[float]:

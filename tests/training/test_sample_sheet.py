@@ -3,11 +3,11 @@ import pytest
 import torch
 from PIL import Image
 from shapes_dataset import SIZE, ShapesDataset, shapes_processor
-from test_evaluation_loop import Oracle
+from shapes_oracle import Oracle
 from transformers.modeling_outputs import ModelOutput
 
-from m2f.training.evaluation_loop import evaluate_model
 from m2f.training.sample_sheet import SampleSheet
+from m2f.validation.evaluation_loop import evaluate_model
 
 TITLE = 16  # height of the line above a panel
 

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from m2f.training.stop_signals import StopSignals, leave_signals_to_the_main_process
+from m2f.training.stop_signals import StopSignals
 
 
 def send(number: int):
@@ -54,16 +54,3 @@ def test_another_thread_than_the_main_one_sets_no_handlers():
     thread.start()
     thread.join()
     assert received == [0]
-
-
-def test_workers_leave_an_interrupt_to_the_main_process():
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    try:
-        with StopSignals(print) as signals:
-            leave_signals_to_the_main_process(0)
-            send(signal.SIGINT)
-            assert signals.received == 0
-            assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    finally:
-        signal.signal(signal.SIGINT, before[0])
-        signal.signal(signal.SIGTERM, before[1])

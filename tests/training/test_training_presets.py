@@ -4,7 +4,7 @@ independently of the table that is tested."""
 import pytest
 
 from m2f.data.augmentation_presets import augmentation_preset
-from m2f.training.option_sources import resolve_options
+from m2f.training.option_values import resolve_options
 from m2f.training.training_presets import TRAINING_PRESETS, training_preset
 
 COCO = ("multistep", 368_750, (327_778, 355_092))

@@ -13,12 +13,11 @@ from transformers import AutoModelForUniversalSegmentation
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from m2f.training.checkpoint_store import CheckpointError, broken_because
-from m2f.training.evaluation_loop import evaluate_model
 from m2f.training.optimization_step import StepResult
-from m2f.training.option_sources import read_options, resolve_options
+from m2f.training.option_values import read_options, resolve_options
 from m2f.training.run_folder import TrainingDiverged
 from m2f.training.training_run import TrainingRun
-from m2f.training.training_setup import make_accelerator
+from m2f.validation.evaluation_loop import evaluate_model
 
 
 def rows(folder, name: str = "log.csv") -> list[dict]:
@@ -163,24 +162,6 @@ def test_a_broken_checkpoint_is_passed_over(tmp_path, capsys):
     assert "step-00000004 is broken and passed over: model.safetensors has 0 bytes" in capsys.readouterr().out
 
 
-def test_changed_options_are_said(tmp_path, capsys):
-    shapes_run(tmp_path, max_steps=2).run()
-    shapes_run(tmp_path, max_steps=3, learning_rate=5e-4)
-    text = capsys.readouterr().err
-    assert "other option than before: learning_rate 0.001 -> 0.0005" in text
-    assert "other option than before: max_steps 2 -> 3" in text
-    assert text.count("other") == 2
-
-
-@pytest.mark.parametrize("resume", ["never", "missing"])
-def test_resume_never_and_a_folder_that_is_not_there(tmp_path, resume):
-    shapes_run(tmp_path, max_steps=2).run()
-    words = "never would overwrite" if resume == "never" else "missing cannot be used: manifest.json is missing"
-    with pytest.raises(CheckpointError, match=words):
-        shapes_run(tmp_path, resume=resume if resume == "never" else str(tmp_path / resume))
-    assert shapes_run(tmp_path / "new", resume="never").progress.step == 0
-
-
 def test_a_named_checkpoint_is_gone_back_to(tmp_path):
     shapes_run(tmp_path, max_steps=4).run()
     run = shapes_run(tmp_path, max_steps=4, resume=str(tmp_path / "checkpoints" / "step-00000002"))
@@ -237,20 +218,6 @@ def test_a_learning_rate_that_diverges_stops_with_a_clear_message(tmp_path, caps
     assert "learning rate 1e+06 is very large" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("what", ["checkpoint", "model"])
-def test_weights_that_are_not_finite_are_not_saved(tmp_path, what):
-    run = shapes_run(tmp_path, max_steps=2)
-    run.run()
-    former = (tmp_path / "model.safetensors").read_bytes()
-    with torch.no_grad():
-        run.state.plain_model.class_predictor.bias[0] = float("nan")
-    run.progress.step = 3
-    with pytest.raises(TrainingDiverged, match="class_predictor.bias.*is whole"):
-        run.save_checkpoint() if what == "checkpoint" else run.folder.save_best(run.state, "AP", {})
-    assert (tmp_path / "model.safetensors").read_bytes() == former
-    assert not (tmp_path / "checkpoints" / "step-00000003").exists()
-
-
 def test_a_full_disk_stops_with_a_clear_message_and_the_run_goes_on_later(whole, tmp_path):
     fields = {"validation": True, "evaluate_every": 3, "ema_decay": 0.5}
     run = shapes_run(tmp_path, **fields)
@@ -268,18 +235,6 @@ def test_a_full_disk_stops_with_a_clear_message_and_the_run_goes_on_later(whole,
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
     shapes_run(tmp_path, **fields).run()
     assert rows(tmp_path) == rows(whole[0])
-
-
-def test_a_full_disk_keeps_the_best_model(tmp_path):
-    run = shapes_run(tmp_path, max_steps=2)
-    run.run()
-    former = (tmp_path / "model.safetensors").read_bytes()
-    with torch.no_grad():
-        run.state.plain_model.class_predictor.bias.add_(1)
-    with pytest.raises(CheckpointError, match="the model of step 2 cannot be written"), disk_of(100_000):
-        run.folder.save_best(run.state, "AP", {"AP": 1.0})
-    assert (tmp_path / "model.safetensors").read_bytes() == former
-    assert not (tmp_path / ".writing-model").exists()
 
 
 def test_only_a_better_model_replaces_the_best(tmp_path, monkeypatch):
@@ -338,18 +293,6 @@ def test_trackers_get_options_losses_and_results(tmp_path):
     assert recorder.config["learning_rate"] == 1e-3
     assert [step for step, _ in recorder.logged] == [1, 2, 2]
     assert recorder.logged[0][1]["loss"] > 0 and "eval_AP" in recorder.logged[2][1]
-
-
-def test_a_tracker_that_is_not_installed_is_an_error(tmp_path):
-    fresh_accelerate()
-    with pytest.raises(ValueError, match="of the trackers swanlab only none can be used"):
-        make_accelerator(shapes_options(tmp_path, log_with=("swanlab",)))
-
-
-def test_precision_that_the_device_has_not_is_an_error(tmp_path):
-    fresh_accelerate()
-    with pytest.raises(ValueError, match="fp16 needs a GPU.*bfloat16 or float32"):
-        make_accelerator(shapes_options(tmp_path, mixed_precision="fp16"))
 
 
 def test_bfloat16_and_gradient_checkpointing_train(tmp_path):

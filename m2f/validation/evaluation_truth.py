@@ -1,0 +1,136 @@
+"""What predictions are compared with. A `Sample` holds what training needs; where the dataset's file says more, the
+file decides, because the official tools read that.
+
+coco-instance, roboflow-coco: the json's annotations, with the classes of crowd regions and the areas of polygons, both
+    of which a `SegmentMap` has lost.
+coco-panoptic: PNG and json, with the classes of crowd segments. PQ leaves unlabelled pixels out, and so does mIoU, for
+    which a crowd is of its class; for AP unlabelled pixels are background, as in COCO's instance json of these images.
+every other format: the sample's labels. Their ignored pixels, which may be a crowd or not labelled, are void for PQ
+    and mIoU, and for AP a crowd of every class: Cityscapes' evaluation leaves such regions out, too.
+"""
+
+from collections.abc import Hashable
+from typing import Any, Protocol
+
+import numpy as np
+
+from m2f.data.coco_instances import CocoInstances
+from m2f.data.coco_json import read_json
+from m2f.data.coco_panoptic import CocoPanoptic
+from m2f.data.label_maps import read_channels
+from m2f.data.segment_map import IGNORED, NOTHING, Sample, SegmentMap
+from m2f.data.segmentation_dataset import SegmentationDataset, thing_labels
+from m2f.evaluation.coco_truth import CocoTruth, panoptic_target
+from m2f.evaluation.index_maps import segment_indices
+from m2f.evaluation.instance_segments import TrueInstances, rle_areas
+from m2f.evaluation.mask_rle import encode_index_map
+
+
+class Truth(Protocol):
+    """Targets of an image for the metric of each task, and the image's id."""
+
+    def panoptic(self, index: int, sample: Sample) -> Any: ...
+
+    def instance(self, index: int, sample: Sample) -> Any: ...
+
+    def semantic(self, index: int, sample: Sample) -> Any: ...
+
+    def image_id(self, index: int) -> Hashable: ...
+
+
+def truth_of(dataset: SegmentationDataset) -> Truth:
+    """What the dataset's format calls for.
+
+    Raises:
+        FileNotFoundError, ValueError: its annotations cannot be read again.
+    """
+    if isinstance(dataset, CocoInstances):
+        return CocoInstanceTruth(dataset)
+    if isinstance(dataset, CocoPanoptic):
+        return CocoPanopticTruth(dataset)
+    return SampleTruth(dataset)
+
+
+class SampleTruth:
+    """The labels that the reader gives."""
+
+    def __init__(self, dataset: SegmentationDataset):
+        self.dataset = dataset
+
+    def image_id(self, index: int) -> Hashable:
+        return index
+
+    def panoptic(self, index: int, sample: Sample) -> SegmentMap:
+        return sample.segments
+
+    def instance(self, index: int, sample: Sample) -> SegmentMap:
+        """Things alone; stuff is background."""
+        segments = sample.segments
+        is_thing = np.isin(segments.class_ids, thing_labels(self.dataset))
+        numbers = np.append(np.where(is_thing, np.arange(len(is_thing)), NOTHING), [IGNORED, NOTHING])
+        # -2 and -1 count from the end.
+        return SegmentMap(numbers[segments.ids].astype(np.int32), segments.class_ids)
+
+    def semantic(self, index: int, sample: Sample) -> SegmentMap:
+        return sample.segments
+
+
+class CocoInstanceTruth(SampleTruth):
+    """The annotations of a COCO instance json."""
+
+    dataset: CocoInstances
+
+    def __init__(self, dataset: CocoInstances):
+        super().__init__(dataset)
+        self._truth = CocoTruth(dataset.annotation_file)
+        # Roboflow's category that groups others has no class in the dataset, and no annotation.
+        label_of = {category: label for label, category in enumerate(dataset.category_ids)}
+        self._label_of = np.array([label_of.get(category, NOTHING) for category in self._truth.category_ids])
+
+    def image_id(self, index: int) -> Hashable:
+        return self.dataset.images[index].id
+
+    def instance(self, index: int, sample: Sample) -> TrueInstances:
+        true = self._truth.target(self.image_id(index))
+        return TrueInstances(
+            true.rles, self._label_of[true.class_ids], true.areas, true.crowd, true.ignored, true.size
+        )
+
+
+class CocoPanopticTruth(SampleTruth):
+    """The segments of a COCO panoptic json and its PNG files."""
+
+    dataset: CocoPanoptic
+
+    def __init__(self, dataset: CocoPanoptic):
+        super().__init__(dataset)
+        entries = read_json(dataset.annotation_file)["annotations"]
+        self._entries = {entry["image_id"]: entry for entry in entries}
+
+    def image_id(self, index: int) -> Hashable:
+        return self.dataset.images[index].id
+
+    def panoptic(self, index: int, sample: Sample) -> dict[str, Any]:
+        entry = self._entries[self.image_id(index)]
+        path = self.dataset.segments_folder / entry["file_name"]
+        colours = read_channels(path, str(path))
+        return panoptic_target(colours, entry["segments_info"], self.dataset.category_ids)
+
+    def instance(self, index: int, sample: Sample) -> TrueInstances:
+        segments, crowd = self._segments(index, sample)
+        things = np.isin(segments.class_ids, thing_labels(self.dataset)).nonzero()[0]
+        rles = encode_index_map(segments.ids[0], len(segments.class_ids))
+        rles = [rles[position] for position in things]
+        return TrueInstances(rles, segments.class_ids[things], rle_areas(rles), crowd[things], None, segments.size)
+
+    def semantic(self, index: int, sample: Sample) -> SegmentMap:
+        return self._segments(index, sample)[0]
+
+    def _segments(self, index: int, sample: Sample) -> tuple[SegmentMap, np.ndarray]:
+        """All segments, crowds among them, and (N,) which are crowds."""
+        target = self.panoptic(index, sample)
+        infos = target["segments_info"]
+        ids = segment_indices(target["segmentation"], infos)
+        ids = np.where(ids == NOTHING, IGNORED, ids).astype(np.int32)
+        labels, crowd = (np.array([info[key] for info in infos], np.int64) for key in ("label_id", "iscrowd"))
+        return SegmentMap(ids[None], labels), crowd.astype(bool)
