@@ -14,7 +14,7 @@ from m2f.image_processing.image_loading import LoadedImage, resize_label_map, re
 from m2f.image_processing.image_threads import map_in_threads
 from m2f.image_processing.mask_labels import binary_masks_and_classes
 from m2f.image_processing.resize_rule import round_up
-from m2f.modeling_m2f.kernels.padded_pixels import pad_pixels, use_pad_pixels
+from m2f.modeling_m2f.kernels.padded_pixels import PADDED_PIXELS, pad_pixels
 
 logger = logging.get_logger(__name__)
 
@@ -126,7 +126,7 @@ def _make_pixels(
     rgb = to_rgb(image, white_level, keep_floats=not do_rescale)
     array = resize_rgb(rgb, size, settings["resample"])
     values, mask = place
-    if array.dtype == np.uint8 and use_pad_pixels(values.device):
+    if array.dtype == np.uint8 and PADDED_PIXELS.runs_on(values.device):
         pad_pixels(array, table, values, mask, in_threads)
         return place
     values.zero_()

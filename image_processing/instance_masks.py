@@ -14,7 +14,7 @@ from torch import Tensor
 
 from m2f.image_processing.plain_masks import MaskGeometry
 from m2f.image_processing.post_processing import masks_at_target
-from m2f.modeling_m2f.kernels.resized_masks import lay_masks, use_resized_masks
+from m2f.modeling_m2f.kernels.resized_masks import RESIZED_MASKS, lay_masks
 
 
 class Instances(NamedTuple):
@@ -87,7 +87,7 @@ def visible_instances(instances: Instances, overlap_mask_area_threshold: float) 
         (H,W) int32 map: background -1, else the index of the instance among those that are left; and these instances.
     """
     masks = instances.masks
-    if use_resized_masks(masks.device):
+    if RESIZED_MASKS.runs_on(masks.device):
         owner, kept = lay_masks(masks, overlap_mask_area_threshold)
         return owner, instances.take(kept)
     owner = torch.full(masks.shape[1:], -1, dtype=torch.int64, device=masks.device)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from m2f.image_processing.plain_masks import MaskGeometry, PlainMasks, crop_and_resize, resized_chunks
-from m2f.modeling_m2f.kernels.resized_masks import ResizedMasks, use_resized_masks
-from m2f.modeling_m2f.kernels.semantic_votes import use_votes, vote_by_class
+from m2f.modeling_m2f.kernels.resized_masks import RESIZED_MASKS, ResizedMasks
+from m2f.modeling_m2f.kernels.semantic_votes import SEMANTIC_VOTES, vote_by_class
 
 # Upsampled float32 mask logits that exist at one time (beside their probabilities, of the same size). All 100 queries
 # at 1024 x 2048 would be 800 MB. More is no faster on a CPU: panoptic merging of 100 queries, 200 x 272 to 480 x 640,
@@ -32,7 +32,7 @@ def masks_at_target(
     The kernel does not take logits that are not finite, nor any that are to shrink on the way to the padded size.
     """
     grows = all(size <= padded for size, padded in zip(mask_logits.shape[1:], geometry.padded, strict=True))
-    if grows and use_resized_masks(mask_logits.device):
+    if grows and RESIZED_MASKS.runs_on(mask_logits.device):
         masks = ResizedMasks(mask_logits, chosen, *geometry)
         if masks.finite:
             return masks
@@ -90,7 +90,7 @@ def semantic_map(
     The labels are those of the scores but where two classes differ by less than float32 rounds.
     """
     grows = all(size <= padded for size, padded in zip(mask_logits.shape[1:], geometry.padded, strict=True))
-    if grows and use_votes(mask_logits.device) and mask_logits.float().sum().isfinite():
+    if grows and SEMANTIC_VOTES.runs_on(mask_logits.device) and mask_logits.float().sum().isfinite():
         class_probs = class_logits.float().softmax(-1)[:, :-1]
         return SemanticMap(*vote_by_class(class_probs, mask_logits, *geometry, resize_scores))
     return _best_class(semantic_scores(class_logits, mask_logits, geometry, resize_scores, chunk_bytes))

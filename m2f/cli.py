@@ -133,7 +133,7 @@ def _run(command: str, words: Sequence[str]) -> int:
 _MORE_ERRORS = {
     "safetensors": "SafetensorError",
     "m2f.modeling_m2f.checkpoint_report": "CheckpointMismatchError",
-    "m2f.modeling_m2f.kernels.cpu_compiler": "KernelUnavailableError",
+    "m2f.modeling_m2f.kernels.kernel_policy": "KernelUnavailableError",
 }
 # torch's allocators raise a RuntimeError, on a CPU one without a class of its own.
 _OUT_OF_MEMORY = re.compile("can't allocate memory|out of memory", re.IGNORECASE)

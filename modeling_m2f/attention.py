@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import initialization as init
 
-from m2f.modeling_m2f.kernels.masked_attention import has_masked_attention, masked_attention
+from m2f.modeling_m2f.kernels.masked_attention import MASKED_ATTENTION, masked_attention
 from m2f.modeling_m2f.kernels.readable_memory import is_transformed
 from m2f.modeling_m2f.linear import linear
 from m2f.modeling_m2f.plain_modules import is_plain_tensor
@@ -46,7 +46,7 @@ def _has_kernel(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> bo
         not is_transformed()  # first, because a tracer follows what is asked of sizes
         and not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
         and query.dtype == key.dtype == value.dtype
-        and has_masked_attention(query.device, query.dtype, query.shape[-1] // num_heads)
+        and MASKED_ATTENTION.runs_on(query.device, query.dtype, head_dim=query.shape[-1] // num_heads)
     )
 
 

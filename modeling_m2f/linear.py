@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, relu
 
-from m2f.modeling_m2f.kernels.kernel_choice import kernels_choice
+from m2f.modeling_m2f.kernels.kernel_policy import kernels_choice
 from m2f.modeling_m2f.kernels.readable_memory import is_transformed
 from m2f.modeling_m2f.native_types import product_dtype
 from m2f.modeling_m2f.plain_modules import is_plain
@@ -64,7 +64,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def is_fast(x: Tensor, *weights: Tensor) -> bool:
     """Whether oneDNN is asked: eager, on a CPU, a type that it is there for, no autocast, more than a few rows; and
-    not where M2F_KERNELS (see kernel_choice.py) is "reference"."""
+    not where M2F_KERNELS (see kernel_policy.py) is "reference"."""
     return (
         not (torch.compiler.is_compiling() or is_transformed())
         and x.device.type == "cpu"

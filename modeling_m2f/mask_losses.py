@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from m2f.modeling_m2f.kernels.point_kernels import mask_losses_, use_point_kernels
-from m2f.modeling_m2f.kernels.readable_memory import is_transformed
+from m2f.modeling_m2f.kernels.point_losses import POINT_LOSSES, mask_losses_
+from m2f.modeling_m2f.kernels.readable_memory import is_readable, is_transformed
 from m2f.modeling_m2f.mask_targets import MaskTargets
 from m2f.modeling_m2f.matcher import Matches
 from m2f.modeling_m2f.point_sampling import PointChoice, drawn_points, sample_at_points, uncertain_points
@@ -159,7 +159,7 @@ def _image_losses(
     """
     flat = features.flatten(1)
     group_losses_of, elements = _group_losses, max(flat.shape[1], 2 * points.num_candidates)
-    if use_point_kernels(flat.device):
+    if is_readable() and POINT_LOSSES.runs_on(flat.device):
         # The kernel splits a group once more; large products are faster.
         group_losses_of, elements = _kernel_group_losses, flat.shape[1]
     losses = []

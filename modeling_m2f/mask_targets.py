@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from m2f.modeling_m2f.kernels.point_kernels import StoredMasks
+from m2f.modeling_m2f.kernels.point_losses import StoredMasks
 from m2f.modeling_m2f.point_sampling import bilinear_corners
 
 

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from m2f.modeling_m2f.kernels.point_kernels import sigmoid_sums, use_point_kernels
+from m2f.modeling_m2f.kernels.readable_memory import is_readable
+from m2f.modeling_m2f.kernels.sampled_points import SAMPLED_POINTS, sigmoid_sums
 
 # Per image (query indices, target indices), min(Q, N) of each, int64 on the logits' device.
 Matches = list[tuple[Tensor, Tensor]]
@@ -38,7 +39,7 @@ def pairwise_dice_cost(logits: Tensor, targets: Tensor, weights: Tensor | None =
 
 def pairwise_costs(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """`pairwise_mask_cost` and `pairwise_dice_cost`; on a CPU with one exponential for both."""
-    if not use_point_kernels(logits.device, logits, targets, weights):
+    if not (is_readable(logits, targets, weights) and SAMPLED_POINTS.runs_on(logits.device)):
         return pairwise_mask_cost(logits, targets, weights), pairwise_dice_cost(logits, targets, weights)
     probabilities, probability_sums, softplus_sums = sigmoid_sums(logits, weights)
     targets = targets if weights is None else weights * targets

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu
 
 from m2f.modeling_m2f.convolution import Conv3x3
-from m2f.modeling_m2f.kernels.group_norm import group_norm_, use_group_norm
+from m2f.modeling_m2f.kernels.group_norm import GROUP_NORM, group_norm_
 from m2f.modeling_m2f.kernels.readable_memory import is_readable
 from m2f.modeling_m2f.plain_modules import is_plain, is_plain_tensor
 from m2f.modeling_m2f.valid_region import ValidRegion, replicate_edge, within, zero_padding
@@ -73,7 +73,7 @@ class MaskedGroupNorm(nn.GroupNorm):
             and is_plain_tensor(self.bias)
             and all(type(x) is Tensor and x.is_contiguous(memory_format=torch.channels_last) for x in maps)
             and all(x.dtype == features.dtype for x in maps)
-            and use_group_norm(features.device, features.dtype)
+            and GROUP_NORM.runs_on(features.device, features.dtype)
         )
 
 

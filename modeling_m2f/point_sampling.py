@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from m2f.modeling_m2f.kernels.bilinear_sampling import bilinear
-from m2f.modeling_m2f.kernels.point_kernels import draw_uniform, sample_shared, use_point_kernels
+from m2f.modeling_m2f.kernels.readable_memory import is_readable
+from m2f.modeling_m2f.kernels.sampled_points import SAMPLED_POINTS, draw_uniform, sample_shared
 from m2f.modeling_m2f.untransformed import untransformed
 
 
@@ -23,7 +24,7 @@ def uniform_points(count: int, num_points: int, device: torch.device) -> Tensor:
     kernel draws it from a seed that the generator gives, so its numbers are not those of plain PyTorch.
     """
     with untransformed():
-        if use_point_kernels(device):
+        if is_readable() and SAMPLED_POINTS.runs_on(device):
             seeds = torch.empty(count, dtype=torch.int64).random_()
             return draw_uniform(seeds, 2 * num_points).view(count, num_points, 2)
         return torch.rand(count, num_points, 2, device=device)
@@ -100,7 +101,7 @@ def sample_cells(cells: Tensor, points: Tensor, size: tuple[int, int]) -> Tensor
 def sample_features(features: Tensor, points: Tensor) -> Tensor:
     """Bilinear values of one map with many channels: (C, h, w) and (R, 2) -> (C, R) float32."""
     features = features.float()
-    if use_point_kernels(features.device, features, points):
+    if is_readable(features, points) and SAMPLED_POINTS.runs_on(features.device):
         return sample_shared(features, points)
     return sample_cells(features.flatten(1).T.contiguous(), points, features.shape[1:]).T
 

@@ -3,7 +3,7 @@
 The modules, their parameters and names stay transformers' own. Its layer pads the normalised map to whole windows,
 rolls it, cuts it into windows, projects and attends there, and undoes it all: six copies, and products for cells that
 are thrown away. Here the cells are projected where they are, the attention finds each window's cells itself
-(`window_attention_kernel`), and the feed-forward network is one step (`feed_forward`). Where one of these does not
+(`window_attention`), and the feed-forward network is one step (`feed_forward`). Where one of these does not
 apply, a layer is transformers' own; so it is where a hook waits on a module that would not be called here, or would
 get cells where it gets windows there.
 """
@@ -23,7 +23,7 @@ from transformers.models.swin.modeling_swin import (
 )
 
 from m2f.modeling_m2f.feed_forward import FeedForward, feed_forward
-from m2f.modeling_m2f.kernels.window_attention import has_window_attention, window_attention
+from m2f.modeling_m2f.kernels.window_attention import WINDOW_ATTENTION, window_attention
 from m2f.modeling_m2f.linear import Linear, is_plain_linear, linear
 from m2f.modeling_m2f.plain_modules import is_plain, is_plain_tensor, is_untouched, is_untouched_inside
 
@@ -135,7 +135,9 @@ class LeanSwinLayer(SwinLayer):
             and not (attention.training and attention.attention_dropout)
             and is_untouched_inside(attention)
             and is_untouched(self.dropout)
-            and has_window_attention(hidden_states.device, attention.head_dim, self.window_size)
+            and WINDOW_ATTENTION.runs_on(
+                hidden_states.device, torch.float32, head_dim=attention.head_dim, window=self.window_size
+            )
         )
 
     def _attend(self, x: Tensor, height: int, width: int) -> Tensor:

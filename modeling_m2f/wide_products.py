@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from m2f.modeling_m2f.kernels.kernel_choice import kernels_choice
+from m2f.modeling_m2f.kernels.kernel_policy import kernels_choice
 from m2f.modeling_m2f.linear import is_fast, linear
 from m2f.modeling_m2f.native_types import product_dtype
 

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # for the helpers beside this file
+# Folders of helpers that tests of other folders import too.
+for folder in ("modeling_m2f/kernels", "modeling_m2f", ""):
+    sys.path.insert(0, str(Path(__file__).parent / folder))
 
 # The marks of transformers' common tests, which its own conftest.py declares.
 TRANSFORMERS_MARKS = (

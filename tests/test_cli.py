@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from m2f.cli import _MEMORY_ADVICE, COMMANDS, main
-from m2f.modeling_m2f.kernels.cpu_compiler import KernelUnavailableError
+from m2f.modeling_m2f.kernels.kernel_policy import KernelUnavailableError
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -235,7 +235,7 @@ def measured_rows() -> Iterator[tuple[str, list[str]]]:
     yield "memory of the model, 1024x1024, float32", memory
     compiled = inference_row("model", [640, 640], "float32", "inference_compiled_cpu")
     yield "model, 640x640, float32, transformers' compiled", seconds(compiled, 2, "transformers, compiled")
-    forms = results("deformable_attention_cpu")["rows"][0]["forms"]
+    forms = results("ms_deform_attn_cpu")["rows"][0]["forms"]
     yield "deformable attention, encoder of 640x640", seconds(forms, 3)
     steps = results("training_step_cpu")["rows"]
     yield "training step, 512x512, 2 images", seconds(steps[0]["forms"], 1)

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 from m2f.modeling_m2f.kernels.kernel_cache import cached_file
+from m2f.modeling_m2f.kernels.kernel_policy import KernelUnavailableError
 
 COMPILERS = ("c++", "g++", "clang++")
 # No fast-math: NaN must stay NaN. What is left lets sums be vectorised and products fused.
@@ -27,10 +28,6 @@ FLAGS = (
     "-ffp-contract=fast",
 )
 TIMEOUT_SECONDS = 120
-
-
-class KernelUnavailableError(RuntimeError):
-    """A compiled kernel cannot be had on this machine; the message says why."""
 
 
 _libraries: dict[tuple, ctypes.CDLL] = {}
@@ -61,13 +58,17 @@ def load_library(source: str, defines: dict[str, str | int]) -> ctypes.CDLL:
 
 
 def _load(source: str, defines: dict[str, str | int]) -> ctypes.CDLL:
-    compiler = find_compiler()
-    flags = [*FLAGS, _native_flag(), *(f"-D{name}={value}" for name, value in sorted(defines.items()))]
     try:
-        path = cached_file(_identity(source, compiler, flags), ".so", lambda to: _compile(compiler, flags, source, to))
-        return ctypes.CDLL(str(path))
+        return ctypes.CDLL(str(_library_file(source, defines)))
     except OSError as error:
         raise KernelUnavailableError(f"the compiled kernel cannot be stored or loaded: {error}") from error
+
+
+def _library_file(source: str, defines: dict[str, str | int]) -> Path:
+    """Where a library comes from: the cache, and before that the compiler."""
+    compiler = find_compiler()
+    flags = [*FLAGS, _native_flag(), *(f"-D{name}={value}" for name, value in sorted(defines.items()))]
+    return cached_file(_identity(source, compiler, flags), ".so", lambda to: _compile(compiler, flags, source, to))
 
 
 def find_compiler() -> list[str]:

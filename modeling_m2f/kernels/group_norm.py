@@ -1,8 +1,8 @@
 """Group normalisation of channels-last maps in place by csrc/group_norm_cpu.cpp on a CPU, with what follows it in a
 feature pyramid.
 
-What is computed is defined by `MaskedGroupNorm` in valid_region.py and `_fpn_level` in pixel_decoder.py, in plain
-PyTorch, which runs everywhere else: there each step is a pass over the largest maps of the model, with padding many.
+What is computed is defined by `MaskedGroupNorm` in plain PyTorch, which runs everywhere else: there each step is a
+pass over the largest maps of the model, with padding many.
 """
 
 import ctypes
@@ -10,21 +10,10 @@ import ctypes
 import torch
 from torch import Tensor
 
-from m2f.modeling_m2f.kernels.cpu_library import C_TYPES, integers, pointer, threads
-from m2f.modeling_m2f.kernels.whole_sources import library, use_source
+from m2f.modeling_m2f.kernels.c_arguments import integers, pointer, threads
+from m2f.modeling_m2f.kernels.cpu_source import CpuSource
 
-SOURCE = "group_norm_cpu.cpp"
-DTYPES = (torch.float32, torch.bfloat16)
-
-
-def use_group_norm(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether `group_norm_` can run on `device`.
-
-    Raises:
-        ValueError: M2F_KERNELS has an unknown value.
-        KernelUnavailableError: M2F_KERNELS=compiled and the CPU's kernel cannot be had.
-    """
-    return dtype in DTYPES and use_source(SOURCE, device, "Group normalisation", M2F_DTYPE=C_TYPES[dtype])
+GROUP_NORM = CpuSource("group_norm_cpu.cpp", "Group normalisation", (torch.float32, torch.bfloat16))
 
 
 def group_norm_(
@@ -59,7 +48,7 @@ def group_norm_(
     lines = [x.detach().float().contiguous() for x in (weight, bias)]
     sizes = integers(batch, height, width, channels, groups, relu, *coarse_size)
     cells = torch.cat(parts).contiguous()
-    library(SOURCE, M2F_DTYPE=C_TYPES[features.dtype]).m2f_group_norm(
+    GROUP_NORM.library(features.dtype).m2f_group_norm(
         pointer(features),
         *map(pointer, lines),
         ctypes.c_double(eps),

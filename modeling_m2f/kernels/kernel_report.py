@@ -5,33 +5,35 @@ import shlex
 
 import torch
 
-from m2f.modeling_m2f.kernels.cpu_compiler import KernelUnavailableError, find_compiler
+from m2f.modeling_m2f.kernels.cpu_compiler import find_compiler
 from m2f.modeling_m2f.kernels.cuda_driver import architecture
-from m2f.modeling_m2f.kernels.cuda_kernel import DTYPES
-from m2f.modeling_m2f.kernels.group_norm import SOURCE as group_norm_source
+from m2f.modeling_m2f.kernels.group_norm import GROUP_NORM
 from m2f.modeling_m2f.kernels.kernel_cache import cache_folder
-from m2f.modeling_m2f.kernels.kernel_choice import CHOICES, kernel_unavailable_reason
-from m2f.modeling_m2f.kernels.masked_attention import SOURCE as masked_attention_source
+from m2f.modeling_m2f.kernels.kernel_policy import CHOICES, KernelUnavailableError
+from m2f.modeling_m2f.kernels.masked_attention import MASKED_ATTENTION
+from m2f.modeling_m2f.kernels.ms_deform_attn_choice import kernel_unavailable_reason
+from m2f.modeling_m2f.kernels.ms_deform_attn_cuda import DTYPES
 from m2f.modeling_m2f.kernels.nvrtc import NvrtcError, nvrtc, nvrtc_version
-from m2f.modeling_m2f.kernels.padded_pixels import SOURCE as padded_pixels_source
-from m2f.modeling_m2f.kernels.point_kernels import LOSSES_SOURCE, POINTS_SOURCE
-from m2f.modeling_m2f.kernels.resized_masks import SOURCE as resized_masks_source
-from m2f.modeling_m2f.kernels.semantic_votes import SOURCE as semantic_votes_source
-from m2f.modeling_m2f.kernels.whole_sources import unavailable_reason
-from m2f.modeling_m2f.kernels.window_attention_kernel import window_kernel_unavailable_reason
-from m2f.modeling_m2f.kernels.winograd_tiles import SOURCE as winograd_source
+from m2f.modeling_m2f.kernels.padded_pixels import PADDED_PIXELS
+from m2f.modeling_m2f.kernels.point_losses import POINT_LOSSES
+from m2f.modeling_m2f.kernels.resized_masks import RESIZED_MASKS
+from m2f.modeling_m2f.kernels.sampled_points import SAMPLED_POINTS
+from m2f.modeling_m2f.kernels.semantic_votes import SEMANTIC_VOTES
+from m2f.modeling_m2f.kernels.window_attention import WINDOW_ATTENTION
+from m2f.modeling_m2f.kernels.winograd import WINOGRAD
 
-_USUAL_HEAD, _USUAL_WINDOW = 32, 7  # channels of a head and edge of a window, of Swin-T to Swin-L
-# By what it does: a source, and what it is compiled for in the usual case.
-WHOLE_SOURCES = {
-    "masked attention": (masked_attention_source, {"M2F_DTYPE": "float", "M2F_HEAD_DIM": _USUAL_HEAD}),
-    "3x3 convolution": (winograd_source, {}),
-    "group norm": (group_norm_source, {"M2F_DTYPE": "float"}),
-    "point sampling": (POINTS_SOURCE, {}),
-    "mask losses": (LOSSES_SOURCE, {}),
-    "resized masks": (resized_masks_source, {}),
-    "semantic votes": (semantic_votes_source, {}),
-    "padded pixels": (padded_pixels_source, {}),
+# By the report's words: a source, and what it is compiled for in the usual case, which for channels of a head and the
+# edge of a window is that of Swin-T to Swin-L.
+CPU_SOURCES = {
+    "window attention": (WINDOW_ATTENTION, {"dtype": torch.float32, "head_dim": 32, "window": 7}),
+    "masked attention": (MASKED_ATTENTION, {"dtype": torch.float32, "head_dim": 32}),
+    "3x3 convolution": (WINOGRAD, {}),
+    "group norm": (GROUP_NORM, {"dtype": torch.float32}),
+    "point sampling": (SAMPLED_POINTS, {}),
+    "mask losses": (POINT_LOSSES, {}),
+    "resized masks": (RESIZED_MASKS, {}),
+    "semantic votes": (SEMANTIC_VOTES, {}),
+    "padded pixels": (PADDED_PIXELS, {}),
 }
 
 
@@ -53,10 +55,9 @@ def kernel_report() -> list[tuple[str, str]]:
 def cpu_kernel_report() -> list[tuple[str, str]]:
     """Pairs of a kernel's work and a finding, of all that deformable attention is not. They are for the CPU alone:
     plain PyTorch is what GPUs are meant to run. It compiles them."""
-    reasons = [("window attention", window_kernel_unavailable_reason(torch.float32, _USUAL_HEAD, _USUAL_WINDOW))]
-    reasons += [(work, unavailable_reason(source, **uses)) for work, (source, uses) in WHOLE_SOURCES.items()]
+    reasons = {work: source.unavailable_reason(**usual) for work, (source, usual) in CPU_SOURCES.items()}
     cpu = torch.device("cpu")
-    return [(work, _finding(cpu, {torch.float32: reason})) for work, reason in reasons]
+    return [(work, _finding(cpu, {torch.float32: reason})) for work, reason in reasons.items()]
 
 
 def _setting() -> str:

@@ -11,27 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import sdpa_flop_count
 
-from m2f.modeling_m2f.kernels.cpu_library import C_TYPES, integers, pointer, threads
+from m2f.modeling_m2f.kernels.c_arguments import C_TYPES, integers, pointer, threads
+from m2f.modeling_m2f.kernels.cpu_source import CpuSource
 from m2f.modeling_m2f.kernels.operators import define
-from m2f.modeling_m2f.kernels.whole_sources import library, use_source
 
-SOURCE = "masked_attention_cpu.cpp"
+MASKED_ATTENTION = CpuSource("masked_attention_cpu.cpp", "Masked attention", C_TYPES)
 OPERATOR = "m2f::masked_attention_v1"
-
-
-def has_masked_attention(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
-    """Whether `masked_attention` runs there; on a CPU without a compiler it does not, with one warning.
-
-    Raises:
-        ValueError: M2F_KERNELS has an unknown value.
-        KernelUnavailableError: M2F_KERNELS=compiled and the CPU's kernel cannot be had.
-    """
-    return device.type == "cpu" and dtype in C_TYPES and _is_on_cpu(dtype, head_dim)
-
-
-@torch.compiler.assume_constant_result  # a compiled graph keeps the choice that was made when it was traced
-def _is_on_cpu(dtype: torch.dtype, head_dim: int) -> bool:
-    return use_source(SOURCE, torch.device("cpu"), "Masked attention", **_defines(dtype, head_dim))
 
 
 def masked_attention(query: Tensor, key: Tensor, value: Tensor, keep: Tensor, num_heads: int) -> Tensor:
@@ -52,7 +37,7 @@ def _masked_attention(query: Tensor, key: Tensor, value: Tensor, keep: Tensor, n
     if not (out.numel() and cells):
         return out.zero_()
     sizes, work = integers(batch, queries, cells, num_heads), 2 * batch * queries * cells * channels
-    kernel = library(SOURCE, **_defines(query.dtype, channels // num_heads)).m2f_masked_attention
+    kernel = MASKED_ATTENTION.library(query.dtype, head_dim=channels // num_heads).m2f_masked_attention
     kernel(*map(pointer, (query, key, value, keep, out)), sizes, *threads(work))
     return out
 
@@ -68,10 +53,6 @@ def _flops(query_shape, key_shape, value_shape, keep_shape, num_heads, out_shape
         for batch, length, channels in (query_shape, key_shape, value_shape)
     )
     return sdpa_flop_count(query, key, value)
-
-
-def _defines(dtype: torch.dtype, head_dim: int) -> dict[str, str | int]:
-    return {"M2F_DTYPE": C_TYPES[dtype], "M2F_HEAD_DIM": head_dim}
 
 
 define(OPERATOR, _masked_attention, _fake, _flops)

@@ -1,13 +1,15 @@
-"""The one entry to multi-scale deformable attention: checks, then a kernel or plain PyTorch, see kernel_choice.py."""
+"""The one entry to multi-scale deformable attention: checks, then a kernel or plain PyTorch, see
+ms_deform_attn_choice.py."""
 
 import functools
 
 import torch
 from torch import Tensor
 
-from m2f.modeling_m2f.kernels.cpu_library import arithmetic_dtype
-from m2f.modeling_m2f.kernels.cuda_kernel import limit_reason
-from m2f.modeling_m2f.kernels.kernel_choice import explain_reference, use_kernel
+from m2f.modeling_m2f.kernels.c_arguments import arithmetic_dtype
+from m2f.modeling_m2f.kernels.kernel_policy import explain_reference
+from m2f.modeling_m2f.kernels.ms_deform_attn_choice import use_kernel
+from m2f.modeling_m2f.kernels.ms_deform_attn_cpu import MS_DEFORM_ATTN
 from m2f.modeling_m2f.kernels.ms_deform_attn_op import define_operator
 from m2f.modeling_m2f.kernels.ms_deform_attn_reference import ms_deform_attn_reference
 
@@ -53,9 +55,11 @@ def ms_deform_attn(
 def _size_fits(value: Tensor, offsets: Tensor) -> bool:
     if value.device.type != "cuda":
         return True
+    from m2f.modeling_m2f.kernels.ms_deform_attn_cuda import limit_reason
+
     _, cells, heads, head_dim = value.shape
     reason = limit_reason(cells, offsets.shape[1], heads, head_dim)
-    return reason is None or explain_reference(value.device, reason)
+    return reason is None or explain_reference(value.device, reason, MS_DEFORM_ATTN.what)
 
 
 def _common_dtype(value: Tensor, offsets: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,15 +1,13 @@
 """The kernels of deformable attention as one PyTorch operator, see operators.py. PyTorch picks the CPU's or CUDA's by
-the tensors' device."""
+the tensors' device; the CUDA's is imported when it is called, see ms_deform_attn_choice.py."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from m2f.modeling_m2f.kernels.cpu_kernel import backward as cpu_backward
-from m2f.modeling_m2f.kernels.cpu_kernel import forward as cpu_forward
-from m2f.modeling_m2f.kernels.cuda_kernel import backward as cuda_backward
-from m2f.modeling_m2f.kernels.cuda_kernel import forward as cuda_forward
+from m2f.modeling_m2f.kernels.ms_deform_attn_cpu import backward as cpu_backward
+from m2f.modeling_m2f.kernels.ms_deform_attn_cpu import forward as cpu_forward
 from m2f.modeling_m2f.kernels.ms_deform_attn_reference import ms_deform_attn_reference
 from m2f.modeling_m2f.kernels.operators import define, gradients_of_definition
 
@@ -24,7 +22,7 @@ def forward(
     sampling_offsets: Tensor,
     attention_logits: Tensor,
 ) -> Tensor:
-    """(B, Q, M*D); arguments as in cpu_kernel.py."""
+    """(B, Q, M*D); arguments as in ms_deform_attn_cpu.py."""
     return cpu_forward(value, list(spatial_shapes), reference_points, sampling_offsets, attention_logits)
 
 
@@ -52,6 +50,8 @@ def backward(
 
 
 def _forward_on_cuda(value, spatial_shapes, reference_points, sampling_offsets, attention_logits):
+    from m2f.modeling_m2f.kernels.ms_deform_attn_cuda import forward as cuda_forward
+
     return cuda_forward(value, _pairs(spatial_shapes), reference_points, sampling_offsets, attention_logits)
 
 
@@ -65,6 +65,8 @@ def _backward_on_cuda(
     need_value,
     need_reference,
 ):
+    from m2f.modeling_m2f.kernels.ms_deform_attn_cuda import backward as cuda_backward
+
     inputs = (value, _pairs(spatial_shapes), reference_points, sampling_offsets, attention_logits)
     grad_value, grad_reference, *others = cuda_backward(grad_out, *inputs, (need_value, need_reference, True, True))
     return (

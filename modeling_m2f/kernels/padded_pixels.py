@@ -6,23 +6,12 @@ What is computed is defined by image_processing/batching.py in plain PyTorch, wh
 import ctypes
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from m2f.modeling_m2f.kernels.cpu_library import integers, pointer, threads
-from m2f.modeling_m2f.kernels.whole_sources import library, use_source
+from m2f.modeling_m2f.kernels.c_arguments import integers, pointer, threads
+from m2f.modeling_m2f.kernels.cpu_source import CpuSource
 
-SOURCE = "padded_pixels_cpu.cpp"
-
-
-def use_pad_pixels(device: torch.device) -> bool:
-    """Whether `pad_pixels` can write to `device`.
-
-    Raises:
-        ValueError: M2F_KERNELS has an unknown value.
-        KernelUnavailableError: M2F_KERNELS=compiled and the CPU's kernel cannot be had.
-    """
-    return use_source(SOURCE, device, "Image preparation")
+PADDED_PIXELS = CpuSource("padded_pixels_cpu.cpp", "Image preparation")
 
 
 def pad_pixels(image: np.ndarray, table: Tensor, values: Tensor, mask: Tensor, in_threads: bool):
@@ -39,4 +28,5 @@ def pad_pixels(image: np.ndarray, table: Tensor, values: Tensor, mask: Tensor, i
     sizes = integers(*image.shape[:2], *mask.shape)
     work = values.numel() if in_threads else 0
     pixels = ctypes.c_void_p(image.ctypes.data)
-    library(SOURCE).m2f_pad_pixels(pixels, pointer(table), sizes, pointer(values), pointer(mask), *threads(work))
+    kernel = PADDED_PIXELS.library().m2f_pad_pixels
+    kernel(pixels, pointer(table), sizes, pointer(values), pointer(mask), *threads(work))

@@ -6,21 +6,11 @@ What is computed is defined by image_processing/post_processing.py in plain PyTo
 import torch
 from torch import Tensor
 
-from m2f.modeling_m2f.kernels.cpu_library import integers, pointer, threads
-from m2f.modeling_m2f.kernels.resize_tables import Size, axis_tables, table_addresses
-from m2f.modeling_m2f.kernels.whole_sources import library, use_source
+from m2f.modeling_m2f.kernels.c_arguments import integers, pointer, threads
+from m2f.modeling_m2f.kernels.cpu_source import CpuSource
+from m2f.modeling_m2f.kernels.resized_masks import Size, axis_tables, table_addresses
 
-SOURCE = "semantic_votes_cpu.cpp"
-
-
-def use_votes(device: torch.device) -> bool:
-    """Whether `vote_by_class` can run on `device`; plain PyTorch is what GPUs are meant to run.
-
-    Raises:
-        ValueError: M2F_KERNELS has an unknown value.
-        KernelUnavailableError: M2F_KERNELS=compiled and the CPU's kernel cannot be had.
-    """
-    return use_source(SOURCE, device, "Post-processing")
+SEMANTIC_VOTES = CpuSource("semantic_votes_cpu.cpp", "Post-processing")
 
 
 def vote_by_class(
@@ -45,5 +35,5 @@ def vote_by_class(
     results = torch.empty(target, dtype=torch.int64), torch.empty(target), torch.empty(target)
     inputs = (pointer(logits), pointer(class_probs), table_addresses(tables), sizes)
     work = len(logits) * scored[0] * scored[1]
-    library(SOURCE).m2f_vote(*inputs, *map(pointer, results), *threads(work))
+    SEMANTIC_VOTES.library().m2f_vote(*inputs, *map(pointer, results), *threads(work))
     return results

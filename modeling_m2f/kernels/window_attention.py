@@ -1,37 +1,29 @@
-"""The one entry to the kernel of window attention."""
+"""Attention within the windows of a feature map by csrc/window_attention_cpu.cpp on a CPU, as one PyTorch operator
+(operators.py), and its definition in plain PyTorch.
+
+Devices without the kernel have no need of the definition: transformers' own layer runs there, and their
+`scaled_dot_product_attention` is not slow for windows.
+"""
+
+import ctypes
+import functools
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.flop_counter import sdpa_backward_flop_count, sdpa_flop_count
 
-from m2f.modeling_m2f.kernels.cpu_library import arithmetic_dtype
-from m2f.modeling_m2f.kernels.kernel_choice import explain_reference, kernels_choice
+from m2f.modeling_m2f.kernels.c_arguments import C_TYPES, arithmetic_dtype, integers, pointer, threads
+from m2f.modeling_m2f.kernels.cpu_source import CpuSource
+from m2f.modeling_m2f.kernels.operators import define, gradients_of_definition
 from m2f.modeling_m2f.kernels.readable_memory import is_transformed
-from m2f.modeling_m2f.kernels.window_attention_kernel import (
-    define_window_operator,
-    window_kernel_unavailable_reason,
-)
-from m2f.modeling_m2f.kernels.window_attention_reference import window_attention_reference
 
-define_window_operator()
-
-
-def has_window_attention(device: torch.device, head_dim: int, window: int) -> bool:
-    """Whether `window_attention` runs there; on a CPU without a compiler it does not, with one warning. There is no
-    kernel for other devices: their `scaled_dot_product_attention` is not slow for windows.
-
-    Raises:
-        ValueError: M2F_KERNELS has an unknown value.
-        KernelUnavailableError: M2F_KERNELS=compiled and the CPU's kernel cannot be had.
-    """
-    return device.type == "cpu" and _is_on_cpu(head_dim, window)
-
-
-@torch.compiler.assume_constant_result  # a compiled graph keeps the choice that was made when it was traced
-def _is_on_cpu(head_dim: int, window: int) -> bool:
-    if kernels_choice() == "reference":
-        return False
-    reason = window_kernel_unavailable_reason(torch.float32, head_dim, window)
-    return reason is None or explain_reference(torch.device("cpu"), reason, "Window attention")
+WINDOW_ATTENTION = CpuSource("window_attention_cpu.cpp", "Window attention", C_TYPES)
+FORWARD = "m2f::window_attention_v1"
+BACKWARD = "m2f::window_attention_backward_v1"
+# What separates the regions of a window that were no neighbours before the shift, as in the original Swin.
+SEPARATION = -100.0
 
 
 def window_attention(qkv: Tensor, padding: Tensor, bias: Tensor, height: int, width: int, shift: int) -> Tensor:
@@ -44,3 +36,145 @@ def window_attention(qkv: Tensor, padding: Tensor, bias: Tensor, height: int, wi
         qkv.to(storage), padding.to(storage), bias.to(arithmetic_dtype(storage)), height, width, shift
     )
     return out.to(qkv.dtype)
+
+
+def window_attention_reference(
+    qkv: Tensor, padding: Tensor, bias: Tensor, height: int, width: int, shift: int
+) -> Tensor:
+    """Shifted-window attention of a feature map.
+
+    Args:
+        qkv: (B, H * W, 3, M, D), queries, keys and values of M heads.
+        padding: (3, M, D), those of the cells that fill the map up to whole windows.
+        bias: (M, N, N), added to the scores of the N = window ** 2 cells of a window.
+        height, width: H and W.
+        shift: cells by which the windows are shifted, in [0, window).
+
+    Returns:
+        (B, H * W, M * D).
+    """
+    window = int(bias.shape[-1] ** 0.5)
+    cells, mask = _windows(height, width, window, shift, qkv.device)
+    extended = torch.cat([qkv, padding.expand(len(qkv), 1, -1, -1, -1)], 1)
+    query, key, value = extended[:, cells].permute(3, 0, 1, 4, 2, 5)  # (B, windows, M, N, D) each
+    scores = bias if mask is None else bias + mask[:, None].to(bias.dtype)
+    attended = scaled_dot_product_attention(query, key, value, attn_mask=scores.to(query.dtype))
+    attended = attended.transpose(2, 3).flatten(3).flatten(1, 2)
+    inside = (cells.flatten() < height * width).nonzero().flatten()
+    out = attended.new_empty(len(qkv), height * width, attended.shape[-1])
+    return out.index_copy(1, cells.flatten()[inside], attended[:, inside])
+
+
+def _windows(height: int, width: int, window: int, shift: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """(windows, N) index of each cell, H * W for one that fills up, and (windows, N, N) what separates regions."""
+    rows, columns = (-(-length // window) * window for length in (height, width))
+    y = (torch.arange(rows, device=device) + shift) % rows
+    x = (torch.arange(columns, device=device) + shift) % columns
+    cells = torch.where((y < height)[:, None] & (x < width), y[:, None] * width + x, height * width)
+    cells = _cut(cells, window)
+    if not shift:
+        return cells, None
+    region = 3 * _parts(rows, window, shift, device)[:, None] + _parts(columns, window, shift, device)
+    region = _cut(region, window)
+    return cells, (region[:, None] != region[:, :, None]) * SEPARATION
+
+
+def _parts(length: int, window: int, shift: int, device: torch.device) -> Tensor:
+    position = torch.arange(length, device=device)
+    return (position >= length - window).long() + (position >= length - shift).long()
+
+
+def _cut(grid: Tensor, window: int) -> Tensor:
+    """(H, W) -> (windows, N)."""
+    return grid.unflatten(0, (-1, window)).unflatten(2, (-1, window)).transpose(1, 2).flatten(2).flatten(0, 1)
+
+
+def forward(qkv: Tensor, padding: Tensor, bias: Tensor, height: int, width: int, shift: int) -> Tensor:
+    """(B, H * W, M * D); arguments as in `window_attention_reference`, bias of the `arithmetic_dtype` of qkv."""
+    qkv, padding, bias = (x.contiguous() for x in (qkv, padding, bias))
+    batch, cells, _, heads, head_dim = qkv.shape
+    out = qkv.new_empty(batch, cells, heads * head_dim)
+    if out.numel():
+        kernels = _library_of(qkv, bias)
+        tensors = (qkv, padding, bias, bias.new_empty(kernels.m2f_wide_bias(heads)), out)
+        kernels.m2f_forward(*map(pointer, tensors), *_sizes_and_threads(qkv, bias, height, width, shift))
+    return out
+
+
+def backward(
+    grad_out: Tensor, qkv: Tensor, padding: Tensor, bias: Tensor, height: int, width: int, shift: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of qkv, padding and bias."""
+    grad_out, qkv, padding, bias = (x.contiguous() for x in (grad_out, qkv, padding, bias))
+    if not qkv.numel():
+        return torch.empty_like(qkv), torch.zeros_like(padding), torch.zeros_like(bias)
+    kernels = _library_of(qkv, bias)
+    parts, wide = kernels.m2f_parts(), kernels.m2f_wide_bias(qkv.shape[3])
+    grad_qkv, grad_bias = torch.empty_like(qkv), torch.zeros_like(bias)
+    grad_padding = bias.new_zeros(parts, *padding.shape)
+    tensors = (grad_out, qkv, padding, bias, bias.new_empty(wide), grad_qkv, grad_padding)
+    tensors += (bias.new_zeros(parts * wide), grad_bias)
+    kernels.m2f_backward(*map(pointer, tensors), *_sizes_and_threads(qkv, bias, height, width, shift))
+    return grad_qkv, grad_padding[0].to(padding.dtype), grad_bias
+
+
+@functools.cache
+def _library(dtype: torch.dtype, head_dim: int, window: int) -> ctypes.CDLL:
+    kernels = WINDOW_ATTENTION.library(dtype, head_dim=head_dim, window=window)
+    kernels.m2f_wide_bias.argtypes, kernels.m2f_wide_bias.restype = (ctypes.c_int64,), ctypes.c_int64
+    kernels.m2f_parts.restype = ctypes.c_int64
+    return kernels
+
+
+def _library_of(qkv: Tensor, bias: Tensor) -> ctypes.CDLL:
+    return _library(qkv.dtype, qkv.shape[-1], round(bias.shape[-1] ** 0.5))
+
+
+def _sizes_and_threads(qkv: Tensor, bias: Tensor, height: int, width: int, shift: int) -> tuple:
+    batch, cells, _, heads, head_dim = qkv.shape
+    work = batch * cells * heads * bias.shape[-1] * head_dim * 2
+    return integers(batch, height, width, heads, shift), *threads(work)
+
+
+def _fake_forward(qkv, padding, bias, height, width, shift):
+    return qkv.new_empty(*qkv.shape[:2], qkv.shape[3] * qkv.shape[4])
+
+
+def _fake_backward(grad_out, qkv, padding, bias, height, width, shift):
+    return torch.empty_like(qkv), torch.empty_like(padding), torch.empty_like(bias)
+
+
+def _save(ctx, inputs, output):
+    *tensors, ctx.height, ctx.width, ctx.shift = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate(ctx, grad_out):
+    if torch.is_grad_enabled():  # the gradient is to be differentiated itself
+        inputs = (*ctx.saved_tensors, ctx.height, ctx.width, ctx.shift)
+        with sdpa_kernel(SDPBackend.MATH):  # the others have no second derivative
+            return gradients_of_definition(window_attention_reference, inputs, ctx.needs_input_grad, grad_out)
+    gradients = torch.ops.m2f.window_attention_backward_v1(
+        grad_out, *ctx.saved_tensors, ctx.height, ctx.width, ctx.shift
+    )
+    return (*gradients, None, None, None)
+
+
+def _per_window(qkv_shape, bias_shape, height: int, width: int) -> tuple[int, int, int, int]:
+    """(B * windows, M, N, D), the shape of the queries, as of the keys and values."""
+    window = round(bias_shape[-1] ** 0.5)
+    windows = -(-height // window) * -(-width // window)
+    return qkv_shape[0] * windows, qkv_shape[3], bias_shape[-1], qkv_shape[4]
+
+
+def _flops(qkv_shape, padding_shape, bias_shape, height, width, shift, out_shape=None) -> int:
+    """As PyTorch counts attention within the windows, cells that fill up included."""
+    return sdpa_flop_count(*[_per_window(qkv_shape, bias_shape, height, width)] * 3)
+
+
+def _backward_flops(grad_shape, qkv_shape, padding_shape, bias_shape, height, width, shift, out_shape=None) -> int:
+    return sdpa_backward_flop_count(*[_per_window(qkv_shape, bias_shape, height, width)] * 4)
+
+
+define(FORWARD, forward, _fake_forward, _flops, autograd=(_differentiate, _save))
+define(BACKWARD, backward, _fake_backward, _backward_flops)

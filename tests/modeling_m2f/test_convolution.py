@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from m2f.modeling_m2f.convolution import Conv3x3
-from m2f.modeling_m2f.kernels.winograd_tiles import split_tiles
+from m2f.modeling_m2f.kernels.winograd import split_tiles
 from m2f.modeling_m2f.linear import onednn_linear
 
 pytest_plugins = ("kernel_fixtures",)
@@ -38,7 +38,7 @@ def calls(monkeypatch) -> list[tuple[int, ...]]:
         shapes.append(image.shape)
         split_tiles(image, *others)
 
-    monkeypatch.setattr("m2f.modeling_m2f.convolution.split_tiles", recorded)
+    monkeypatch.setattr("m2f.modeling_m2f.kernels.winograd.split_tiles", recorded)
     return shapes
 
 

@@ -14,16 +14,11 @@ from m2f.modeling_m2f.kernels.group_norm import group_norm_
 from m2f.modeling_m2f.kernels.kernel_sources import CSRC
 from m2f.modeling_m2f.kernels.masked_attention import OPERATOR as MASKED_ATTENTION
 from m2f.modeling_m2f.kernels.padded_pixels import pad_pixels
-from m2f.modeling_m2f.kernels.point_kernels import (
-    StoredMasks,
-    draw_uniform,
-    mask_losses_,
-    sample_shared,
-    sigmoid_sums,
-)
+from m2f.modeling_m2f.kernels.point_losses import StoredMasks, mask_losses_
 from m2f.modeling_m2f.kernels.resized_masks import ResizedMasks, lay_masks
+from m2f.modeling_m2f.kernels.sampled_points import draw_uniform, sample_shared, sigmoid_sums
 from m2f.modeling_m2f.kernels.semantic_votes import vote_by_class
-from m2f.modeling_m2f.kernels.winograd_tiles import join_tiles, room_for_tiles, split_tiles
+from m2f.modeling_m2f.kernels.winograd import join_tiles, room_for_tiles, split_tiles
 
 pytest_plugins = ("kernel_fixtures",)
 pytestmark = pytest.mark.usefixtures("compiled_kernel")

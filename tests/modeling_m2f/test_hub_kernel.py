@@ -7,7 +7,7 @@ import types
 import pytest
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
-from deform_attn_inputs import LEVELS, make_inputs, tensors
+from ms_deform_attn_inputs import LEVELS, make_inputs, tensors
 from small_models import small_model
 from torch import nn
 from transformers.models.deformable_detr import modeling_deformable_detr

@@ -5,19 +5,18 @@ import contextlib
 
 import pytest
 import torch
-from deform_attn_inputs import make_inputs
+from ms_deform_attn_inputs import make_inputs
 from small_models import random_targets, small_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, grad_and_value, hessian, jacrev, jvp, stack_module_state, vjp, vmap
 
-from m2f.modeling_m2f.kernels.cpu_library import pointer
-from m2f.modeling_m2f.kernels.masked_attention import has_masked_attention, masked_attention
+from m2f.modeling_m2f.kernels.c_arguments import pointer
+from m2f.modeling_m2f.kernels.masked_attention import MASKED_ATTENTION, masked_attention
 from m2f.modeling_m2f.kernels.ms_deform_attn import ms_deform_attn
 from m2f.modeling_m2f.kernels.ms_deform_attn_reference import ms_deform_attn_reference
 from m2f.modeling_m2f.kernels.readable_memory import is_readable
-from m2f.modeling_m2f.kernels.window_attention import has_window_attention, window_attention
-from m2f.modeling_m2f.kernels.window_attention_reference import window_attention_reference
+from m2f.modeling_m2f.kernels.window_attention import WINDOW_ATTENTION, window_attention, window_attention_reference
 from m2f.modeling_m2f.mask_losses import matched_mask_losses
 from m2f.modeling_m2f.point_sampling import PointChoice
 from m2f.modeling_m2f.prepare_targets import prepare_targets
@@ -38,7 +37,7 @@ def windows(definition=window_attention):
     draw = torch.Generator().manual_seed(0)
     sizes = [(2, 20, 3, 2, 3), (3, 2, 3), (2, 9, 9)]
     inputs = [torch.randn(size, generator=draw, dtype=torch.float64).requires_grad_() for size in sizes]
-    has_window_attention(torch.device("cpu"), 3, 3)  # compiles
+    WINDOW_ATTENTION.runs_on(torch.device("cpu"), torch.float32, head_dim=3, window=3)  # compiles
     return lambda *inputs: definition(*inputs, 5, 4, 1), inputs
 
 
@@ -112,7 +111,7 @@ class TestOperators:
 
 def test_operators_without_a_derivative_say_so():
     query, cells = torch.randn(1, 3, 8, requires_grad=True), torch.randn(1, 5, 8)
-    assert has_masked_attention(query.device, query.dtype, 4)
+    assert MASKED_ATTENTION.runs_on(query.device, query.dtype, head_dim=4)
     attended = masked_attention(query, cells, cells, torch.ones(1, 1, 3, 5, dtype=torch.bool), 2)
     with pytest.raises(RuntimeError, match="masked_attention_v1.*no autograd formula"):
         attended.sum().backward()

@@ -1,7 +1,7 @@
 // Mask logits resized a tile of pixels at a time: what the kernels of post-processing share.
 //
 // The two bilinear steps and the crop between them are linear, and treat rows and columns apart: a pixel is a sum over
-// 3 x 3 cells of the logits, with weights that resize_tables.py prepares. A tile's cells are spread over its columns
+// 3 x 3 cells of the logits, with weights that resized_masks.py prepares. A tile's cells are spread over its columns
 // first, once for each row of cells, and then over its rows.
 
 #include "cpu_common.h"

@@ -3,7 +3,7 @@
 // Compiled by NVRTC for each combination in use of M2F_KERNEL (what it does), M2F_T (float32, float16, bfloat16),
 // M2F_HEAD_DIM, M2F_LEVELS, M2F_POINTS and M2F_VECTOR (channels a lane loads at once). No header is included, not even
 // CUDA's own: a machine needs nothing beyond the libraries that PyTorch's wheels bring. For a CPU's compiler,
-// tests/modeling_m2f/cuda_on_host.h stands in for the built-ins.
+// tests/modeling_m2f/kernels/cuda_on_host.h stands in for the built-ins.
 //
 // A group of GROUP lanes serves one head of one query. Its lanes own runs of VECTOR channels, so that a corner of a
 // sample is one coalesced load [1]. Lane i also owns sample i % RUN of each round of RUN samples: it reads its offset
@@ -42,13 +42,13 @@ constexpr int PARTS = (D / VECTOR + GROUP - 1) / GROUP;            // runs of ch
 // Samples that a group works on in a round. More than 8 would not fit the registers of the backward kernel.
 constexpr int RUN = smaller(GROUP, 8);
 constexpr int ROUNDS = (SAMPLES + RUN - 1) / RUN;
-constexpr int THREADS = 256, GROUPS_PER_BLOCK = THREADS / GROUP;   // cuda_kernel.py knows them too
+constexpr int THREADS = 256, GROUPS_PER_BLOCK = THREADS / GROUP;   // ms_deform_attn_cuda.py knows them too
 // Unrolled, samples have constant levels and their loads overlap; beyond 16 the code only grows.
 constexpr int UNROLLED_ROUNDS = SAMPLES <= 16 ? ROUNDS : 1;
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
 // The arguments of a launch, by value, so that a CUDA graph holds them; buffers are contiguous, pairs (x, y) aligned.
-// cuda_kernel.py has the same fields in the same order.
+// ms_deform_attn_cuda.py has the same fields in the same order.
 struct Problem {
   const T* value;          // (B, S, M, D)
   const float* reference;  // (1 or B, Q, L, 2)
@@ -173,7 +173,8 @@ struct Place {
   int64 reference_at;
 
   __device__ Place(const Problem& in, int image_index) {
-    const unsigned rows = static_cast<unsigned>(in.queries) * in.heads;  // cuda_kernel.py sees that it is below 2^31
+    // ms_deform_attn_cuda.py sees that it is below 2^31.
+    const unsigned rows = static_cast<unsigned>(in.queries) * in.heads;
     const unsigned at = blockIdx.x * GROUPS_PER_BLOCK + threadIdx.x / GROUP;
     const unsigned row = at < rows ? at : rows - 1;
     const unsigned query = row / in.heads, head = row - query * in.heads;
@@ -347,8 +348,8 @@ __device__ inline int exponent_of(float bound) {
 
 // Adds to the value's gradient in fixed point: integers have one sum in any order, so two runs agree bit for bit.
 // A term is weight * share * grad_out * 2^(fraction_bits - exponent), rounded. With |grad_out| < 2^exponent, and with
-// weights that add up to 1 in each query, a cell's sum stays below Q * 2^fraction_bits, which cuda_kernel.py keeps
-// under 2^62. A term is off by at most 2^(exponent - fraction_bits - 1): for Q = 21504 by 2^-46 of the bound, against
+// weights that add up to 1 in each query, a cell's sum stays below Q * 2^fraction_bits, which
+// ms_deform_attn_cuda.py keeps under 2^62. A term is off by at most 2^(exponent - fraction_bits - 1): for Q = 21504 by 2^-46 of the bound, against
 // 2^-24 of the term itself for float32.
 struct FixedSum {
   int64* total;

@@ -1,5 +1,5 @@
 // Attention within the windows of a feature map (Liu et al., Swin Transformer, ICCV 2021, section 3.2) on a CPU; formula
-// and shapes in window_attention_reference.py.
+// and shapes in window_attention.py.
 //
 // Compiled once for each combination of M2F_DTYPE (float, double, bfloat16), M2F_HEAD_DIM and M2F_WINDOW.
 //
