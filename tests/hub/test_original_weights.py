@@ -89,7 +89,7 @@ def test_load_state_dict_names_the_call_that_loads_names_of_files_and_of_the_ori
 
 def test_load_state_dict_that_is_not_strict_warns_that_the_backbone_stays_as_it_is(monkeypatch):
     warnings = []
-    monkeypatch.setattr("m2f.modeling_m2f.modeling_m2f.logger.warning", warnings.append)
+    monkeypatch.setattr("m2f.modeling_m2f.pretrained_model.logger.warning", warnings.append)
     shapes = load_golden("mini_swin")[1]["state_dict"]
     model = new_model("mini_swin")
     keys = model.load_state_dict(convert_original_state_dict(original_state_dict(shapes)), strict=False)
