@@ -23,7 +23,7 @@ from transformers.utils import logging
 from m2f.checkpoints.bundled_checkpoint import DEFAULT_CHECKPOINT, checkpoint_location
 from m2f.commands.messages import printer
 from m2f.commands.output_check import check_folder
-from m2f.commands.shared_arguments import add_shared_arguments, count
+from m2f.commands.shared_arguments import AUTO_BATCH, add_shared_arguments, count
 from m2f.commands.tile_arguments import add_tile_arguments
 from m2f.commands.white_level_argument import add_white_level_argument
 from m2f.image_processing.image_processing_m2f import TASKS
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser):
         device={},
         cpu={},
         dtype={"choices": DTYPES, "default": "float32", "help": "of weights and computation (%(default)s)"},
-        batch_size={"type": count, "default": 1},
+        batch_size=AUTO_BATCH,
         workers={"type": count, "default": 2, "help": "threads that read, and that write (2)"},
         output={"default": Path("m2f_predictions"), "help": "where results are written (%(default)s)"},
         overwrite={},

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from m2f.commands.config_file import CONFIG
+from m2f.inference.batch_limit import AUTO
 from m2f.training.training_options import PRECISION_OF_DTYPE, PRECISIONS
 
 # In the order in which the help of every subcommand ends with them. What a subcommand has to say about one (what its
@@ -17,7 +18,10 @@ _SHARED: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "device": (("--device",), {"metavar": "NAME", "help": "such as cpu or cuda:1 (a GPU if there is one)"}),
     "cpu": (("--cpu",), {"action": "store_const", "const": "cpu", "dest": "device", "help": "same as --device cpu"}),
     "dtype": (("--dtype",), {}),
-    "batch_size": (("--batch-size",), {"metavar": "N", "help": "images or tiles at a time (1)"}),
+    "batch_size": (
+        ("--batch-size",),
+        {"metavar": "N", "help": "images or tiles at a time (bench: 1; else auto)"},
+    ),
     "workers": (("--workers",), {"metavar": "N"}),
     "output": (("--output", "--out"), {"type": Path, "metavar": "FOLDER"}),
     "overwrite": (("--overwrite",), {"action": "store_true", "help": "remove the results of an earlier run there"}),
@@ -61,8 +65,17 @@ def count(text: str) -> int:
     return int(text)
 
 
+def count_or_auto(text: str) -> int | str:
+    """An argument's value that is a positive number, or "auto"."""
+    return AUTO if text == AUTO else count(text)
+
+
 def count_or_zero(text: str) -> int:
     """An argument's value that counts something of which there may be none."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
     return int(text)
+
+
+# `--batch-size` of commands that choose it themselves.
+AUTO_BATCH = {"type": count_or_auto, "default": AUTO}

@@ -19,7 +19,7 @@ from transformers.utils import logging
 from m2f.commands.data_arguments import add_data_arguments
 from m2f.commands.messages import printer
 from m2f.commands.output_check import check_folder
-from m2f.commands.shared_arguments import MIXED_PRECISION, add_shared_arguments, count, count_or_zero
+from m2f.commands.shared_arguments import AUTO_BATCH, MIXED_PRECISION, add_shared_arguments, count, count_or_zero
 from m2f.commands.tile_arguments import add_tile_arguments
 from m2f.commands.white_level_argument import add_white_level_argument
 from m2f.data.dataset_formats import list_splits, open_dataset
@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser):
         device={},
         cpu={},
         dtype=MIXED_PRECISION,
-        batch_size={"type": count, "default": 1},
+        batch_size=AUTO_BATCH,
         workers={"type": count_or_zero, "default": 2, "help": "processes that read images (2)"},
         output={"help": "write predictions, numbers and settings into this folder"},
         overwrite={},

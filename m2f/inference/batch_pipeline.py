@@ -33,7 +33,8 @@ class BatchPipeline:
         compute: of a list of items that are ready, all of one key, the list of what was computed for each; runs in
             the caller's thread.
         finish: makes the result of an item that is ready and what was computed; runs in threads.
-        batch_size: items that are computed together at most.
+        batch_size: items that are computed together at most; a number, or a function of their key. Few items are
+            read ahead until it is known how many of their kind come together.
         workers: threads for each of the outer steps.
         item_errors: exceptions of `prepare` and `compute` that spoil one item alone. After such an error `compute` is
             called again for each item of the batch. Other exceptions, and those of `finish` that are not
@@ -46,13 +47,14 @@ class BatchPipeline:
         prepare: Callable[[Any], Prepared],
         compute: Callable[[list], Sequence],
         finish: Callable[[Any, Any], Any],
-        batch_size: int = 1,
+        batch_size: int | Callable[[Hashable], int] = 1,
         workers: int = 2,
         item_errors: tuple[type[Exception], ...] = (ValueError, OSError),
         result_errors: tuple[type[Exception], ...] = (ValueError,),
     ):
         self.prepare, self.compute, self.finish = prepare, compute, finish
-        self.batch_size, self.workers = batch_size, workers
+        self.workers = workers
+        self._limit = batch_size if callable(batch_size) else lambda key: batch_size
         self.item_errors, self.result_errors = item_errors, result_errors
 
     def run(self, items: Iterable) -> Iterator[ItemOutcome]:
@@ -80,8 +82,9 @@ class BatchPipeline:
         reading: deque[tuple[int, Any, Future]] = deque()
         finishing: deque[tuple[int, Any, Future]] = deque()
         waiting: dict[Hashable, list[tuple[int, Any, Prepared]]] = {}
-        ahead = 2 * self.batch_size + self.workers
+        largest = 1
         while True:
+            ahead = 2 * largest + self.workers
             while len(reading) < ahead and (entry := next(source, None)) is not None:
                 reading.append((*entry, readers.submit(self.prepare, entry[1])))
             while finishing and (finishing[0][2].done() or len(finishing) > ahead):
@@ -97,6 +100,7 @@ class BatchPipeline:
                     yield ItemOutcome(newest, item, None, error)
                 else:
                     waiting.setdefault(prepared.key, []).append((newest, item, prepared))
+                    largest = max(largest, self._most(prepared.key))
             batch = self._next_batch(waiting, newest)
             for index, item, prepared, computed in self._computed(batch):
                 if isinstance(computed, Exception):
@@ -109,10 +113,15 @@ class BatchPipeline:
     def _next_batch(self, waiting: dict[Hashable, list], newest: int | None) -> list:
         """Takes a batch that is full or has waited for long, or if no item comes any more, any."""
         for key, entries in waiting.items():
-            is_old = newest is None or newest - entries[0][0] >= _PATIENCE * self.batch_size
-            if key is None or len(entries) >= self.batch_size or is_old:
+            most = self._most(key)
+            is_old = newest is None or newest - entries[0][0] >= _PATIENCE * most
+            if len(entries) >= most or is_old:
                 return waiting.pop(key)
         return []
+
+    def _most(self, key: Hashable) -> int:
+        """Items of a key that come together."""
+        return 1 if key is None else self._limit(key)
 
     def _computed(self, batch: list[tuple[int, Any, Prepared]]) -> Iterator[tuple[int, Any, Prepared, Any]]:
         """The entries of a batch, with what was computed or the error."""

@@ -27,7 +27,7 @@ def check_memory(size: tuple[int, int], layers: int, layer_bytes: int, device: t
         layer_bytes: of a pixel in one of the maps.
     """
     needed = size[0] * size[1] * (_BYTES_PER_PIXEL + layers * layer_bytes)
-    free = _free_memory(device)
+    free = free_memory(device)
     if needed > free:
         raise ImageTooLargeError(
             f"its {size[0]} x {size[1]} pixels need about {needed / _GIB:.1f} GiB of memory in one piece, and "
@@ -37,7 +37,7 @@ def check_memory(size: tuple[int, int], layers: int, layer_bytes: int, device: t
 
 def check_memory_of_tiles(size: tuple[int, int]):
     """Raise `ImageTooLargeError` unless there is memory for the result of an image that is segmented in tiles."""
-    needed, free = size[0] * size[1] * _TILED_BYTES_PER_PIXEL, _free_memory(torch.device("cpu"))
+    needed, free = size[0] * size[1] * _TILED_BYTES_PER_PIXEL, free_memory(torch.device("cpu"))
     if needed > free:
         raise ImageTooLargeError(
             f"its {size[0]} x {size[1]} pixels need about {needed / _GIB:.1f} GiB of memory even in tiles, and "
@@ -67,8 +67,8 @@ def _too_large(what: str) -> ImageTooLargeError:
     return ImageTooLargeError(f"memory is too small for {what}; {_ADVICE}, or use a smaller batch size")
 
 
-def _free_memory(device: torch.device) -> int:
-    """Bytes."""
+def free_memory(device: torch.device) -> int:
+    """Bytes on a device."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         # What the caching allocator holds without using it is free too.

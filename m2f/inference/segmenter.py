@@ -13,6 +13,7 @@ from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.image_processing.post_processing_mixin import MASK_THRESHOLD
 from m2f.image_processing.tile_setting import choose_tile
 from m2f.image_processing.white_level import WhiteLevel, check_white_level
+from m2f.inference.batch_limit import AUTO, BatchLimit
 from m2f.inference.batch_pipeline import BatchPipeline
 from m2f.inference.image_sources import name_of, read_image
 from m2f.inference.memory_limits import memory_errors
@@ -46,7 +47,9 @@ class Segmenter:
         white_level: which value is white in images of more than 8 bits: a number such as 4095, "type", "data" or
             "auto", see `m2f.image_processing.white_level`; by default the processor's, which is mostly "auto": where
             white has to be guessed, one warning says so. It is found for an image as a whole, tiles or not.
-        batch_size: images or tiles of one padded shape that the model gets at a time.
+        batch_size: images or tiles of one padded shape that the model gets at a time. "auto": small ones together, up
+            to what makes them quicker and takes little memory, see `m2f.inference.batch_limit`; of an iterator each
+            image by itself, so that its result need not wait for others.
         workers: threads that read and prepare images, and as many that make results of the outputs.
 
     Raises:
@@ -65,7 +68,7 @@ class Segmenter:
         tile: int | None = None,
         tile_overlap: int | None = None,
         white_level: WhiteLevel = None,
-        batch_size: int = 1,
+        batch_size: int | str = AUTO,
         workers: int = 2,
     ):
         self.model, self.processor = model, processor
@@ -73,7 +76,7 @@ class Segmenter:
         self.task = choose_task(task, processor.task, processor.thing_label_ids != [])
         thresholds = {"threshold": threshold, "mask_threshold": mask_threshold}
         _check_thresholds(self.task, thresholds)
-        counts = {"batch_size": batch_size, "workers": workers, "max_detections": max_detections}
+        counts = {"workers": workers, "max_detections": max_detections}
         for name, count in counts.items():
             if count is not None and count < 1:
                 raise ValueError(f"{name} must be at least 1, got {count}")
@@ -81,8 +84,8 @@ class Segmenter:
         self.decoder = TaskDecoder(processor, self.task, threshold, mask_threshold, max_detections)
         self.tile, self.tile_overlap = choose_tile(tile, tile_overlap, processor.tile, processor.tile_overlap)
         self.white_level = processor.white_level if white_level is None else check_white_level(white_level)
-        self.batch_size, self.workers = batch_size, workers
-        tiling = (self.tile, self.tile_overlap, batch_size, workers)
+        self.batch_limit, self.workers = BatchLimit(batch_size, model), workers
+        tiling = (self.tile, self.tile_overlap, self.batch_limit, workers)
         self._views = ViewSegmentation(model, processor, [self.decoder], *tiling)
 
     @classmethod
@@ -118,6 +121,10 @@ class Segmenter:
         return cls(model, processor, task, **settings)
 
     @property
+    def batch_size(self) -> int | str:
+        return self.batch_limit.batch_size
+
+    @property
     def things(self) -> list[int]:
         """Labels whose objects the model tells apart."""
         return told_apart(self.processor, self.id2label)
@@ -142,29 +149,31 @@ class Segmenter:
             return next(self._stream([images]))
         if isinstance(images, list | tuple | np.ndarray | torch.Tensor):
             return list(self._stream(images))
-        return self._stream(images)
+        return self._stream(images, waits=False)
 
     def pipeline(
         self,
         read: Callable[[Any], tuple[Image.Image, str]],
         finish: Callable[[Any, SegmentationResult], Any] = lambda item, result: result,
+        waits: bool = True,
     ) -> BatchPipeline:
         """Segments items of any kind, with reading and finishing in threads while the model computes.
 
         Args:
             read: gives an item's upright RGB image and its name.
             finish: makes of an item and its result what is wanted.
+            waits: whether an item may wait for others that are read after it, where `batch_size` is "auto".
         """
         return BatchPipeline(
             prepare=lambda item: self._views.prepare(item, *read(item)),
             compute=self._views.compute,
             finish=lambda view, computed: finish(view.item, self._result(view, computed)),
-            batch_size=self.batch_size,
+            batch_size=self.batch_limit if waits or not self.batch_limit.is_auto else 1,
             workers=self.workers,
         )
 
-    def _stream(self, images: Iterable) -> Iterator[SegmentationResult]:
-        pipeline = self.pipeline(lambda image: (read_image(image, self.white_level), name_of(image)))
+    def _stream(self, images: Iterable, waits: bool = True) -> Iterator[SegmentationResult]:
+        pipeline = self.pipeline(lambda image: (read_image(image, self.white_level), name_of(image)), waits=waits)
         for outcome in pipeline.run_in_order(images):
             if outcome.error is not None:
                 raise outcome.error

@@ -9,6 +9,7 @@ from PIL import Image
 
 from m2f.image_processing.file_settings import pad_size_in_use
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
+from m2f.inference.batch_limit import BatchLimit
 from m2f.inference.batch_pipeline import BatchPipeline, ItemOutcome
 from m2f.inference.detection import Box
 from m2f.inference.memory_limits import check_memory_of_tiles, memory_errors
@@ -53,7 +54,7 @@ class ViewSegmentation:
         decoders: of the tasks that are wanted.
         tile: pixels; images that are higher or wider are cut into tiles. None: no image is.
         tile_overlap: pixels that neighbouring tiles share at least.
-        batch_size: tiles that the model gets at a time.
+        batch_limit: tiles that the model gets at a time.
         workers: threads that prepare tiles, and as many that decode them.
     """
 
@@ -62,7 +63,7 @@ class ViewSegmentation:
     decoders: Sequence[TaskDecoder]
     tile: int | None
     tile_overlap: int
-    batch_size: int
+    batch_limit: BatchLimit
     workers: int
 
     def prepare(self, item: Any, image: Image.Image, name: str, input_size: tuple[int, int] | None = None) -> View:
@@ -115,7 +116,7 @@ class ViewSegmentation:
             with memory_errors("the result"):
                 return [result.decode(tile_view.item, outputs) for result in results]
 
-        pipeline = BatchPipeline(prepare, self.compute, decode, self.batch_size, self.workers, item_errors=())
+        pipeline = BatchPipeline(prepare, self.compute, decode, self.batch_limit, self.workers, item_errors=())
         with memory_errors("the result"):
             for outcome in pipeline.run_in_order(tiles):
                 for result, part in zip(results, _result_of(outcome), strict=True):

@@ -1,6 +1,6 @@
 """The batches of an evaluation: which images come together, on which process, and in which views."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import NamedTuple
 
@@ -89,6 +89,28 @@ def batches_by_shape(sizes: Sequence[tuple[int, int] | None], batch_size: int) -
             batches.append([])
         batches[-1].append(index)
     return sorted(batches, key=lambda batch: _padded_pixels(batch, sizes), reverse=True)
+
+
+def batches_of_one_size(
+    sizes: Sequence[tuple[int, int] | None], most: Callable[[tuple[int, int]], int]
+) -> list[list[int]]:
+    """Batches in which no image is padded for another's sake, the largest first.
+
+    Args:
+        sizes: as for `batches_by_shape`; images of unknown size come alone, and last.
+        most: images of a size that come together.
+    """
+    of_size: dict[tuple[int, int], list[int]] = {}
+    for index, size in enumerate(sizes):
+        if size is not None:
+            of_size.setdefault(size, []).append(index)
+    batches = [
+        of_size[size][first : first + most(size)]
+        for size in sorted(of_size, reverse=True)
+        for first in range(0, len(of_size[size]), most(size))
+    ]
+    batches.sort(key=lambda batch: _padded_pixels(batch, sizes), reverse=True)
+    return batches + [[index] for index, size in enumerate(sizes) if size is None]
 
 
 def processed_sizes(dataset: SegmentationDataset, processor: M2FImageProcessor) -> list[tuple[int, int] | None]:

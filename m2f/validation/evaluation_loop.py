@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import send_to_device
+from accelerate.utils import broadcast_object_list, send_to_device
 from PIL import Image
 from torch import nn
 from tqdm import tqdm
@@ -17,12 +17,14 @@ from m2f.data.segment_map import Sample
 from m2f.data.segmentation_dataset import SegmentationDataset
 from m2f.evaluation.streaming_metric import StreamingMetric
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
+from m2f.inference.batch_limit import AUTO, BatchLimit
 from m2f.validation.evaluation_batches import (
     ONE_VIEW,
     EvaluationBatch,
     TestTimeView,
     batches_by_shape,
     batches_in_order,
+    batches_of_one_size,
     evaluation_loader,
     processed_sizes,
     shard_batches,
@@ -72,7 +74,7 @@ def evaluate_tasks(
     dataset: SegmentationDataset,
     measurements: Sequence[TaskMeasurement],
     *,
-    batch_size: int = 1,
+    batch_size: int | str = 1,
     by_shape: bool = False,
     views: Sequence[TestTimeView] = ONE_VIEW,
     workers: int = 0,
@@ -93,7 +95,8 @@ def evaluate_tasks(
         processor: prepares the images, as its settings say.
         dataset: a reader of `m2f.data`.
         measurements: what to do with the outputs. Several views are for the task "semantic" alone.
-        batch_size: images at a time, on each process. Images of different sizes are padded.
+        batch_size: images at a time, on each process. Images of different sizes are padded. "auto": as many of one
+            size as `BatchLimit` puts together, for one view.
         by_shape: put images of similar size together, in place of the dataset's order.
         views: scales and flips of each image, whose scores are averaged.
         workers: processes that read images, for each process; 0: none.
@@ -119,10 +122,10 @@ def evaluate_tasks(
         raise ValueError("several views, or an observer of outputs, are for images that the model sees as a whole")
     for measurement in measurements:
         measurement.metric.reset()
-    batch_size, views = (1, ()) if predict else (batch_size, views)
+    batch_size = 1 if predict or (len(views) > 1 and batch_size == AUTO) else batch_size
+    views = () if predict else views
     state, counted = PartialState(), 0
-    sizes = processed_sizes(dataset, processor) if by_shape and batch_size > 1 else None
-    batches = batches_by_shape(sizes, batch_size) if sizes else batches_in_order(len(dataset), batch_size)
+    batches = _batches(dataset, processor, batch_size, by_shape, model)
     share = shard_batches(batches, state.num_processes, state.process_index)
     loader = evaluation_loader(dataset, processor, share, workers, skip_broken, views)
     with _evaluating(model):
@@ -132,6 +135,18 @@ def evaluate_tasks(
             else:
                 counted += _count_batch(model, batch, views, measurements, observe)
     return counted
+
+
+def _batches(
+    dataset: SegmentationDataset, processor: M2FImageProcessor, batch_size: int | str, by_shape: bool, model: nn.Module
+) -> list[list[int]]:
+    if batch_size == AUTO:
+        batches = batches_of_one_size(processed_sizes(dataset, processor), BatchLimit(AUTO, model))
+        # Processes may see different free memory, and have to share the same batches.
+        return broadcast_object_list([batches])[0]
+    if by_shape and batch_size > 1:
+        return batches_by_shape(processed_sizes(dataset, processor), batch_size)
+    return batches_in_order(len(dataset), batch_size)
 
 
 def _count_predicted(predict: Predictor, batch: EvaluationBatch, measurements: Sequence[TaskMeasurement]) -> int:

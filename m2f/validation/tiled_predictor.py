@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
+from m2f.inference.batch_limit import AUTO, BatchLimit
 from m2f.inference.detection import Detection
 from m2f.inference.segmentation_result import SegmentationResult
 from m2f.inference.task_decoding import TaskSegments
@@ -27,7 +28,7 @@ class TiledPredictor:
         threshold: lowest score of an instance; 0 for all, as average precision needs.
         max_detections: instances of an image that are given, the best ones. Of a tile, all take part in the merging.
         tile, tile_overlap: pixels, see `Segmenter`.
-        batch_size: tiles that the model gets at a time.
+        batch_size: tiles that the model gets at a time, or "auto", as for `Segmenter`.
     """
 
     def __init__(
@@ -40,12 +41,13 @@ class TiledPredictor:
         max_detections: int,
         tile: int,
         tile_overlap: int,
-        batch_size: int = 1,
+        batch_size: int | str = AUTO,
     ):
         self.id2label = {int(label): name for label, name in model.config.id2label.items()}
         self.max_detections = max_detections
         decoders = [measuring_decoder(processor, task, threshold, None) for task in tasks]
-        self._views = ViewSegmentation(model, processor, decoders, tile, tile_overlap, batch_size, _WORKERS)
+        limit = BatchLimit(batch_size, model)
+        self._views = ViewSegmentation(model, processor, decoders, tile, tile_overlap, limit, _WORKERS)
 
     def __call__(self, image: Image.Image) -> dict[str, Any]:
         """For each task what the processor's post-processing gives for it: instances with `return_coco_annotation`,

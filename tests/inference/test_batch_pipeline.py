@@ -53,6 +53,28 @@ def test_results_and_batches():
     assert all(name != threading.current_thread().name for name in steps.threads)
 
 
+def test_batches_of_a_size_for_each_key():
+    """Without a key an item comes alone."""
+    steps = Recorder(lambda number: (None, "twos", "fours")[number % 3], batch_size={"twos": 2, "fours": 4}.get)
+    outcomes = list(steps.pipeline.run_in_order(range(12)))
+    assert [outcome.index for outcome in outcomes] == list(range(12))
+    sizes = [[len(batch) for batch in steps.batches if batch[0] % 3 == rest] for rest in range(3)]
+    assert sizes == [[1] * 4, [2, 2], [4]]
+
+
+def test_few_items_are_read_before_it_is_known_how_many_come_together():
+    read = []
+
+    def source():
+        for number in range(100):
+            read.append(number)
+            yield number
+
+    steps = Recorder(key=lambda number: "large", batch_size=lambda key: 1, workers=1)
+    assert next(steps.pipeline.run(source())).result == (0, 0)
+    assert len(read) <= 5
+
+
 def test_without_items():
     assert list(Recorder().pipeline.run([])) == []
 

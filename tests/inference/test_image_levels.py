@@ -89,7 +89,7 @@ def test_file_objects_and_array_likes_are_one_image_and_iterators_are_not(segmen
     """A file object is an iterator of lines too."""
     names = []
 
-    def stream(self, images):
+    def stream(self, images, waits=True):
         for image in images:
             names.append((np.asarray(read_image(image)).shape, getattr(image, "name", "")))
             yield len(names)

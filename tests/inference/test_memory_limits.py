@@ -25,7 +25,7 @@ def segmenter(task="instance", **settings) -> Segmenter:
 def test_image_larger_than_memory(task, monkeypatch):
     """2 MB are free: not enough for the whole scene with its temporaries (64 bytes a pixel), and enough for a tile of
     96 (and 44 bytes for each pixel of the scene)."""
-    monkeypatch.setattr("m2f.inference.memory_limits._free_memory", lambda device: 2_000_000)
+    monkeypatch.setattr("m2f.inference.memory_limits.free_memory", lambda device: 2_000_000)
     with pytest.raises(ImageTooLargeError, match="160 x 208 pixels need about .* --tile 1024"):
         segmenter(task)(draw(SIZE, SCENE))
     assert len(segmenter(task, tile=96)(draw(SIZE, SCENE))) > 2

@@ -108,6 +108,24 @@ def test_batches_are_of_one_padded_shape_and_results_in_order():
     assert sorted(model.shapes) == [(4, 3, 64, 96), (4, 3, 96, 64)]
 
 
+def test_small_images_and_tiles_come_together_by_themselves():
+    """16 tiles of 192 x 192 have as many pixels as are put together; of an iterator no image waits for another."""
+    model = object_reader()
+    image = draw((64, 96), SCENE)
+    predict = Segmenter(model, model.processor)
+    assert predict.batch_size == "auto" and len(predict([image] * 5)) == 5
+    assert model.shapes == [(5, 3, 64, 96)]
+    model.shapes.clear()
+    assert len(list(predict(iter([image] * 3)))) == 3
+    assert model.shapes == [(1, 3, 64, 96)] * 3
+    model.shapes.clear()
+    Segmenter(model, model.processor, tile=64, tile_overlap=16)(draw((128, 256), SCENE))
+    assert len(model.shapes) == 1 and model.shapes[0][0] > 4
+    model.shapes.clear()
+    Segmenter(model, model.processor, batch_size=1)([image] * 2)
+    assert model.shapes == [(1, 3, 64, 96)] * 2
+
+
 def test_batch_of_a_real_model_gives_what_single_images_give():
     torch.manual_seed(0)
     model = small_model(task="panoptic", thing_label_ids=[0, 1])

@@ -9,6 +9,7 @@ from m2f.validation.evaluation_batches import (
     TestTimeView,
     batches_by_shape,
     batches_in_order,
+    batches_of_one_size,
     evaluation_loader,
     processed_sizes,
     scaled_size,
@@ -76,3 +77,10 @@ def test_all_edges_are_scaled():
         "longest_edge": 3584,
     }
     assert scaled_size({"height": 1, "width": 3}, 0.5) == {"height": 1, "width": 2}
+
+
+def test_batches_of_one_size_hold_no_padding():
+    sizes = [(4, 4), (2, 8), (4, 4), None, (4, 4), (2, 8), (9, 9)]
+    batches = batches_of_one_size(sizes, lambda size: 2 if size == (4, 4) else 3)
+    assert batches == [[6], [0, 2], [1, 5], [4], [3]]
+    assert batches_of_one_size([None, None], lambda size: 9) == [[0], [1]]
