@@ -41,6 +41,7 @@ REQUIREMENTS = [
 EXTRAS = {
     "test": [
         "hypothesis>=6.170",
+        "mypy>=2.4",
         # They run the notebooks.
         "ipykernel>=7.3",
         "nbclient>=0.11",
@@ -51,6 +52,7 @@ EXTRAS = {
         "pytest-xdist>=3.8",
         "ruff>=0.17",
         "setuptools>=70.1",
+        "types-pyyaml>=6.0",
         # Talks to a browser, where there is one, in which the tests look at the report.
         "websocket-client>=1.9",
     ],
@@ -82,7 +84,11 @@ setup(
     python_requires=">=3.10",
     packages=packages(),
     package_dir=FOLDERS,
-    package_data={"m2f.modeling_m2f.kernels": ["csrc/*"], "m2f.checkpoints": ["nuclei/*.*", "nuclei/card/*"]},
+    package_data={
+        "m2f": ["py.typed"],
+        "m2f.modeling_m2f.kernels": ["csrc/*"],
+        "m2f.checkpoints": ["nuclei/*.*", "nuclei/card/*"],
+    },
     include_package_data=False,
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
