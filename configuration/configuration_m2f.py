@@ -6,7 +6,7 @@ its COCO models are the defaults); transformers' `Mask2FormerConfig` (names, so 
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Real
 from os import PathLike
 from pathlib import Path
@@ -174,7 +174,7 @@ class M2FConfig(PretrainedConfig):
         if self.task not in TASKS:
             raise ValueError(f"task={self.task!r} is unknown; it must be one of {', '.join(TASKS)}.")
         if self.thing_label_ids is not None:
-            self._check_thing_label_ids()
+            self._check_thing_label_ids(list(self.thing_label_ids))
         if not 0 <= self.no_object_weight < math.inf:
             raise ValueError(f"no_object_weight={self.no_object_weight} must be finite and >= 0.")
         if self.class_weights is not None:
@@ -194,12 +194,16 @@ class M2FConfig(PretrainedConfig):
                 f">= 1 and importance_sample_ratio={self.importance_sample_ratio} in [0, 1]."
             )
 
-    def _check_thing_label_ids(self):
-        ids = list(self.thing_label_ids)
-        wrong = [i for i in ids if not 0 <= i < self.num_labels]
+    @property
+    def num_classes(self) -> int:
+        """K, the labels without "no object"."""
+        return len(self.id2label or ())
+
+    def _check_thing_label_ids(self, ids: list[int]):
+        wrong = [i for i in ids if not 0 <= i < self.num_classes]
         if wrong:
             raise ValueError(
-                f"thing_label_ids={wrong} are outside 0..{self.num_labels - 1} (num_labels={self.num_labels}); give "
+                f"thing_label_ids={wrong} are outside 0..{self.num_classes - 1} (num_labels={self.num_labels}); give "
                 "id2label or num_labels with them, or thing_label_ids=None."
             )
         if len(set(ids)) != len(ids):
@@ -226,7 +230,7 @@ class M2FConfig(PretrainedConfig):
         return [float(weight) for weight in weights]
 
     @classmethod
-    def get_config_dict(cls, pretrained_model_name_or_path: str | Path, **kwargs) -> tuple[dict[str, Any], dict]:
+    def get_config_dict(cls, pretrained_model_name_or_path: str | PathLike, **kwargs) -> tuple[dict[str, Any], dict]:
         """As in transformers; a `mask2former` config.json is read as an m2f one, without its "different model type"
         warning, because every field of it has the same meaning here."""
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
@@ -252,7 +256,9 @@ class M2FConfig(PretrainedConfig):
         config_dict = _with_license(_from_mask2former(config_dict), kwargs.get("name_or_path"))
         # transformers makes the configuration with another num_labels before it sets the rest of what is asked for,
         # and what the file says of its labels would not fit.
-        of_the_labels = {name: kwargs[name] for name in ("class_weights", "thing_label_ids") if name in kwargs}
+        of_the_labels: dict[str, Any] = {
+            name: kwargs[name] for name in ("class_weights", "thing_label_ids") if name in kwargs
+        }
         return super().from_dict({**config_dict, **of_the_labels}, **kwargs)
 
 
@@ -266,7 +272,7 @@ def _local_references(auto_map: dict[str, str], folder: Path) -> dict[str, str]:
     return {name: value for name, value in local.items() if (folder / f"{value.rsplit('.', 1)[0]}.py").is_file()}
 
 
-def _with_license(config_dict: dict[str, Any], source: str | Path | None) -> dict[str, Any]:
+def _with_license(config_dict: dict[str, Any], source: str | PathLike | None) -> dict[str, Any]:
     """With the licence of the published weights, if `source` is a repository that holds them."""
     if not str(source).startswith(ORIGINAL_REPOSITORIES):
         return config_dict
@@ -291,7 +297,8 @@ def _resolve_backbone_config(
     if backbone_config is not None and backbone is not None:
         raise ValueError(f"Give backbone_config or backbone={backbone!r}, not both.")
     if backbone is not None and use_timm_backbone:
-        backbone_config = CONFIG_MAPPING["timm_backbone"](backbone=backbone, **(backbone_kwargs or {}))
+        timm_backbone: Callable[..., PretrainedConfig] = CONFIG_MAPPING["timm_backbone"]
+        backbone_config = timm_backbone(backbone=backbone, **(backbone_kwargs or {}))
     elif backbone is not None:
         backbone_config = AutoConfig.from_pretrained(backbone, **(backbone_kwargs or {}))
     elif backbone_config is None:

@@ -1,6 +1,7 @@
 """The backbone: any of transformers' AutoBackbone classes with feature maps of strides 4, 8, 16 and 32."""
 
 import math
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import AutoBackbone, PretrainedConfig, PreTrainedModel
@@ -51,7 +52,7 @@ def _turn_parameters_into_buffers(backbone: nn.Module, name: str):
         module.register_buffer(parameter_name, parameter.detach())
 
 
-def check_strides(feature_maps: tuple[Tensor, ...], canvas: tuple[int, int], strides: list[int]):
+def check_strides(feature_maps: tuple[Tensor, ...], canvas: tuple[int, ...], strides: list[int]):
     """Raise ValueError unless map i has ceil(canvas / stride_i) cells per axis."""
     sizes = [tuple(x.shape[-2:]) for x in feature_maps]
     expected = [tuple(math.ceil(length / stride) for length in canvas) for stride in strides]
@@ -102,9 +103,10 @@ def load_pretrained_backbone(backbone: PreTrainedModel, name_or_path: str):
         ValueError: it lacks weights, or has them in other shapes; all their names are listed.
     """
     backbone_class = type(backbone)
-    pretrained, report = backbone_class.from_pretrained(
+    loaded: Any = backbone_class.from_pretrained(  # a pair, which the annotation does not know
         name_or_path, config=backbone.config, output_loading_info=True, ignore_mismatched_sizes=True
     )
+    pretrained, report = loaded
     missing = sorted(name for name in report["missing_keys"] if NEW_IN_A_BACKBONE not in name)
     mismatched = sorted(str(entry) for entry in report["mismatched_keys"])
     unused = UNUSED_MODULES.get(backbone.config.model_type)

@@ -48,6 +48,8 @@ class Criterion(nn.Module):
         empty_weight: (K+1,), the weights of all classes, "no object" last. What the loss and its normalisation use.
     """
 
+    empty_weight: Tensor
+
     def __init__(
         self,
         matcher: HungarianMatcher,
@@ -84,7 +86,7 @@ class Criterion(nn.Module):
         self.empty_weight.copy_(self._configured_weight())
 
     @torch.no_grad()
-    def settle_class_weights(self) -> list[float] | None:
+    def settle_class_weights(self) -> Sequence[float] | None:
         """After the weights of a checkpoint were loaded, `empty_weight` among them: the weights of classes 0 to K-1.
 
         The configuration decides. Where it names no class weights, those of the checkpoint are taken, which somebody

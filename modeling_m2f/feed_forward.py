@@ -32,9 +32,9 @@ class FeedForward(NamedTuple):
             x + ffn(norm(x)), as where they come first (Swin).
     """
 
-    norm: nn.Module
-    fc1: nn.Module
-    fc2: nn.Module
+    norm: nn.LayerNorm
+    fc1: nn.Linear
+    fc2: nn.Linear
     activation: str
     adds_normalised: bool
 
@@ -46,8 +46,7 @@ class FeedForward(NamedTuple):
             (x.dtype == torch.float32 or not torch.is_grad_enabled())
             and is_plain(self.norm, nn.LayerNorm)
             and all(is_plain_linear(layer) and layer.bias is not None for layer in layers)
-            and self.norm.elementwise_affine
-            and self.norm.bias is not None
+            and all(isinstance(tensor, Tensor) for tensor in (self.norm.weight, self.norm.bias))
             and is_fast(x, *self._weights())
         )
 
@@ -92,12 +91,14 @@ class _Blocks(torch.autograd.Function):
         ctx.options = eps, activation, adds_normalised
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         dtype = product_dtype(x.dtype)
-        weights = [w.to(dtype) for w in (norm_weight, norm_bias, weight1, bias1, weight2, bias2)]
+        norm_weight, norm_bias, weight1, bias1, weight2, bias2 = (
+            w.to(dtype) for w in (norm_weight, norm_bias, weight1, bias1, weight2, bias2)
+        )
         for rows, to in zip(_blocks(x), _blocks(out), strict=True):
             rows = rows.to(dtype)
-            normalised = layer_norm(rows, rows.shape[-1:], *weights[:2], eps)
-            inner = product(normalised, *weights[2:4], activation)
-            torch.add(normalised if adds_normalised else rows, product(inner, *weights[4:]), out=to)
+            normalised = layer_norm(rows, rows.shape[-1:], norm_weight, norm_bias, eps)
+            inner = product(normalised, weight1, bias1, activation)
+            torch.add(normalised if adds_normalised else rows, product(inner, weight2, bias2), out=to)
         return out
 
     @staticmethod

@@ -12,6 +12,12 @@ class FrozenBatchNorm2d(nn.Module):
     They are buffers under `nn.BatchNorm2d`'s names, so that checkpoints fit both.
     """
 
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
     def __init__(self, num_features: int, eps: float = 1e-5):
         super().__init__()
         self.num_features = num_features

@@ -72,5 +72,5 @@ class ReplaceableSampling(nn.Module):
 
     def _is_replaced(self) -> bool:
         """Whether `forward` is another one than this class's; accelerate's hooks wrap it without replacing it."""
-        method = self.forward.__wrapped__ if hasattr(self, "_hf_hook") else self.forward
+        method = getattr(self.forward, "__wrapped__", self.forward) if hasattr(self, "_hf_hook") else self.forward
         return getattr(method, "__func__", method) is not ReplaceableSampling.forward

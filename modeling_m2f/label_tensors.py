@@ -14,7 +14,7 @@ WIDE_INTEGERS = (torch.int8, torch.int16, torch.int64, torch.uint16, torch.uint3
 _SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 
 
-def mask_tensor(masks: Any, size: tuple[int, int], i: int) -> Tensor:
+def mask_tensor(masks: Any, size: tuple[int, ...], i: int) -> Tensor:
     """The masks of image `i`: a tensor as it is, anything else of the same type and shape.
 
     Args:

@@ -109,10 +109,10 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: s
         x: (..., C_in). weight: (C_out, C_in). bias: (C_out,) or None.
         activation: "none", "relu" or "gelu".
     """
-    if is_fast(x, weight):
-        dtype = product_dtype(x.dtype)
+    dtype = product_dtype(x.dtype)
+    if is_fast(x, weight) and (operator := onednn_linear(dtype)) is not None:
         wide = (None if tensor is None else tensor.to(dtype) for tensor in (x, weight, bias))
-        return onednn_linear(dtype)(*wide, activation, [], _ALGORITHM[activation]).to(x.dtype)
+        return operator(*wide, activation, [], _ALGORITHM[activation]).to(x.dtype)
     return _PLAIN[activation](nn.functional.linear(x, weight, bias))
 
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from m2f.modeling_m2f.criterion import Criterion
 from m2f.modeling_m2f.mask_targets import MaskTargets
 from m2f.modeling_m2f.pixel_values import round_up
 from m2f.modeling_m2f.prepare_targets import prepare_targets
@@ -15,7 +17,10 @@ TRANSFORMERS_TERMS = {"loss_ce": "loss_cross_entropy", "loss_mask": "loss_mask",
 
 
 class LossOfLogits:
-    """Methods of a model that has a `criterion` and a `config`."""
+    """Methods of a model that has these two."""
+
+    criterion: Criterion
+    config: Any  # `M2FConfig`; transformers' own class declares it
 
     @property
     def weight_dict(self) -> Mapping[str, float]:
@@ -72,7 +77,7 @@ class LossOfLogits:
                 f"get_loss sums what get_loss_dict returns, got {sorted(loss_dict)}; outputs.loss is the sum "
                 "of outputs.loss_dict with its weights."
             )
-        return sum(loss_dict.values())
+        return torch.stack(list(loss_dict.values())).sum()
 
     def get_auxiliary_logits(self, classes: Tensor, output_masks: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         """All predictions but the last, L x (B, Q, K+1) and L x (B, Q, h, w), as `outputs.auxiliary_logits`."""
@@ -93,7 +98,7 @@ class LossOfLogits:
             given_size=given,
             canvas=padded if padded == covered else given,
             padding_counts=True,
-            num_classes=self.config.num_labels,
+            num_classes=self.config.num_classes,
             num_queries=self.config.num_queries,
             device=masks.device,
         )

@@ -76,7 +76,7 @@ def matched_mask_losses(
     if is_transformed():
         return _losses_of_autograd(embeddings, features, targets, matches, points, coefficients)
     learns = torch.is_grad_enabled() and (embeddings.requires_grad or features.requires_grad)
-    gradients = [x.new_zeros(x.shape, dtype=torch.float32) if learns else None for x in (embeddings, features)]
+    gradients = [x.new_zeros(x.shape, dtype=torch.float32) for x in (embeddings, features)] if learns else []
     sums = torch.zeros(2, len(embeddings), device=embeddings.device)
     with torch.no_grad():
         for image, image_targets in enumerate(targets):
@@ -125,7 +125,7 @@ def _losses_of_autograd(
 
 def _attached_zero(*tensors: Tensor) -> Tensor:
     """A scalar 0 that depends on the tensors for autograd, and keeps none of them."""
-    return sum(x[:0].sum(dtype=torch.float32) for x in tensors)
+    return torch.stack([x[:0].sum(dtype=torch.float32) for x in tensors]).sum()
 
 
 def losses_of_masks(masks: Tensor, targets: list[MaskTargets], matches: Matches, points: PointChoice) -> Tensor:
@@ -170,7 +170,7 @@ def _image_losses(
             masks, targets, group.target, points, coefficients, gradient is not None
         )
         losses.append(group_losses)
-        if gradient is not None:
+        if gradient is not None and mask_gradient is not None:
             gradient[0][group.prediction, group.query] = mask_gradient @ flat.T
             gradient[1].addmm_(chosen.T, mask_gradient)
     return torch.cat(losses, 1)

@@ -21,9 +21,9 @@ class MaskTargets:
     def __init__(
         self,
         classes: Tensor,
-        size: tuple[int, int],
-        canvas: tuple[int, int],
-        valid_size: tuple[int, int] | None = None,
+        size: tuple[int, ...],
+        canvas: tuple[int, ...],
+        valid_size: tuple[int, ...] | None = None,
         ignored: Tensor | None = None,
     ):
         self.classes = classes

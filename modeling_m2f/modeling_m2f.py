@@ -6,10 +6,12 @@ those of transformers' Mask2Former, so that checkpoints fit both.
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import PretrainedConfig
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES,
     MODEL_MAPPING_NAMES,
@@ -62,11 +64,12 @@ class PixelLevelModule(nn.Module):
         super().__init__()
         self.strides = list(config.feature_strides)
         # "encoder" is the backbone; the parameters' names say so.
+        assert isinstance(config.backbone_config, PretrainedConfig)  # whatever it was made of
         self.encoder = build_backbone(config.backbone_config, config.backbone_frozen_batch_norm)
         if config.recompute_feedforward:
             recompute_feedforward(self.encoder)
         self.decoder = PixelDecoder(
-            in_channels=list(self.encoder.channels),
+            in_channels=list(cast(list[int], self.encoder.channels)),  # which backbones have, and no base class names
             channels=config.feature_size,
             mask_channels=config.mask_feature_size,
             feedforward_dim=config.encoder_feedforward_dim,
@@ -129,7 +132,7 @@ class M2FModel(M2FPreTrainedModel):
             xavier_gain=config.init_xavier_std,
         )
         self.post_init()
-        self._no_split_modules = {*self._no_split_modules, *unsplit_modules(self._backbone)}
+        self._no_split_modules = {*(self._no_split_modules or ()), *unsplit_modules(self._backbone)}
 
     def forward(
         self,
@@ -181,7 +184,7 @@ class M2FModel(M2FPreTrainedModel):
             every = _default(output_auxiliary_logits, config.output_auxiliary_logits)
             embeddings = decoded.mask_embeddings if every else decoded.mask_embeddings[-1:]
             masks = tuple(predict_masks(x, decoded.mask_features) for x in embeddings)
-        hidden_states = _selected(decoded.hidden_states, output_hidden_states)
+        hidden_states = _selected(decoded.hidden_states, output_hidden_states or False)
         output = M2FModelOutput(
             encoder_last_hidden_state=pixels.feature_maps[-1],
             pixel_decoder_last_hidden_state=decoded.mask_features,
@@ -210,13 +213,13 @@ class M2FForUniversalSegmentation(LossOfLogits, M2FPreTrainedModel):
     def __init__(self, config: M2FConfig):
         super().__init__(config)
         self.model = M2FModel(config)
-        self.class_predictor = nn.Linear(config.hidden_dim, config.num_labels + 1)
+        self.class_predictor = nn.Linear(config.hidden_dim, config.num_classes + 1)
         matcher = HungarianMatcher(
             config.class_weight, config.mask_weight, config.dice_weight, config.train_num_points
         )
         self.criterion = Criterion(
             matcher,
-            num_classes=config.num_labels,
+            num_classes=config.num_classes,
             no_object_weight=config.no_object_weight,
             points=PointChoice(config.train_num_points, config.oversample_ratio, config.importance_sample_ratio),
             loss_weights={
@@ -234,7 +237,7 @@ class M2FForUniversalSegmentation(LossOfLogits, M2FPreTrainedModel):
         Raises:
             ValueError: their number is not that of the labels, or one is negative or not finite.
         """
-        self.config.class_weights = class_weights
+        setattr(self.config, "class_weights", class_weights)  # noqa: B010 - which makes a list of it
         self.config.check()
         self.criterion.set_class_weights(self.config.class_weights)
 
@@ -357,15 +360,18 @@ class M2FForUniversalSegmentation(LossOfLogits, M2FPreTrainedModel):
             raise ValueError(f"{missing} is missing: mask_labels and class_labels are needed together.")
         check_shapes(pixel_values, pixel_mask, self._num_channels)
         given = tuple(pixel_values.shape[-2:])
-        pixel_values, pixel_mask, *labels = values_of((pixel_values, pixel_mask, mask_labels, class_labels))
+        pixel_values, pixel_mask, mask_labels, class_labels = values_of(
+            (pixel_values, pixel_mask, mask_labels, class_labels)
+        )
         with untransformed():
             return prepare_targets(
-                *labels,
+                mask_labels,
+                class_labels,
                 image_sizes=[tuple(size) for size in image_sizes(pixel_values, pixel_mask).tolist()],
                 given_size=given,
                 canvas=tuple(round_up(length) for length in given),
                 padding_counts=not masks_padding(self.config, pixel_values, pixel_mask),
-                num_classes=self.config.num_labels,
+                num_classes=self.config.num_classes,
                 num_queries=self.config.num_queries,
                 device=pixel_values.device,
                 counted_by_labels=counted_by_labels,

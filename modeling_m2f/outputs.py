@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-import torch
+from torch import Tensor
 from transformers.utils import ModelOutput
 
 
@@ -10,17 +10,17 @@ from transformers.utils import ModelOutput
 class PixelDecoderOutput(ModelOutput):
     """`multi_scale_features`: three of (B, C, H_l, W_l), strides 32, 16, 8. `mask_features`: (B, C, H/4, W/4)."""
 
-    multi_scale_features: tuple[torch.FloatTensor, ...] | None = None
-    mask_features: torch.FloatTensor | None = None
+    multi_scale_features: tuple[Tensor, ...] | None = None
+    mask_features: Tensor | None = None
 
 
 @dataclass
 class PixelLevelOutput(ModelOutput):
     """Feature maps of the backbone, strides 4, 8, 16, 32, and what the pixel decoder made of them."""
 
-    feature_maps: tuple[torch.FloatTensor, ...] | None = None
-    multi_scale_features: tuple[torch.FloatTensor, ...] | None = None
-    mask_features: torch.FloatTensor | None = None
+    feature_maps: tuple[Tensor, ...] | None = None
+    multi_scale_features: tuple[Tensor, ...] | None = None
+    mask_features: Tensor | None = None
 
 
 @dataclass
@@ -35,13 +35,13 @@ class TransformerDecoderOutput(ModelOutput):
     attentions, cross_attentions: per layer (B, M, Q, Q) and (B, M, Q, S_l), or None.
     """
 
-    last_hidden_state: torch.FloatTensor | None = None
-    intermediate_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    mask_embeddings: tuple[torch.FloatTensor, ...] | None = None
-    mask_features: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+    last_hidden_state: Tensor | None = None
+    intermediate_hidden_states: tuple[Tensor, ...] | None = None
+    mask_embeddings: tuple[Tensor, ...] | None = None
+    mask_features: Tensor | None = None
+    hidden_states: tuple[Tensor | None, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
 
 
 @dataclass
@@ -69,20 +69,20 @@ class M2FModelOutput(ModelOutput):
         post-processing, which then has to find out where each image ends.
     """
 
-    transformer_decoder_last_hidden_state: torch.FloatTensor | None = None
-    encoder_last_hidden_state: torch.FloatTensor | None = None
-    pixel_decoder_last_hidden_state: torch.FloatTensor | None = None
-    encoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    pixel_decoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    transformer_decoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    transformer_decoder_intermediate_states: tuple[torch.FloatTensor, ...] | None = None
-    masks_queries_logits: tuple[torch.FloatTensor, ...] | None = None
-    mask_embeddings: tuple[torch.FloatTensor, ...] | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
-    valid_sizes: torch.LongTensor | None = None
-    input_sizes: torch.LongTensor | None = None
+    transformer_decoder_last_hidden_state: Tensor | None = None
+    encoder_last_hidden_state: Tensor | None = None
+    pixel_decoder_last_hidden_state: Tensor | None = None
+    encoder_hidden_states: tuple[Tensor, ...] | None = None
+    pixel_decoder_hidden_states: tuple[Tensor, ...] | None = None
+    transformer_decoder_hidden_states: tuple[Tensor | None, ...] | None = None
+    transformer_decoder_intermediate_states: tuple[Tensor, ...] | None = None
+    masks_queries_logits: tuple[Tensor, ...] | None = None
+    mask_embeddings: tuple[Tensor, ...] | None = None
+    hidden_states: tuple[Tensor | None, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+    valid_sizes: Tensor | None = None
+    input_sizes: Tensor | None = None
 
 
 @dataclass
@@ -99,19 +99,19 @@ class M2FForUniversalSegmentationOutput(ModelOutput):
         `output_auxiliary_logits`).
     """
 
-    loss: torch.FloatTensor | None = None
-    loss_dict: dict[str, torch.FloatTensor] | None = None
-    class_queries_logits: torch.FloatTensor | None = None
-    masks_queries_logits: torch.FloatTensor | None = None
-    auxiliary_logits: list[dict[str, torch.FloatTensor]] | None = None
-    encoder_last_hidden_state: torch.FloatTensor | None = None
-    pixel_decoder_last_hidden_state: torch.FloatTensor | None = None
-    transformer_decoder_last_hidden_state: torch.FloatTensor | None = None
-    encoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    pixel_decoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    transformer_decoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
-    valid_sizes: torch.LongTensor | None = None
-    input_sizes: torch.LongTensor | None = None
+    loss: Tensor | None = None
+    loss_dict: dict[str, Tensor] | None = None
+    class_queries_logits: Tensor | None = None
+    masks_queries_logits: Tensor | None = None
+    auxiliary_logits: list[dict[str, Tensor]] | None = None
+    encoder_last_hidden_state: Tensor | None = None
+    pixel_decoder_last_hidden_state: Tensor | None = None
+    transformer_decoder_last_hidden_state: Tensor | None = None
+    encoder_hidden_states: tuple[Tensor, ...] | None = None
+    pixel_decoder_hidden_states: tuple[Tensor, ...] | None = None
+    transformer_decoder_hidden_states: tuple[Tensor | None, ...] | None = None
+    hidden_states: tuple[Tensor | None, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+    valid_sizes: Tensor | None = None
+    input_sizes: Tensor | None = None

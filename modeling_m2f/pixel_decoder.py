@@ -4,6 +4,7 @@ Cheng et al. 2022, section 3.2.1 and appendix; the encoder is Deformable DETR's 
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -173,8 +174,9 @@ class PixelDecoder(nn.Module):
 
     def init_original_weights(self):
         init.normal_(self.level_embed)
-        for projection in self.input_projections:
-            xavier_(projection[0], gain=self.xavier_gain)
+        projections: list[Any] = list(self.input_projections)
+        for convolution, _ in projections:
+            xavier_(convolution, gain=self.xavier_gain)
         c2_xavier_(self.mask_projection)
         for i in range(1, self.num_fpn_levels + 1):
             c2_xavier_(getattr(self, f"adapter_{i}")[0])

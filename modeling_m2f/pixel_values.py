@@ -1,5 +1,7 @@
 """`pixel_values` and `pixel_mask`: checked at the model's boundary, and padded to what the backbone can divide."""
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -80,7 +82,10 @@ def has_padding(pixel_mask: Tensor | None) -> bool:
     return not values_can_be_read(pixel_mask) or not bool(pixel_mask.bool().all())
 
 
-def round_up(length: int | Tensor) -> int | Tensor:
+Length = TypeVar("Length", int, Tensor)
+
+
+def round_up(length: Length) -> Length:
     """The next multiple of the coarsest stride."""
     return (length + SIZE_DIVISOR - 1) // SIZE_DIVISOR * SIZE_DIVISOR
 

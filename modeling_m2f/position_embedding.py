@@ -11,7 +11,7 @@ TEMPERATURE = 10000.0
 
 
 def sine_position_embedding(
-    map_size: tuple[int, int], channels: int, device: torch.device, valid: ValidRegion | None = None
+    map_size: tuple[int, ...], channels: int, device: torch.device, valid: ValidRegion | None = None
 ) -> Tensor:
     """Position of each cell of a map, normalised to (0, 2 pi] over the image's own canvas.
 

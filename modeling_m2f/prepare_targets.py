@@ -26,8 +26,8 @@ def prepare_targets(
     mask_labels: Sequence | Tensor,
     class_labels: Sequence | Tensor,
     image_sizes: list[tuple[int, int]],
-    given_size: tuple[int, int],
-    canvas: tuple[int, int],
+    given_size: tuple[int, ...],
+    canvas: tuple[int, ...],
     padding_counts: bool,
     num_classes: int,
     num_queries: int,
@@ -60,7 +60,7 @@ def prepare_targets(
         )
     if isinstance(class_labels, Tensor):
         class_labels = class_labels.cpu()  # in one copy
-    prepared = []
+    prepared: list[MaskTargets] = []
     for i, (masks, classes) in enumerate(zip(mask_labels, class_labels, strict=True)):
         masks, classes = mask_tensor(masks, given_size, i), class_tensor(classes, i)
         _check_shapes(masks, classes, i)
@@ -112,7 +112,7 @@ def _check_shapes(masks: Tensor, classes: Tensor, i: int):
         raise ValueError(f"Image {i}: mask_labels are {masks.dtype}; a mask holds 0 and 1 (or values between).")
 
 
-def _check_size(size: tuple[int, int], image_size: tuple[int, int], given_size: tuple[int, int], i: int):
+def _check_size(size: tuple[int, ...], image_size: tuple[int, ...], given_size: tuple[int, ...], i: int):
     if size not in (tuple(given_size), tuple(image_size)):
         raise ValueError(
             f"Image {i}: mask_labels are {size}, but pixel_values are {tuple(given_size)} and the image's valid part "

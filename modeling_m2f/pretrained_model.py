@@ -1,6 +1,6 @@
 """`M2FPreTrainedModel`: how a model is initialised, loaded, and prepared for training."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -31,10 +31,15 @@ class M2FPreTrainedModel(PreTrainedModel):
     config_class = M2FConfig
     base_model_prefix = "model"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     supports_gradient_checkpointing = True
     # Each on one device, as their sums need it; the backbone's are added in `M2FModel`.
-    _no_split_modules = ["PixelDecoder", "DeformableEncoderLayer", "TransformerModule", "MaskedAttentionLayer"]
+    _no_split_modules: set[str] | list[str] | None = [
+        "PixelDecoder",
+        "DeformableEncoderLayer",
+        "TransformerModule",
+        "MaskedAttentionLayer",
+    ]
     # The mask of masked attention differs from query to query; flash attention cannot take it.
     _supports_sdpa = True
     # Constants that some checkpoints lack and others have.
@@ -47,7 +52,8 @@ class M2FPreTrainedModel(PreTrainedModel):
 
     @property
     def _backbone(self) -> PreTrainedModel:
-        return self.base_model.pixel_level_module.encoder
+        base: Any = self.base_model
+        return base.pixel_level_module.encoder
 
     def get_input_embeddings(self) -> nn.Module:
         """What reads the pixels: the backbone's patch embeddings, or its first convolution if it names none."""
@@ -80,12 +86,15 @@ class M2FPreTrainedModel(PreTrainedModel):
         transformers never calls that for a module of third-party code that owns no parameter itself."""
         super().initialize_weights()
         for module in reversed(list(self.modules())):
-            if hasattr(module, "init_original_weights"):
-                module.init_original_weights()
+            init_original_weights = getattr(module, "init_original_weights", None)
+            if init_original_weights is not None:
+                init_original_weights()
 
-    def _set_gradient_checkpointing(self, enable: bool = True, gradient_checkpointing_func=checkpoint, **kwargs):
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Callable[..., Any] = checkpoint, *args, **kwargs
+    ):
         """As in transformers; what is computed again is computed as the first time, see `wide_products`."""
-        super()._set_gradient_checkpointing(enable, _SameProducts(gradient_checkpointing_func), **kwargs)
+        super()._set_gradient_checkpointing(enable, _SameProducts(gradient_checkpointing_func), *args, **kwargs)
 
     @classmethod
     def from_pretrained(
@@ -111,7 +120,7 @@ class M2FPreTrainedModel(PreTrainedModel):
             OSError: there is no such checkpoint, or it is damaged.
         """
         try:
-            model, report = super().from_pretrained(
+            loaded: Any = super().from_pretrained(  # a pair, which the annotation does not know
                 pretrained_model_name_or_path,
                 *model_args,
                 ignore_mismatched_sizes=True,
@@ -122,6 +131,7 @@ class M2FPreTrainedModel(PreTrainedModel):
             raise OSError(
                 f"The weights in {pretrained_model_name_or_path!r} are damaged ({error}); download or copy them again."
             ) from error
+        model, report = loaded
         check_report(
             report,
             source=repr(str(pretrained_model_name_or_path)),
@@ -168,9 +178,9 @@ class M2FPreTrainedModel(PreTrainedModel):
         if config is not None and config_fields:
             raise ValueError(f"Give config or its fields ({', '.join(config_fields)}), not both.")
         if config is None:
-            config = M2FConfig(backbone=backbone, **config_fields)
+            config = M2FConfig(**{"backbone": backbone, **config_fields})
         model = cls(config)
-        load_pretrained_backbone(getattr(model, cls.base_model_prefix, model).pixel_level_module.encoder, backbone)
+        load_pretrained_backbone(model._backbone, backbone)
         return model
 
 

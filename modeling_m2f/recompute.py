@@ -35,10 +35,11 @@ def recompute_feedforward(backbone: nn.Module):
     """Applies `recomputed` to the feed-forward networks of the backbone's layers, where they are modules of their own,
     as in Swin. ConvNeXt has none, and ResNet has no such layers."""
     for layer in backbone.modules():
+        mlp = getattr(layer, "mlp", None)
         if hasattr(layer, "recomputes"):
-            layer.recomputes = True  # a layer that sees to it itself
-        elif isinstance(layer, GradientCheckpointingLayer) and isinstance(getattr(layer, "mlp", None), nn.Module):
-            layer.mlp.forward = _RecomputedForward(layer, layer.mlp)
+            setattr(layer, "recomputes", True)  # noqa: B010 - a layer that sees to it itself
+        elif isinstance(layer, GradientCheckpointingLayer) and isinstance(mlp, nn.Module):
+            mlp.forward = _RecomputedForward(layer, mlp)
 
 
 class _RecomputedForward:

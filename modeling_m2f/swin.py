@@ -8,8 +8,11 @@ apply, a layer is transformers' own; so it is where a hook waits on a module tha
 get cells where it gets windows there.
 """
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.activations import GELUActivation
 from transformers.models.swin.modeling_swin import (
     SwinAttention,
@@ -35,7 +38,7 @@ def use_lean_layers(backbone: nn.Module):
             module.__class__ = _LEAN[type(module)]
 
 
-def feature_maps_of(backbone: nn.Module, pixel_values: Tensor) -> tuple[Tensor, ...]:
+def feature_maps_of(backbone: PreTrainedModel, pixel_values: Tensor) -> tuple[Tensor, ...]:
     """The feature maps (B, C_l, H_l, W_l) of any backbone; those of a lean Swin stay channels-last, as its layers make
     them, where `SwinBackbone.forward` copies each map three times.
 
@@ -63,10 +66,11 @@ def feature_maps_of(backbone: nn.Module, pixel_values: Tensor) -> tuple[Tensor, 
     return tuple(feature_maps)
 
 
-def _is_lean(backbone: nn.Module) -> bool:
+def _is_lean(backbone: nn.Module) -> TypeGuard[SwinBackbone]:
     """Whether the modules around the stages, which are not called here, are as transformers makes them."""
     return (
-        is_plain(backbone, SwinBackbone)
+        isinstance(backbone, SwinBackbone)
+        and is_plain(backbone, SwinBackbone)
         and backbone.stage_names[0] not in backbone.out_features
         and is_plain(backbone.swin, SwinModel)
         and is_plain(backbone.swin.encoder, SwinEncoder)
@@ -74,7 +78,7 @@ def _is_lean(backbone: nn.Module) -> bool:
     )
 
 
-def _check_size(backbone: nn.Module, pixel_values: Tensor):
+def _check_size(backbone: PreTrainedModel, pixel_values: Tensor):
     config = backbone.config
     if not getattr(config, "use_absolute_embeddings", False):
         return
@@ -115,12 +119,13 @@ class LeanSwinLayer(SwinLayer):
 
     recomputes = False
 
-    def forward(
+    # transformers' own annotation is one of a tensor, and a tuple is what it returns (5.23).
+    def forward(  # type: ignore[override]
         self, hidden_states: Tensor, input_dimensions: tuple[int, int], always_partition: bool = False, **kwargs
     ) -> tuple[Tensor, Tensor | None]:
         """(B, H * W, C) -> (B, H * W, C), and attention weights where transformers' layer is asked for them."""
         if not (always_partition and self._attends_lean(hidden_states, kwargs)):
-            return super().forward(hidden_states, input_dimensions, always_partition, **kwargs)
+            return super().forward(hidden_states, input_dimensions, always_partition, **kwargs)  # type: ignore
         attended = self._attend(self.layernorm_before(hidden_states), *input_dimensions)
         hidden_states = hidden_states + self.drop_path(self.dropout(attended))
         network = self._in_one_step()
@@ -190,7 +195,7 @@ def _is_exact_gelu(activation: nn.Module) -> bool:
 def _drops_nothing(dropout: nn.Module) -> bool:
     """Asks the module itself: whoever wants dropout in evaluation puts these modules alone into training mode."""
     return is_plain(dropout, nn.Identity) or (
-        is_plain(dropout, nn.Dropout) and not (dropout.training and dropout.p > 0)
+        isinstance(dropout, nn.Dropout) and is_plain(dropout, nn.Dropout) and not (dropout.training and dropout.p > 0)
     )
 
 

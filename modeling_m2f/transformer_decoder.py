@@ -272,12 +272,12 @@ class TransformerModule(nn.Module):
 def _all_rows(embedding: nn.Module, device: torch.device) -> Tensor:
     """The embedding of each index, (N, C)."""
     # Its own number first: a weight that is split over processes does not show it.
-    rows = embedding.num_embeddings if isinstance(embedding, nn.Embedding) else len(embedding.weight)
+    rows = embedding.num_embeddings if isinstance(embedding, nn.Embedding) else len(embedding.get_parameter("weight"))
     return embedding(torch.arange(rows, device=device))
 
 
 @torch.no_grad()
-def _resize(mask_features: Tensor, size: tuple[int, int]) -> Tensor:
+def _resize(mask_features: Tensor, size: tuple[int, ...]) -> Tensor:
     """(B, C_mask, H/4, W/4) -> (B, S_l, C_mask); no gradient, as attention masks have none."""
     return _cells(interpolate(mask_features, size=size, mode="bilinear", align_corners=False))
 

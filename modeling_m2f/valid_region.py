@@ -19,11 +19,11 @@ class ValidRegion:
         canvas: (H, W) of `pixel_values`.
     """
 
-    def __init__(self, sizes: Tensor, canvas: tuple[int, int]):
+    def __init__(self, sizes: Tensor, canvas: tuple[int, ...]):
         self.sizes = sizes
         self.canvas = canvas
 
-    def cells(self, map_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def cells(self, map_size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Valid rows and valid columns, (B,) int64 each, of a feature map of `map_size` = (H_l, W_l)."""
         rows, columns = (
             (self.sizes[:, axis] * map_size[axis] + self.canvas[axis] - 1) // self.canvas[axis] for axis in (0, 1)
@@ -34,14 +34,14 @@ class ValidRegion:
         """On another device; so Accelerate moves the arguments of a module to where the module is."""
         return ValidRegion(self.sizes.to(device, non_blocking=non_blocking), self.canvas)
 
-    def mask(self, map_size: tuple[int, int]) -> Tensor:
+    def mask(self, map_size: tuple[int, ...]) -> Tensor:
         """(B, H_l, W_l) bool, True where a cell is valid."""
         rows, columns = self.cells(map_size)
         row_valid = torch.arange(map_size[0], device=rows.device) < rows[:, None]
         column_valid = torch.arange(map_size[1], device=rows.device) < columns[:, None]
         return row_valid[:, :, None] & column_valid[:, None, :]
 
-    def extent(self, map_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def extent(self, map_size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Rows and columns, (B,) float32 each, that a feature map would have for each image with a canvas of its own,
         that is, for its size rounded up to a multiple of the coarsest stride."""
         own_canvas = round_up(self.sizes)

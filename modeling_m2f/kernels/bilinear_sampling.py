@@ -13,7 +13,7 @@ def bilinear(maps: Tensor, grid: Tensor) -> Tensor:
     if torch.compiler.is_compiling() or not is_forward_mode():
         return grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     height, width = maps.shape[2:]
-    flat, values = maps.flatten(2), 0
+    flat, values = maps.flatten(2), maps.new_zeros(())
     x, y = (((grid[..., i] + 1) * length - 1) / 2 for i, length in enumerate((width, height)))
     for row, row_share in _neighbours(y):
         for column, column_share in _neighbours(x):

@@ -72,8 +72,13 @@ def _temporary_folder() -> Path:
             return folder
     folder = Path(tempfile.mkdtemp(prefix="m2f-"))
     _temporary.append((pid, folder))
-    atexit.register(lambda: os.getpid() == pid and shutil.rmtree(folder, ignore_errors=True))
+    atexit.register(_remove_at_exit, pid, folder)
     return folder
+
+
+def _remove_at_exit(pid: int, folder: Path):
+    if os.getpid() == pid:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _name_of(name: str, suffix: str, content: bytes) -> str:

@@ -2,10 +2,12 @@
 
 import os
 import shlex
+from typing import Any
 
 import torch
 
 from m2f.modeling_m2f.kernels.cpu_compiler import find_compiler
+from m2f.modeling_m2f.kernels.cpu_source import CpuSource
 from m2f.modeling_m2f.kernels.cuda_driver import architecture
 from m2f.modeling_m2f.kernels.group_norm import GROUP_NORM
 from m2f.modeling_m2f.kernels.kernel_cache import cache_folder
@@ -24,7 +26,7 @@ from m2f.modeling_m2f.kernels.winograd import WINOGRAD
 
 # By the report's words: a source, and what it is compiled for in the usual case, which for channels of a head and the
 # edge of a window is that of Swin-T to Swin-L.
-CPU_SOURCES = {
+CPU_SOURCES: dict[str, tuple[CpuSource, dict[str, Any]]] = {
     "window attention": (WINDOW_ATTENTION, {"dtype": torch.float32, "head_dim": 32, "window": 7}),
     "masked attention": (MASKED_ATTENTION, {"dtype": torch.float32, "head_dim": 32}),
     "3x3 convolution": (WINOGRAD, {}),

@@ -32,7 +32,7 @@ def problem_type(levels: int) -> type[ctypes.Structure]:
     pointers = "value reference offsets logits out grad_out grad_value grad_offsets grad_logits grad_locations bound"
     numbers = "batch cells heads queries reference_batch fraction_bits"
     per_level = "height width first_cell"
-    fields = [(name, ctypes.c_void_p) for name in [*pointers.split(), "not_finite"]]
+    fields: list[tuple[str, type]] = [(name, ctypes.c_void_p) for name in [*pointers.split(), "not_finite"]]
     fields += [(name, ctypes.c_int) for name in numbers.split()]
     fields += [(name, ctypes.c_int * levels) for name in per_level.split()]
     return type("Problem", (ctypes.Structure,), {"_fields_": fields})
@@ -176,7 +176,8 @@ def backward(
     grad_out = grad_out.to(value.dtype).contiguous()
     if not (grad_out.numel() and value.numel() and attention_logits.numel() and any(needs)):
         inputs = (value, reference_points, sampling_offsets, attention_logits)
-        return tuple(t.new_zeros(t.shape) if need else None for t, need in zip(inputs, needs, strict=True))
+        zeros = [t.new_zeros(t.shape) if need else None for t, need in zip(inputs, needs, strict=True)]
+        return zeros[0], zeros[1], zeros[2], zeros[3]
     rows = grad_out.view(call.batch, call.queries, call.heads, call.head_dim)
     vector = vector_size(DTYPES[value.dtype][2], call.value, rows)
     grad_offsets = torch.empty_like(call.offsets) if needs[2] else None
@@ -187,16 +188,17 @@ def backward(
     outputs["grad_locations"] = grad_locations
     if deterministic is None:
         deterministic = torch.are_deterministic_algorithms_enabled()
+    grad_value: Tensor | None
     if needs[0] and deterministic:
         grad_value = _backward_deterministic(call, vector, grad_out, outputs)
     else:
         grad_value = torch.zeros_like(call.value, dtype=torch.float32) if needs[0] else None
         call.run(BACKWARD, vector, call.problem(grad_value=grad_value, **outputs))
     return (
-        grad_value.to(value.dtype) if needs[0] else None,
-        _reference_grad(grad_locations, spatial_shapes, reference_points) if needs[1] else None,
-        grad_offsets.to(sampling_offsets.dtype) if needs[2] else None,
-        grad_logits.to(attention_logits.dtype) if needs[3] else None,
+        None if grad_value is None else grad_value.to(value.dtype),
+        None if grad_locations is None else _reference_grad(grad_locations, spatial_shapes, reference_points),
+        None if grad_offsets is None else grad_offsets.to(sampling_offsets.dtype),
+        None if grad_logits is None else grad_logits.to(attention_logits.dtype),
     )
 
 
@@ -207,7 +209,12 @@ def _backward_deterministic(call: Call, vector: int, grad_out: Tensor, outputs: 
     not_finite = torch.zeros((), dtype=torch.int32, device=grad_out.device)
     # A cell gets at most max |grad_out| from each query.
     bits = FIXED_POINT_BITS - (call.queries - 1).bit_length()
-    shared = {"grad_value": total, "bound": bound, "not_finite": not_finite, "fraction_bits": bits}
+    shared: dict[str, Tensor | int] = {
+        "grad_value": total,
+        "bound": bound,
+        "not_finite": not_finite,
+        "fraction_bits": bits,
+    }
     call.run(DETERMINISTIC, vector, call.problem(**shared, **outputs))
     grad_value = torch.empty_like(call.value)
     blocks = min(-(-grad_value.numel() // THREADS), 2**16)

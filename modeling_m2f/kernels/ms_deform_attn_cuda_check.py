@@ -117,8 +117,9 @@ def _expected(arguments: tuple, grad_out: Tensor) -> list[Tensor]:
 def _actual(arguments: tuple, grad_out: Tensor, device: torch.device):
     """Results of the kernels with either way of summing, each with its `deterministic`."""
     compile_kernels(grad_out.dtype, HEAD_DIM, len(SHAPES), POINTS, device)
-    arguments = [x.to(device) if isinstance(x, Tensor) else x for x in arguments]
+    value, _, points, offsets, logits = (x.to(device) if isinstance(x, Tensor) else x for x in arguments)
     grad_out = grad_out.to(device)
     for deterministic in (False, True):
-        gradients = backward(grad_out, *arguments, (True,) * 4, deterministic)
-        yield deterministic, (forward(*arguments), *gradients)
+        every = (True, True, True, True)
+        gradients = backward(grad_out, value, SHAPES, points, offsets, logits, every, deterministic)
+        yield deterministic, (forward(value, SHAPES, points, offsets, logits), *gradients)

@@ -54,9 +54,9 @@ def gradients_of_definition(
     those of a kernel cannot."""
     is_wanted = [isinstance(x, Tensor) and need is True for x, need in zip(inputs, needed, strict=True)]
     # Other views of the inputs, because one may have been made of another, or be it.
-    inputs = [x.view_as(x) if wanted else x for x, wanted in zip(inputs, is_wanted, strict=True)]
-    views = [x for x, wanted in zip(inputs, is_wanted, strict=True) if wanted]
-    gradients = iter(torch.autograd.grad(definition(*inputs), views, grad_out, create_graph=True))
+    others = [x.view_as(x) if wanted else x for x, wanted in zip(inputs, is_wanted, strict=True)]
+    views = [x for x, wanted in zip(others, is_wanted, strict=True) if wanted]
+    gradients = iter(torch.autograd.grad(definition(*others), views, grad_out, create_graph=True))
     return tuple(next(gradients) if wanted else None for wanted in is_wanted)
 
 

@@ -29,9 +29,9 @@ class StoredMasks(NamedTuple):
     pixels: Tensor
     first: Tensor
     values: Tensor
-    size: tuple[int, int]
-    canvas: tuple[int, int]
-    valid_size: tuple[int, int]
+    size: tuple[int, ...]
+    canvas: tuple[int, ...]
+    valid_size: tuple[int, ...]
     ignored: Tensor | None
 
 

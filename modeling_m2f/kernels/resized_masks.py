@@ -18,7 +18,7 @@ from m2f.modeling_m2f.kernels.c_arguments import integers, pointer, threads
 from m2f.modeling_m2f.kernels.cpu_source import CpuSource
 
 RESIZED_MASKS = CpuSource("resized_masks_cpu.cpp", "Post-processing")
-Size = tuple[int, int]  # (height, width)
+Size = tuple[int, ...]  # (height, width); torch.Size is a tuple of any length to a type checker
 TILE = 32  # pixels that the kernel works on at once; as in the source
 TAPS = 3  # cells that a pixel reads at most, because the first resizing does not shrink; as in the source
 

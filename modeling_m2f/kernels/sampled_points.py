@@ -39,7 +39,7 @@ def sigmoid_sums(logits: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor
     of weight * softplus, (Q,) each."""
     logits = logits.contiguous()
     weights = weights if weights is None else weights.contiguous()
-    results = (torch.empty_like(logits), *(logits.new_empty(len(logits)) for _ in range(2)))
+    results = torch.empty_like(logits), logits.new_empty(len(logits)), logits.new_empty(len(logits))
     arguments = (*map(pointer, (logits, weights, *results)), *map(ctypes.c_int64, logits.shape))
     SAMPLED_POINTS.library().m2f_sigmoid_sums(*arguments, *threads(WORK_PER_POINT * logits.numel()))
     return results

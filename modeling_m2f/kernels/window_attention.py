@@ -112,9 +112,11 @@ def backward(
     parts, wide = kernels.m2f_parts(), kernels.m2f_wide_bias(qkv.shape[3])
     grad_qkv, grad_bias = torch.empty_like(qkv), torch.zeros_like(bias)
     grad_padding = bias.new_zeros(parts, *padding.shape)
-    tensors = (grad_out, qkv, padding, bias, bias.new_empty(wide), grad_qkv, grad_padding)
-    tensors += (bias.new_zeros(parts * wide), grad_bias)
-    kernels.m2f_backward(*map(pointer, tensors), *_sizes_and_threads(qkv, bias, height, width, shift))
+    inputs = (grad_out, qkv, padding, bias, bias.new_empty(wide))
+    outputs = (grad_qkv, grad_padding, bias.new_zeros(parts * wide), grad_bias)
+    kernels.m2f_backward(
+        *map(pointer, inputs), *map(pointer, outputs), *_sizes_and_threads(qkv, bias, height, width, shift)
+    )
     return grad_qkv, grad_padding[0].to(padding.dtype), grad_bias
 
 
