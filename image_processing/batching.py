@@ -1,7 +1,7 @@
 """The steps of preprocessing between checked inputs and the tensors that a model takes."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,11 @@ logger = logging.get_logger(__name__)
 def check_three_channels(images: Sequence[LoadedImage]) -> None:
     """Raise ValueError unless every image has 3 channels, as do_convert_rgb=False demands."""
     for index, image in enumerate(images):
-        is_pil = isinstance(image, Image.Image)
-        if (image.mode != "RGB") if is_pil else (image.shape[2] != 3):
-            found = f"PIL mode {image.mode}" if is_pil else f"{image.shape[2]} channels"
+        if isinstance(image, Image.Image):
+            is_rgb, found = image.mode == "RGB", f"PIL mode {image.mode}"
+        else:
+            is_rgb, found = image.shape[2] == 3, f"{image.shape[2]} channels"
+        if not is_rgb:
             raise ValueError(f"image {index} has {found}; with do_convert_rgb=False RGB is expected")
 
 
@@ -50,9 +52,8 @@ def canvas_sizes(
     if not do_pad:
         return list(sizes)
     if pad_size is None:
-        edges = (max(size[axis] for size in sizes) for axis in (0, 1))
-        canvas = tuple(round_up(edge, size_divisor or 1) for edge in edges)
-        return [canvas] * len(sizes)
+        height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
+        return [(round_up(height, size_divisor or 1), round_up(width, size_divisor or 1))] * len(sizes)
     canvas = (pad_size.height, pad_size.width)
     for index, size in enumerate(sizes):
         if size[0] > canvas[0] or size[1] > canvas[1]:
@@ -81,12 +82,13 @@ def make_inputs(
         ValueError: the canvases differ, which do_pad=False allows, and a batch is asked for.
     """
     kind, device = settings["return_tensors"], torch.device(settings["device"] or "cpu")
+    batch: Iterable = ()
     if kind is None:
         places = [_room((), canvas, device) for canvas in canvases]
     else:
         _check_one_shape(canvases)
         batch = _room((len(images),), canvases[0], device)
-        places = zip(*batch, strict=True)
+        places = list(zip(*batch, strict=True))
     table = _normalize(torch.arange(256, dtype=torch.float32).repeat(3, 1, 1), settings)
     make = functools.partial(_make_pixels, settings=settings, table=table, in_threads=len(images) == 1)
     made = map_in_threads(make, images, sizes, places)
@@ -159,16 +161,17 @@ def make_targets(
     Raises:
         ValueError: the number of dicts is not that of the maps, or a label map is not valid.
     """
-    classes_of = instance_id_to_semantic_id
-    if not isinstance(classes_of, list | tuple):
-        classes_of = [classes_of] * len(label_maps)
+    if isinstance(instance_id_to_semantic_id, list | tuple):
+        classes_of = list(instance_id_to_semantic_id)
+    else:
+        classes_of = [instance_id_to_semantic_id] * len(label_maps)
     if len(classes_of) != len(label_maps):
         raise ValueError(
             f"instance_id_to_semantic_id has {len(classes_of)} dicts for {len(label_maps)} segmentation maps; pass "
             "one for each map, or one dict for all"
         )
     options = {key: settings[key] for key in ("ignore_index", "do_reduce_labels", "num_labels")}
-    targets = {"mask_labels": [], "class_labels": []}
+    targets: dict[str, list] = {"mask_labels": [], "class_labels": []}
     for label_map, class_of, size, canvas in zip(label_maps, classes_of, sizes, canvases, strict=True):
         label_map = resize_label_map(label_map, size)
         pair = binary_masks_and_classes(label_map, canvas, class_of, **options)

@@ -2,9 +2,10 @@
 would be black."""
 
 import sys
+from typing import TypeGuard
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from m2f.image_processing.image_opening import reopened, upright
 
@@ -32,7 +33,7 @@ def upright_pixels(image: Image.Image) -> Image.Image | np.ndarray:
     return (high.astype(np.uint16) << 8) | low
 
 
-def has_deep_channels(image: Image.Image) -> bool:
+def has_deep_channels(image: Image.Image) -> TypeGuard[ImageFile.ImageFile]:
     """Whether an image that is not decoded yet is one of those of which Pillow would drop the lower bytes."""
     raw_mode = _raw_mode(image)
     return raw_mode == _GREY_ALPHA or raw_mode[:-1] in _RAW_MODES and raw_mode[-1] in _OTHER_BYTE
@@ -48,11 +49,11 @@ def _raw_mode(image: Image.Image) -> str:
     return raw_mode if isinstance(raw_mode, str) else ""
 
 
-def _read_as(image: Image.Image, raw_mode: str) -> Image.Image:
+def _read_as(image: ImageFile.ImageFile, raw_mode: str) -> Image.Image:
     """The image's file decoded anew, with another meaning of its bytes."""
     copy = reopened(image)
     copy.tile = [
-        tile._replace(args=raw_mode if isinstance(tile.args, str) else (raw_mode, *tile.args[1:]))
+        tile._replace(args=(raw_mode, *tile.args[1:]) if isinstance(tile.args, tuple) else raw_mode)
         for tile in copy.tile
     ]
     copy.load()

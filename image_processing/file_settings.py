@@ -8,6 +8,7 @@ from transformers.image_utils import SizeDict
 
 if TYPE_CHECKING:
     from m2f.image_processing.image_processing_m2f import M2FImageProcessor
+    from m2f.image_processing.post_processing_mixin import PostProcessingMixin
 
 # A caller's settings, and those of a file that are void beside them: `pad_size`, which is for images of the file's
 # sizes; former names, whose value would win; and the overlap of other tiles.
@@ -47,7 +48,7 @@ def file_fields(fields: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str
     return kept
 
 
-def pad_size_in_use(processor: "M2FImageProcessor", given: Mapping[str, Any]) -> SizeDict | None:
+def pad_size_in_use(processor: "M2FImageProcessor | PostProcessingMixin", given: Mapping[str, Any]) -> SizeDict | None:
     """A processor's `pad_size`; None if it is a file's, and the caller gives sizes in this call or gave them since."""
     pad_size = processor.pad_size
     if not isinstance(pad_size, FilePadSize):
@@ -61,7 +62,7 @@ def pad_size_in_use(processor: "M2FImageProcessor", given: Mapping[str, Any]) ->
     return None if is_given or pad_size.sizes != sizes_of(processor) else pad_size
 
 
-def sizes_of(processor: "M2FImageProcessor") -> tuple[Any, ...]:
+def sizes_of(processor: "M2FImageProcessor | PostProcessingMixin") -> tuple[Any, ...]:
     """What decides how large images become, as values that a change of the processor leaves alone."""
     return size_fields(processor.size), processor.do_resize, processor.size_divisor
 

@@ -109,8 +109,11 @@ def rgb_with_guess(
     """As `to_rgb`, which has no warning but what had to be guessed; "" if nothing was."""
     if isinstance(image, Image.Image) and not has_levels_of_its_own(image):
         return image.convert("RGB"), ""
-    is_pil = isinstance(image, Image.Image)
-    found: Levels = levels_of_pil(image, white_level, keep_floats) if is_pil else levels_of_array(image, white_level)
+    found: Levels
+    if isinstance(image, Image.Image):
+        found = levels_of_pil(image, white_level, keep_floats)
+    else:
+        found = levels_of_array(image, white_level)
     pixels = np.repeat(found.pixels, 3, axis=2) if found.pixels.shape[2] == 1 else found.pixels[:, :, :3]
     is_small = pixels.dtype == np.uint8
     return Image.fromarray(np.ascontiguousarray(pixels)) if is_small else pixels, found.guess
@@ -190,13 +193,13 @@ def _check_whole_numbers(array: np.ndarray, found: str) -> None:
         )
 
 
-def _open_pil(image: Any, load_text: Callable[[str], Image.Image] | None) -> Image.Image:
+def _open_pil(image: Any, load_text: Callable[[str], tuple[Image.Image, str]] | None) -> Image.Image:
     """The decoded, upright PIL image. `load_text` reads a string that is no file: a URL or base64 data."""
     image, name = _opened(image, load_text)
     return decoded(lambda: upright(image), name)
 
 
-def _opened(image: Any, load_text: Callable[[str], Image.Image] | None) -> tuple[Image.Image, str]:
+def _opened(image: Any, load_text: Callable[[str], tuple[Image.Image, str]] | None) -> tuple[Image.Image, str]:
     """The PIL image, which may not be decoded yet, and what messages call it."""
     if isinstance(image, str | os.PathLike) and os.path.isfile(image):
         return _open(image, f"the file {os.fspath(image)}")

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile
 
-from m2f.image_processing.white_level import note_highest_in_file
+from m2f.image_processing.white_level import content_of_open_file, note_highest_in_file
 
 # What images are stored as. Pillow knows more formats, among them EPS, for which it runs Ghostscript on the file.
 IMAGE_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF")
@@ -70,7 +70,7 @@ def file_content(source: Path | bytes, name: str) -> bytes:
 
 def open_image(
     source: str | os.PathLike | bytes | bytearray, name: str, formats: Sequence[str] | None = IMAGE_FORMATS
-) -> Image.Image:
+) -> ImageFile.ImageFile:
     """A PIL image whose pixels are not decoded yet.
 
     Args:
@@ -85,13 +85,9 @@ def open_image(
     return decoded(lambda: _open(file, formats), name)
 
 
-def reopened(image: Image.Image) -> Image.Image:
+def reopened(image: ImageFile.ImageFile) -> ImageFile.ImageFile:
     """The same image, not decoded, from the open file of one that may be decoded afterwards as it could before."""
-    position = image.fp.tell()
-    image.fp.seek(0)
-    content = image.fp.read()
-    image.fp.seek(position)
-    return Image.open(io.BytesIO(content), formats=[image.format])
+    return Image.open(io.BytesIO(content_of_open_file(image)), formats=[str(image.format)])
 
 
 def decoded(read: Callable[[], Read], name: str) -> Read:
@@ -128,8 +124,8 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     return image.size if orientation(image) in _SIDEWAYS else image.size[::-1]
 
 
-def _open(file: str | os.PathLike | io.BytesIO, formats: Sequence[str] | None) -> Image.Image:
-    image = Image.open(file, formats=formats)
+def _open(file: str | os.PathLike | io.BytesIO, formats: Sequence[str] | None) -> ImageFile.ImageFile:
+    image = Image.open(file, formats=None if formats is None else tuple(formats))
     note_highest_in_file(image)
     return image
 

@@ -132,6 +132,7 @@ class M2FImageProcessor(PostProcessingMixin, ProcessingStepsMixin, BaseImageProc
     tile = None
     tile_overlap = None
     white_level = None
+    pad_size: SizeDict | None
 
     def __init__(self, **kwargs):
         unknown = sorted(set(kwargs) - set(self.valid_kwargs.__annotations__) - _SERVICE_KEYS)
@@ -218,7 +219,8 @@ class M2FImageProcessor(PostProcessingMixin, ProcessingStepsMixin, BaseImageProc
             kwargs.setdefault("pad_size", None)
         return super().preprocess(images, segmentation_maps, instance_id_to_semantic_id, **kwargs)
 
-    def _standardize_kwargs(
+    # The base class calls this and the next method by names alone.
+    def _standardize_kwargs(  # type: ignore[override]
         self,
         max_size: int | None = None,
         reduce_labels: bool | None = None,
@@ -245,7 +247,7 @@ class M2FImageProcessor(PostProcessingMixin, ProcessingStepsMixin, BaseImageProc
         kwargs["white_level"] = check_white_level(kwargs["white_level"])
         return kwargs
 
-    def _validate_preprocess_kwargs(
+    def _validate_preprocess_kwargs(  # type: ignore[override]
         self, do_center_crop=None, data_format=None, return_tensors=None, **kwargs
     ) -> None:
         super()._validate_preprocess_kwargs(**kwargs)
@@ -309,7 +311,8 @@ def _adopt_foreign_fields(fields: dict[str, Any]) -> dict[str, Any]:
     """Fields saved by another class (transformers' Mask2FormerImageProcessor), without what means nothing here."""
     fields = dict(fields)
     size = fields.get("size")
-    is_fixed = isinstance(size, dict) and "height" in size
+    size = size if isinstance(size, dict) else {}
+    is_fixed = "height" in size
     if is_fixed:
         fields.pop("max_size", None)
     # transformers never reads num_labels, so the files hold values that nobody checked, and that of the first training

@@ -80,12 +80,13 @@ def _warn_if_ignored_id_has_class(ids: np.ndarray, ignore_index: int, class_of: 
         )
 
 
-def _look_up(ids: np.ndarray, class_of: Mapping[int, int], background_is_zero: bool) -> tuple[np.ndarray, np.ndarray]:
+def _look_up(ids: np.ndarray, class_of: Mapping, background_is_zero: bool) -> tuple[np.ndarray, np.ndarray]:
     """The ids that have a class, and the classes."""
     if background_is_zero and _key_of(0, class_of) is None:
         ids = ids[ids != 0]
-    keys = [_key_of(int(segment_id), class_of) for segment_id in ids]
-    unmapped = [int(segment_id) for segment_id, key in zip(ids, keys, strict=True) if key is None]
+    found = [_key_of(int(segment_id), class_of) for segment_id in ids]
+    keys = [key for key in found if key is not None]
+    unmapped = [int(segment_id) for segment_id, key in zip(ids, found, strict=True) if key is None]
     if unmapped:
         shown = ", ".join(map(str, unmapped[:10])) + (", ..." if len(unmapped) > 10 else "")
         raise ValueError(
@@ -95,7 +96,7 @@ def _look_up(ids: np.ndarray, class_of: Mapping[int, int], background_is_zero: b
     return ids, np.array([_class_of(class_of[key], key) for key in keys], dtype=np.int64)
 
 
-def _key_of(segment_id: int, class_of: Mapping[int, int]) -> int | str | None:
+def _key_of(segment_id: int, class_of: Mapping) -> int | str | None:
     """How the dict writes an id: as a number, or as text, as json has it; None if it is not there.
 
     Looked up one by one, because the dict may be that of a whole dataset.
@@ -104,7 +105,7 @@ def _key_of(segment_id: int, class_of: Mapping[int, int]) -> int | str | None:
         raise TypeError(
             f"instance_id_to_semantic_id has a {type(class_of).__name__}; a dict of segment id -> class is expected"
         )
-    keys = [key for key in (segment_id, str(segment_id)) if key in class_of]
+    keys: list[int | str] = [key for key in (segment_id, str(segment_id)) if key in class_of]
     if len(keys) == 2 and class_of[keys[0]] != class_of[keys[1]]:
         raise ValueError(
             f"instance_id_to_semantic_id has segment id {segment_id} twice: as a number of class {class_of[keys[0]]}, "

@@ -175,7 +175,9 @@ def _number_segments(
     accepted: list[bool], labels: list[int], scores: list[float], label_ids_to_fuse: Collection[int]
 ) -> tuple[list[int], list[dict]]:
     """The segment id of each query (0: none), and the segments, numbered from 1 in query order."""
-    ids, segments, fused = [], [], {}
+    ids: list[int] = []
+    segments: list[dict] = []
+    fused: dict[int, dict] = {}
     for is_accepted, label, score in zip(accepted, labels, scores, strict=True):
         if not is_accepted:
             ids.append(0)

@@ -47,6 +47,15 @@ class PostProcessingMixin:
         MemoryError: memory ran out.
     """
 
+    task: str
+    thing_label_ids: list[int] | None
+    panoptic_threshold: float
+    do_resize: bool
+    size: Any
+    do_pad: bool
+    size_divisor: int
+    pad_size: SizeDict | None
+
     @torch.no_grad()
     def post_process_semantic_segmentation(
         self, outputs: Any, target_sizes: Sequence | None = None, return_segmentation_scores: bool = False
@@ -137,6 +146,7 @@ class PostProcessingMixin:
         def work(class_logits, mask_logits, chunk_bytes, geometry):
             limits = (threshold, mask_threshold, top_k, things)
             instances = find_instances(class_logits, mask_logits, geometry, *limits, chunk_bytes)
+            segmentation: Tensor | list[dict]
             if return_coco_annotation:
                 segmentation = encode_coco_rle(instances.masks)
             elif return_binary_maps:
@@ -232,8 +242,9 @@ class PostProcessingMixin:
         is_fixed = not self.do_resize or not self.do_pad or pad_size or "height" in size
         divisor = None if is_fixed else self.size_divisor or 1
         if pad_size:
-            pad_size = SizeDict(**size_fields(pad_size, is_square=True))
-            if self.do_pad and any(h > pad_size.height or w > pad_size.width for h, w in sizes):
+            fields = size_fields(pad_size, is_square=True)
+            pad_size = SizeDict(**fields)
+            if self.do_pad and any(h > fields["height"] or w > fields["width"] for h, w in sizes):
                 return Prepared(sizes, [], divisor)
         return Prepared(sizes, canvas_sizes(sizes, self.do_pad, pad_size, self.size_divisor), divisor)
 

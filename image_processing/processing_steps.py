@@ -5,7 +5,7 @@ transformers' Mask2FormerImageProcessor, and compute what `preprocess` computes.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,9 +19,16 @@ from m2f.image_processing.resize_rule import resized_size, round_up
 
 Array = np.ndarray | Tensor
 
+if TYPE_CHECKING:
+    from transformers.image_processing_utils import BaseImageProcessor as _Base
+else:
+    _Base = object
 
-class ProcessingStepsMixin:
+
+class ProcessingStepsMixin(_Base):
     """For a `BaseImageProcessor` with `default_to_square`, `resample` and `preprocess`."""
+
+    resample: Any
 
     def resize(
         self, image: Image.Image | Array, size: Any, size_divisor: int = 0, resample: int | None = None, **kwargs
@@ -56,7 +63,7 @@ class ProcessingStepsMixin:
         segmentation_maps: Sequence[Array] | None = None,
         fill: float = 0,
         ignore_index: int = 255,
-    ) -> tuple[Tensor | list[Array], Tensor | list[Array], list[Array] | None]:
+    ) -> tuple[Array | list[Array], Array | list[Array], list[Array] | None]:
         """Images padded at the right and at the bottom.
 
         Args:
@@ -72,21 +79,20 @@ class ProcessingStepsMixin:
         Raises:
             ValueError: an image or a map is larger than `padded_size`.
         """
+        maps = None
+        if segmentation_maps is not None:
+            maps = [_padded(label_map, padded_size, ignore_index) for label_map in segmentation_maps]
         if isinstance(images, Tensor):
             mask = images.new_ones((len(images), *images.shape[-2:]), dtype=torch.int64)
-            padded, masks = _padded(images, padded_size, fill), _padded(mask, padded_size, 0)
-        else:
-            padded = [_padded(image, padded_size, fill) for image in images]
-            masks = [_padded(_ones(image), padded_size, 0) for image in images]
-        if segmentation_maps is not None:
-            segmentation_maps = [_padded(label_map, padded_size, ignore_index) for label_map in segmentation_maps]
-        return padded, masks, segmentation_maps
+            return _padded(images, padded_size, fill), _padded(mask, padded_size, 0), maps
+        padded = [_padded(image, padded_size, fill) for image in images]
+        return padded, [_padded(_ones(image), padded_size, 0) for image in images], maps
 
-    def rescale(self, image: Array, scale: float, *args, **kwargs) -> Array:
+    def rescale(self, image: Any, scale: float, *args, **kwargs) -> Any:
         """`image * scale`."""
         return image * scale if isinstance(image, Tensor) else super().rescale(image, scale, *args, **kwargs)
 
-    def normalize(self, image: Array, mean: Any, std: Any, *args, **kwargs) -> Array:
+    def normalize(self, image: Any, mean: Any, std: Any, *args, **kwargs) -> Any:
         """`(image - mean) / std`, with a number for each channel of (..., C, H, W)."""
         if not isinstance(image, Tensor):
             return super().normalize(image, mean, std, *args, **kwargs)
@@ -155,7 +161,7 @@ class ProcessingStepsMixin:
 
 
 def _stretched(size: tuple[int, int], divisor: int) -> tuple[int, int]:
-    return tuple(round_up(length, divisor or 1) for length in size)
+    return round_up(size[0], divisor or 1), round_up(size[1], divisor or 1)
 
 
 def _resize_planes(planes: np.ndarray, size: tuple[int, int], resample: Image.Resampling) -> np.ndarray:

@@ -16,7 +16,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 WhiteLevel = str | int | float | None
 
@@ -69,7 +69,7 @@ def has_levels_of_its_own(image: Image.Image) -> bool:
     return image.mode == "F" or image.mode in _SIXTEEN_BIT_MODES
 
 
-def note_highest_in_file(image: Image.Image):
+def note_highest_in_file(image: ImageFile.ImageFile):
     """Keeps what Pillow does not: the highest value that the file can hold, where Pillow spreads the file's values
     over 16 bits (PGM, JPEG 2000). To be called for an image that is opened and not decoded."""
     highest = None
@@ -146,7 +146,7 @@ def _white(
     high = array.max().item()
     if white_level == "data":
         return high if high > 0 else None, ""
-    if _is_number(white_level):
+    if not isinstance(white_level, str) and white_level is not None:
         return white_level, ""
     if array.dtype.kind == "f":
         return _white_of_floats(high) if may_be_one and array.min() >= 0 else (None, "")
@@ -197,12 +197,20 @@ def _remedy(low: int) -> str:
     return f"add {-low} so that the lowest value is 0, or cut out the window that you need" if low < 0 else _REMEDY
 
 
-def _highest_of_jpeg_2000(image: Image.Image) -> int | None:
+def content_of_open_file(image: ImageFile.ImageFile) -> bytes:
+    """All of the file that an image which is not decoded yet will be read from."""
+    file = image.fp
+    assert file is not None  # Pillow closes it when it decodes
+    position = file.tell()
+    file.seek(0)
+    content = file.read()
+    file.seek(position)
+    return content
+
+
+def _highest_of_jpeg_2000(image: ImageFile.ImageFile) -> int | None:
     """From the marker SIZ at the start of the codestream (ISO/IEC 15444-1, A.5.1)."""
-    position = image.fp.tell()
-    image.fp.seek(0)
-    content = image.fp.read()
-    image.fp.seek(position)
+    content = content_of_open_file(image)
     start = content.find(b"\xff\x4f\xff\x51")
     precision = content[start + 42 : start + 43] if start >= 0 else b""  # Ssiz of the first component
     return 2 ** ((precision[0] & 0x7F) + 1) - 1 if precision else None

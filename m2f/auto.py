@@ -24,5 +24,5 @@ def register_auto_classes():
     # The pipeline looks for its model here, not among the universal ones.
     AutoModelForImageSegmentation.register(M2FConfig, M2FForUniversalSegmentation, exist_ok=True)
     # One class for both standard backends; a backend name of our own would make every load warn.
-    backends = {"pil": M2FImageProcessor, "torchvision": M2FImageProcessor}
+    backends: dict[str, type] = {"pil": M2FImageProcessor, "torchvision": M2FImageProcessor}
     AutoImageProcessor.register(M2FConfig, image_processor_classes=backends, exist_ok=True)

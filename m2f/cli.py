@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A reader such as `head` has had enough. Python flushes once more at exit, which would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
-    except (*_expected_errors(), RuntimeError) as error:
+    except Exception as error:
         line = _line_about(error)
         if line is None:  # a fault of the program, which the traceback is to show
             raise
@@ -92,9 +92,10 @@ def command_parser(name: str) -> argparse.ArgumentParser:
     """Of a subcommand, whose module is imported; with `run` among its defaults."""
     module = importlib.import_module(f"m2f.commands.{name}")
     codes = {EXIT_OK: "done", **getattr(module, "EXIT_CODES", {}), EXIT_ERROR: EXIT_CODES[EXIT_ERROR]}
-    texts = {"description": module.__doc__, "epilog": exit_codes_text(codes)}
     # An abbreviation would mean something else as soon as there is a new option.
-    parser = _OneLineParser(prog=f"m2f {name}", allow_abbrev=False, **texts)
+    parser = _OneLineParser(
+        prog=f"m2f {name}", allow_abbrev=False, description=module.__doc__, epilog=exit_codes_text(codes)
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     module.add_arguments(parser)
     parser.set_defaults(run=module.run, prog=parser.prog)

@@ -83,7 +83,7 @@ _CITYSCAPES = ShortestEdgeRecipe(1024, (512, 1024), None)
 _ADE20K_640 = ShortestEdgeRecipe(640, (640, 640), (640, 640))
 _MAPILLARY = ShortestEdgeRecipe(2048, (1024, 1024), (1024, 1024))
 
-RECIPES = {
+RECIPES: dict[str, JitterRecipe | ShortestEdgeRecipe] = {
     "coco-panoptic": _COCO,
     "coco-instance": _COCO,
     "cityscapes-panoptic": _CITYSCAPES,

@@ -40,12 +40,14 @@ def summarize(reader: SegmentationDataset, records: list[ImageRecord]) -> SplitS
     """The summary of a split from the records of its images."""
     readable = [record for record in records if record.size is not None]
     segments = sorted(record.segments for record in readable) or [0]
-    sizes = sorted((record.size for record in readable), key=lambda size: size[0] * size[1]) or [(0, 0)]
+    sizes = sorted((size for record in records if (size := record.size)), key=lambda size: size[0] * size[1]) or [
+        (0, 0)
+    ]
     per_class: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
     for record in readable:
-        for label, (count, pixels) in record.classes.items():
-            per_class[label] = [a + b for a, b in zip(per_class[label], (count, 1, pixels), strict=True)]
-    columns = ({label: row[i] for label, row in sorted(per_class.items())} for i in range(3))
+        for label, (count, area) in record.classes.items():
+            per_class[label] = [a + b for a, b in zip(per_class[label], (count, 1, area), strict=True)]
+    counts, images, pixels = ({label: row[i] for label, row in sorted(per_class.items())} for i in range(3))
     return SplitSummary(
         reader.format,
         reader.task,
@@ -55,7 +57,9 @@ def summarize(reader: SegmentationDataset, records: list[ImageRecord]) -> SplitS
         (segments[0], statistics.median(segments), segments[-1]),
         (sizes[0], sizes[-1]),
         sum(record.ignored for record in readable) / max(1, sum(height * width for height, width in sizes)),
-        *columns,
+        counts,
+        images,
+        pixels,
     )
 
 

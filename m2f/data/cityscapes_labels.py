@@ -58,5 +58,5 @@ LABELS = tuple(
         ("license plate", -1, None, False),
     )
 )
-CLASSES = tuple(sorted((label for label in LABELS if not label.ignored), key=lambda label: label.train_id))
+CLASSES = tuple(sorted((label for label in LABELS if not label.ignored), key=lambda label: label.train_id or 0))
 THINGS = tuple(label for label in CLASSES if label.has_instances)

@@ -107,7 +107,7 @@ class CocoPanoptic:
         annotation = self._annotations[index]
         if not annotation:
             raise ValueError(f"{self.annotation_file}: image {entry.id} ({entry.file_name}) has no annotation")
-        file_name, *segments_info = annotation
+        file_name, segment_ids, class_ids, crowd_ids = annotation
         path = self.segments_folder / file_name
         ids = read_segment_ids(path, str(path))
         if ids.shape != (entry.height, entry.width):
@@ -115,7 +115,7 @@ class CocoPanoptic:
                 f"{path} is {ids.shape[0]} x {ids.shape[1]} (height x width), but {self.annotation_file} says "
                 f"{entry.height} x {entry.width} for image {entry.id}"
             )
-        segments = panoptic_segments(ids, *segments_info, self.ignore_unknown, str(path))
+        segments = panoptic_segments(ids, segment_ids, class_ids, crowd_ids, self.ignore_unknown, str(path))
         return image.sample(segments, entry.file_name)
 
     def name_of(self, index: int) -> str:
@@ -144,7 +144,7 @@ class CocoPanoptic:
 
 
 def split_segments(
-    segments_info: list[dict], class_of: dict[int, int], where: str
+    segments_info: list[dict], class_of: dict[int | str, int], where: str
 ) -> tuple[list[int], list[int], list[int]]:
     """Ids and classes of the segments, and the ids of crowd segments, of one image.
 
@@ -158,10 +158,10 @@ def split_segments(
     """
     check_entries(segments_info, SEGMENT_RULES, f"{where}: 'segments_info'")
     for number, entry in by_id(segments_info, f"{where}: 'segments_info'").items():
-        if not VOID < number < _ID_LIMIT:
+        if not isinstance(number, int) or not VOID < number < _ID_LIMIT:
             raise ValueError(f"{where}: segment id {number} is no colour; 1 to {_ID_LIMIT - 1} is needed")
         if entry["category_id"] not in class_of:
-            known = f"not among the categories {reprlib.repr(sorted(class_of))}"
+            known = f"not among the categories {reprlib.repr(list(class_of))}"
             raise ValueError(f"{where}: segment {number} has category_id {entry['category_id']}, {known}")
     single = [entry for entry in segments_info if not entry.get("iscrowd")]
     return (

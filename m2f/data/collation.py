@@ -81,7 +81,7 @@ class Collator:
 
     def _settings(self) -> dict[str, Any]:
         """What is said to the processor beside its own settings."""
-        settings = {"do_resize": False} if self.keep_size else {}
+        settings: dict[str, Any] = {"do_resize": False} if self.keep_size else {}
         if self.canvas is not None:
             settings.update(do_pad=True, pad_size={"height": self.canvas[0], "width": self.canvas[1]})
         return settings

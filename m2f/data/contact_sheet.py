@@ -1,6 +1,7 @@
 """One picture of a dataset: images with their labels over them, the worst findings and the rarest classes first."""
 
 import functools
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -60,10 +61,10 @@ def _with_findings(report: CheckReport) -> Iterator[Choice]:
         about_images = [finding for finding in findings if (finding.split, finding.name) in records]
         lists.append(iter(about_images))
     while lists:
-        for findings in list(lists):
-            finding = next(findings, None)
+        for left in list(lists):
+            finding = next(left, None)
             if finding is None:
-                lists.remove(findings)
+                lists.remove(left)
             else:
                 yield Choice(records[finding.split, finding.name], f"{finding.kind}: {finding.message}", finding)
 
@@ -75,7 +76,7 @@ def _with_classes(report: CheckReport, chosen: dict[tuple[str, int], Choice]) ->
         for label in record.classes:
             by_class[label].append(record)
     for label, records in by_class.items():
-        records.sort(key=lambda record: -record.classes[label][1] / (record.size[0] * record.size[1]))
+        records.sort(key=lambda record: -record.classes[label][1] / math.prod(record.size or ()))
     seen = Counter(label for choice in chosen.values() for label in choice.record.classes)
     left = {label: list(records) for label, records in by_class.items()}
     turn: Counter[int] = Counter()
@@ -184,7 +185,7 @@ def _class_colours(id2label: dict[int, str]) -> dict[int, np.ndarray]:
 
 def _draw_legend(report: CheckReport, choices: list[Choice], width: int) -> Image.Image:
     colours = _class_colours(report.id2label)
-    counts = Counter()
+    counts: Counter[int] = Counter()
     for summary in report.splits.values():
         counts.update(summary.class_segments)
     shown = sorted({label for choice in choices for label in choice.record.classes})

@@ -42,7 +42,8 @@ def check_dataset(
     Raises:
         FileNotFoundError: there is nothing at `path`. Everything else that is wrong with the data is a finding.
     """
-    readers, findings = {}, []
+    readers: dict[str, SegmentationDataset] = {}
+    findings: list[Finding] = []
     for split in _found_splits(path, format, findings) if splits is None else splits:
         try:
             readers[split] = open_dataset(path, split, format, image_folder, **(options or {}))
@@ -79,7 +80,7 @@ def check_readers(
     found += [*_split_findings(inspector, summaries, training), *_duplicates(records)]
     order, position = list(KINDS), list(readers)
     found.sort(key=lambda f: (order.index(f.kind), position.index(f.split) if f.split in readers else -1))
-    id2label = names.get(training) or _numbers(summaries.values())
+    id2label = (names[training] if training else None) or _numbers(summaries.values())
     return CheckReport(id2label, summaries, found, records, readers, time.monotonic() - start)
 
 
@@ -143,10 +144,10 @@ def _split_findings(
     inspector: Inspector, summaries: Mapping[str, SplitSummary], training: str | None
 ) -> Iterator[Finding]:
     for split, reader in inspector.readers.items():
-        is_training, summary, names = split == training, summaries[split], inspector.names[split]
+        is_training, summary, names = split == training, summaries[split], inspector.names[split] or {}
         yield from (Finding("class table", split, "", text) for text in _table_errors(inspector, split, training))
         if is_training:
-            yield from (Finding("class name", split, "", text) for text in _shared_names(names or {}))
+            yield from (Finding("class name", split, "", text) for text in _shared_names(names))
         if not len(reader):
             yield Finding("empty split", split, "", "no image")
         elif not summary.class_segments:
@@ -154,12 +155,13 @@ def _split_findings(
             yield Finding(kind, split, "", f"none of the {summary.readable} readable images has a segment")
         else:
             kind = "unused class" if is_training else "unmeasured class"
-            unused = [label for label in names or {} if label not in summary.class_segments]
+            unused = [label for label in names if label not in summary.class_segments]
             yield from (Finding(kind, split, "", f"class {label} {names[label]!r}") for label in unused)
 
 
-def _table_errors(inspector: Inspector, split: str, training: str) -> Iterator[str]:
+def _table_errors(inspector: Inspector, split: str, training: str | None) -> Iterator[str]:
     """What is wrong with the classes of the training split, and where those of another one differ from them."""
+    assert training is not None  # there are splits
     names, wanted = inspector.names[split], inspector.names[training]
     things, wanted_things = (inspector.readers[name].thing_label_ids for name in (split, training))
     if names is None or wanted is None:

@@ -31,7 +31,8 @@ def describe(dataset: SegmentationDataset, limit: int | None = None) -> str:
 
 def _findings(dataset: SegmentationDataset, indices: list[int]) -> Iterator[str]:
     counts, sizes, ignored = [], [], 0
-    segments, images = Counter(), Counter()
+    segments: Counter[int] = Counter()
+    images: Counter[int] = Counter()
     for index in indices:
         sample = dataset[index]
         labels = sample.segments.class_ids[sample.segments.areas() > 0].tolist()

@@ -32,7 +32,7 @@ def parquet_files(path: Path) -> dict[str, list[Path]]:
     (train-00000-of-00002.parquet); all others are "train"."""
     found: dict[str, list[Path]] = {}
     for file in [path] if path.is_file() else sorted([*path.glob("*.parquet"), *path.glob("data/*.parquet")]):
-        word = re.match(r"[A-Za-z]*", file.stem)[0]
+        (word,) = re.findall(r"^[A-Za-z]*", file.stem)
         found.setdefault(word if split_of_name(word) else "train", []).append(file)
     return found
 

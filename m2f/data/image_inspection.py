@@ -120,7 +120,7 @@ def inspect_image(
         except READING_ERRORS as error:
             kind = _what_is_broken(reader.image_path(index))
             return ImageRecord(split, index, name, findings=(Finding(kind, split, name, one_line(error)),))
-    found = [("decoder warning", text, None) for text in _decoder_warnings(caught)]
+    found: list[tuple[str, str, int | None]] = [("decoder warning", text, None) for text in _decoder_warnings(caught)]
     found += [("guessed white", sample.guess, None)] if sample.guess else []
     misfit = _misfit(sample)
     if misfit:
@@ -138,11 +138,16 @@ def inspect_image(
         ignored=int(sample.segments.ignored().sum()),
         image_hash=_hash(np.asarray(sample.image)),
         label_hash=_hash(sample.segments.ids, sample.segments.class_ids),
-        findings=tuple(Finding(kind, split, name, text, n, ids.get(n), boxes.get(n)) for kind, text, n in found),
+        findings=tuple(
+            Finding(kind, split, name, text)
+            if number is None
+            else Finding(kind, split, name, text, number, ids.get(number), boxes.get(number))
+            for kind, text, number in found
+        ),
     )
 
 
-def one_line(error: BaseException) -> str:
+def one_line(error: BaseException | str) -> str:
     """The message without line breaks; the error's name where it has none."""
     return " ".join(str(error).split()) or type(error).__name__
 
@@ -257,5 +262,5 @@ def _hash(*arrays: np.ndarray) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     for array in arrays:
         digest.update(repr(array.shape).encode())
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).data)
     return digest.digest()

@@ -4,7 +4,7 @@ import logging
 import signal
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
@@ -66,7 +66,8 @@ def _inspect_until_a_worker_dies(
     inspector: Inspector, workers: int, todo: deque[Task]
 ) -> Generator[ImageRecord, None, list[Task]]:
     """Takes tasks from `todo`, few at a time; returns those that were under way when a worker died."""
-    pool, running = _pool(inspector, workers), {}
+    pool = _pool(inspector, workers)
+    running: dict[Future, Task] = {}
     try:
         while todo or running:
             while todo and len(running) < 2 * workers:

@@ -50,12 +50,12 @@ class ObjectLabels:
         """Name of each category number or, where the categories are texts, of its place among those."""
         if self._id2label is not None:
             return self._id2label
-        found = set()
+        found: set[int | str] = set()
         for number, objects in enumerate(self._rows.select_columns(self._column)[self._column]):
             found |= {_category(entry, f"row {number}") for entry in dicts_of(objects, f"row {number}")}
         if any(isinstance(category, str) for category in found):
             return dict(enumerate(sorted(map(str, found))))
-        return names_by_number(max(found, default=-1))
+        return names_by_number(max(map(int, found), default=-1))
 
     def segments(self, value: Any, size: tuple[int, int], where: str) -> SegmentMap:
         """Compact labels of the column's value in a row."""

@@ -135,7 +135,7 @@ def segments_of_values(values: np.ndarray, meanings: Mapping[int, int]) -> Segme
         meanings: class, `NOTHING` or `IGNORED` of each value that is there.
     """
     numbers = np.full(max(meanings) + 1, NOTHING, np.int32)
-    class_ids = []
+    class_ids: list[int] = []
     for value, meaning in sorted(meanings.items()):
         numbers[value] = meaning if meaning < 0 else len(class_ids)
         class_ids += [meaning] * (meaning >= 0)

@@ -74,7 +74,7 @@ class LargeScaleJitter(RandomResize):
     def draw_size(self, size: tuple[int, int], generator: np.random.Generator) -> tuple[int, int]:
         factor = generator.uniform(self.min_scale, self.max_scale)
         scale = min(factor * target / edge for target, edge in zip(self.size, size, strict=True))
-        return tuple(max(1, round(edge * scale)) for edge in size)
+        return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class ResizeShortestEdge(RandomResize):
             raise ValueError(f"edges and max_size must be at least 1, got {self.edges} and {self.max_size}")
 
     def draw_size(self, size: tuple[int, int], generator: np.random.Generator) -> tuple[int, int]:
-        return shortest_edge_size(size, self.edges[generator.integers(len(self.edges))], self.max_size)
+        return shortest_edge_size(size, self.edges[int(generator.integers(len(self.edges)))], self.max_size)
 
 
 @dataclass(frozen=True)

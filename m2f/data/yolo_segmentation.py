@@ -79,8 +79,8 @@ class YoloSegmentation:
     def _find_images(self, place: Any) -> list[str]:
         """Images, relative to the root, of a folder or of a text file that lists them."""
         if not isinstance(place, str):
-            found = f"{self.split} has {reprlib.repr(place)}"
-            raise ValueError(f"{self.yaml_file}: {found}; the path of a folder or file is needed")
+            given = f"{self.split} has {reprlib.repr(place)}"
+            raise ValueError(f"{self.yaml_file}: {given}; the path of a folder or file is needed")
         path = self._locate(place)
         if path.is_dir():
             found = [path / name for name in files_with(path, IMAGE_SUFFIXES)]

@@ -11,7 +11,7 @@ Sources: Python's `pickle` documentation, "Restricting Globals"; `numpy.ndarray.
 import math
 import pickle
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -91,7 +91,7 @@ class _Array:
         self.array = _array_from_bytes(raw, dtype, shape, "F" if fortran else "C")
 
 
-def _array_from_bytes(raw: Any, dtype: Any, shape: tuple, order: str) -> np.ndarray:
+def _array_from_bytes(raw: Any, dtype: Any, shape: tuple, order: Literal["C", "F"]) -> np.ndarray:
     if not isinstance(dtype, _DType) or not isinstance(shape, tuple):
         raise pickle.UnpicklingError("an array without a dtype or a shape")
     data = raw.encode("latin1") if isinstance(raw, str) else raw  # str: pickled by Python 2
@@ -129,7 +129,7 @@ def _latin1_bytes(text: str = "", encoding: str = "latin1") -> bytes:
 
 def _admitted() -> dict[tuple[str, str], _Constructor]:
     """Global name -> constructor in its place. NumPy 2 renamed `numpy.core` to `numpy._core`."""
-    table = {
+    table: dict[tuple[str, str], Callable[..., Any]] = {
         ("collections", "OrderedDict"): lambda: _Mapping(),
         ("_codecs", "encode"): _latin1_bytes,
         ("builtins", "bytes"): _latin1_bytes,  # how protocols 0 to 2 write b""

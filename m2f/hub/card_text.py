@@ -1,6 +1,6 @@
 """The text of a model card, below its YAML header."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 _TASKS = {
@@ -39,7 +39,7 @@ def card_text(
         speed: images a second in training.
         usage, training, sections: see `CardFacts`.
     """
-    sections = (
+    parts: list[Iterable[str]] = [
         _introduction(name, config, datasets, base_model),
         ["## Load it\n", usage] if usage else _loading(name),
         _training(options_text, base_model, training),
@@ -49,8 +49,8 @@ def card_text(
         [f"![{_CAPTIONS.get(path, path)}]({path})" for path in pictures],
         _limits(config, processor),
         _license(license),
-    )
-    return "\n\n".join("\n".join(section) for section in map(list, sections) if section) + "\n"
+    ]
+    return "\n\n".join("\n".join(part) for part in map(list, parts) if part) + "\n"
 
 
 _CAPTIONS = {"card/predictions.png": "Predictions on images of the evaluation", "card/curves.png": "Training curves"}

@@ -128,7 +128,8 @@ def _from_original(source: str | os.PathLike, dataset: str | None, task: str | N
     settings = dataset_settings(
         kwargs["num_labels"], kwargs["backbone_config"], dataset=dataset, task=task, source=str(source), say=say
     )
-    config = M2FConfig(**kwargs, **settings.config_fields(), **{LICENSE_FIELD: ORIGINAL_LICENSE})
+    fields: dict[str, Any] = {**kwargs, **settings.config_fields(), LICENSE_FIELD: ORIGINAL_LICENSE}
+    config = M2FConfig(**fields)
     model, report = M2FForUniversalSegmentation.from_pretrained(
         None, config=config, state_dict=weights, dtype="auto", output_loading_info=True
     )
@@ -147,7 +148,13 @@ def _from_hub(source: str | os.PathLike, dataset: str | None, task: str | None, 
     settings = None
     if dataset is not None or "task" not in fields:
         backbone = config.backbone_config.to_dict()
-        options = {"names": own_names(config), "dataset": dataset, "task": task, "source": str(source), "say": say}
+        options: dict[str, Any] = {
+            "names": own_names(config),
+            "dataset": dataset,
+            "task": task,
+            "source": str(source),
+            "say": say,
+        }
         settings = dataset_settings(config.num_labels, backbone, **options)
         for name, value in settings.config_fields().items():
             setattr(config, name, value)

@@ -34,7 +34,7 @@ class DatasetSettings:
 
     def config_fields(self) -> dict[str, Any]:
         """For `M2FConfig`."""
-        fields = {"task": self.task, "thing_label_ids": self.thing_label_ids}
+        fields: dict[str, Any] = {"task": self.task, "thing_label_ids": self.thing_label_ids}
         if self.id2label is not None:
             fields |= {"id2label": self.id2label, "label2id": {name: i for i, name in self.id2label.items()}}
         return fields
@@ -90,7 +90,7 @@ def dataset_settings(
 
 def own_names(config: PretrainedConfig) -> dict[int, str] | None:
     """The class names of a configuration; None where they are transformers' numbers ("LABEL_0")."""
-    names = {int(label): name for label, name in config.id2label.items()}
+    names = {int(label): name for label, name in (config.id2label or {}).items()}
     return None if all(name == f"LABEL_{label}" for label, name in names.items()) else names
 
 

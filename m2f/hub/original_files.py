@@ -1,7 +1,8 @@
 """Read the original's checkpoint files, and run no code from them."""
 
+import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ _METADATA = ("__author__", "matching_heuristics")
 _DAMAGE = (*UNPICKLING_ERRORS, RuntimeError, AssertionError, struct.error, SafetensorError)
 
 
-def read_original_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
+def read_original_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     """The weights in a `.pkl`, `.pth`, `.pt`, `.bin` or `.safetensors` file, by the names in the file.
 
     A `.pkl` is read by `load_array_pickle` and the torch formats with `weights_only=True`, so no code of the file
@@ -47,7 +48,7 @@ def read_original_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def _load(path: Path) -> Any:
-    readers = {".pkl": _load_pickle, ".safetensors": load_file}
+    readers: dict[str, Callable[[Path], Any]] = {".pkl": _load_pickle, ".safetensors": load_file}
     readers |= dict.fromkeys((".pth", ".pt", ".bin"), _load_torch)
     if path.suffix not in readers:
         raise ValueError(f"{path} ends in {path.suffix!r}; the formats known are {', '.join(readers)}")

@@ -155,8 +155,9 @@ def convert_original_state_dict(state_dict: Mapping[str, Any]) -> dict[str, Any]
             evenly, or two names for the same weight.
     """
     _check_values(state_dict)
-    targets = {name: _targets(upgraded_name(name)) for name in state_dict}
-    unknown = [name for name, ours in targets.items() if ours is None]
+    found = {name: _targets(upgraded_name(name)) for name in state_dict}
+    targets = {name: ours for name, ours in found.items() if ours is not None}
+    unknown = [name for name in found if name not in targets]
     if unknown:
         raise ValueError(_unknown_message(unknown, len(state_dict)))
     converted: dict[str, Any] = {}

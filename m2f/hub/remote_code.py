@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from importlib.abc import InspectLoader
 from pathlib import Path
 
 from m2f.modeling_m2f.kernels.kernel_sources import CSRC, read_source
@@ -65,7 +66,7 @@ def bundle_files() -> dict[str, str]:
             raise ValueError(f"two files of the bundle would be called {name}, one of them {module}")
         text = _sources_text() if module == _SOURCES_MODULE else _source(module)
         tree = ast.parse(text)
-        todo += (node.module for node in _own_imports(tree))
+        todo += (str(node.module) for node in _own_imports(tree))
         files[name] = _flattened(text, tree) + (_CODE_OF_THE_MODEL if module == _PROCESSOR_MODULE else "")
     return dict(sorted(files.items()))
 
@@ -108,7 +109,10 @@ def _source(module: str) -> str:
     spec = importlib.util.find_spec(module)
     if spec is None or spec.submodule_search_locations is not None:
         raise ValueError(f"{module} is not one file, and a bundle holds files only")
-    return spec.loader.get_source(module)
+    source = spec.loader.get_source(module) if isinstance(spec.loader, InspectLoader) else None
+    if source is None:
+        raise ValueError(f"{module} has no source text, and a bundle holds sources")
+    return source
 
 
 def _own_imports(tree: ast.AST) -> Iterator[ast.ImportFrom]:
@@ -126,10 +130,10 @@ def _flattened(text: str, tree: ast.Module) -> str:
         statement = f"from {node.module} import"
         if statement not in line:
             raise ValueError(f"line {line!r} does not import as `{statement} ...`")
-        lines[node.lineno - 1] = line.replace(statement, f"from .{node.module.rsplit('.', 1)[1]} import", 1)
-    for node in sorted(_optional_imports(tree), key=lambda node: -node.lineno):
-        first, last = node.lineno - 1, node.end_lineno
-        indent = " " * node.col_offset
+        lines[node.lineno - 1] = line.replace(statement, f"from .{str(node.module).rsplit('.', 1)[1]} import", 1)
+    for optional in sorted(_optional_imports(tree), key=lambda node: -node.lineno):
+        first, last = optional.lineno - 1, optional.end_lineno
+        indent = " " * optional.col_offset
         body = [f"    {line}" for line in lines[first:last]]
         lines[first:last] = [f"{indent}try:", *body, f"{indent}except ImportError:", f"{indent}    raise"]
     return "\n".join(lines) + "\n"

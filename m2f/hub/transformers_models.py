@@ -33,10 +33,15 @@ def convert(model: PreTrainedModel) -> M2FPreTrainedModel:
     """
     from transformers import Mask2FormerForUniversalSegmentation, Mask2FormerModel
 
-    classes = {Mask2FormerForUniversalSegmentation: M2FForUniversalSegmentation, Mask2FormerModel: M2FModel}
+    classes: dict[type, type] = {
+        Mask2FormerForUniversalSegmentation: M2FForUniversalSegmentation,
+        Mask2FormerModel: M2FModel,
+    }
     target_class = _counterpart(model, classes)
     config = M2FConfig.from_dict(model.config.to_dict(), name_or_path=model.config.name_or_path)
-    return _with_weights_of(model, target_class, config)
+    converted = _with_weights_of(model, target_class, config)
+    assert isinstance(converted, M2FPreTrainedModel)
+    return converted
 
 
 def to_transformers(model: M2FPreTrainedModel) -> PreTrainedModel:
@@ -51,7 +56,10 @@ def to_transformers(model: M2FPreTrainedModel) -> PreTrainedModel:
     """
     from transformers import Mask2FormerForUniversalSegmentation, Mask2FormerModel
 
-    classes = {M2FForUniversalSegmentation: Mask2FormerForUniversalSegmentation, M2FModel: Mask2FormerModel}
+    classes: dict[type, type] = {
+        M2FForUniversalSegmentation: Mask2FormerForUniversalSegmentation,
+        M2FModel: Mask2FormerModel,
+    }
     target_class = _counterpart(model, classes)
     return _with_weights_of(model, target_class, to_transformers_config(model.config))
 
@@ -105,8 +113,7 @@ def _share_tensors(source: PreTrainedModel, target: PreTrainedModel):
         elif leaf in module._buffers:
             module._buffers[leaf] = new.detach() if isinstance(new, nn.Parameter) else new
         else:
-            is_parameter = isinstance(new, nn.Parameter)
-            module._parameters[leaf] = new if is_parameter else nn.Parameter(new, requires_grad=False)
+            module._parameters[leaf] = new if isinstance(new, nn.Parameter) else nn.Parameter(new, requires_grad=False)
     if missing:
         raise ValueError(
             f"{len(missing)} weights of a {type(target).__name__} are missing in the given {type(source).__name__} or "
