@@ -1,7 +1,7 @@
 """`M2FPreTrainedModel`: how a model is initialised, loaded, and prepared for training."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -22,6 +22,8 @@ from m2f.modeling_m2f.weight_init import torch_default_
 from m2f.modeling_m2f.wide_products import with_same_products
 
 logger = logging.get_logger(__name__)
+
+Model = TypeVar("Model", bound="M2FPreTrainedModel")
 
 
 class M2FPreTrainedModel(PreTrainedModel):
@@ -159,8 +161,8 @@ class M2FPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained_backbone(
-        cls, backbone: str, config: M2FConfig | None = None, **config_fields
-    ) -> "M2FPreTrainedModel":
+        cls: type[Model], backbone: str, config: M2FConfig | None = None, **config_fields
+    ) -> Model:
         """A new model whose backbone has the weights of a checkpoint, such as an ImageNet classifier.
 
         Args:

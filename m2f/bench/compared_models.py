@@ -1,9 +1,9 @@
 """Our model and its peers with the same random weights."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 from transformers import (
     Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
@@ -17,7 +17,7 @@ from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
 # Backbones of the paper's COCO panoptic models, and their queries.
-BACKBONES = {
+BACKBONES: dict[str, tuple[type[PretrainedConfig], dict[str, Any], int]] = {
     "swin-tiny": (SwinConfig, {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]}, 100),
     "swin-large": (
         SwinConfig,
@@ -33,12 +33,12 @@ class Form(NamedTuple):
     """A model and the way in which it is run.
 
     Args:
-        model: in evaluation mode, on its device.
+        model: in evaluation mode, on its device; or a part of one.
         autocast: type of the matrix products in an autocast region around the model, or None.
         input_dtype: of the pixels.
     """
 
-    model: nn.Module
+    model: Callable[..., Any]
     autocast: torch.dtype | None
     input_dtype: torch.dtype
 
@@ -73,7 +73,7 @@ def make_form(name: str, backbone: str, dtype: torch.dtype, device: str) -> Form
     loads them; "ours, autocast" and "transformers" are run under autocast.
     """
     is_ours, is_compiled, casts_weights = FORMS[name]
-    model = _our_model(backbone) if is_ours else _their_model(backbone)
+    model: Any = _our_model(backbone) if is_ours else _their_model(backbone)
     model = model.to(device).eval().requires_grad_(False)
     autocast = None
     if dtype != torch.float32:
@@ -88,8 +88,9 @@ def make_form(name: str, backbone: str, dtype: torch.dtype, device: str) -> Form
 
 def _config(backbone: str) -> Mask2FormerConfig:
     kind, fields, queries = BACKBONES[backbone]
-    backbone_config: PretrainedConfig = kind(**fields, out_features=_STAGES)
-    return Mask2FormerConfig(backbone_config=backbone_config, num_labels=NUM_CLASSES, num_queries=queries)
+    backbone_config = kind(**{**fields, "out_features": _STAGES})
+    settings: dict[str, Any] = {"backbone_config": backbone_config, "num_queries": queries, "num_labels": NUM_CLASSES}
+    return Mask2FormerConfig(**settings)
 
 
 def _their_model(backbone: str) -> Mask2FormerForUniversalSegmentation:

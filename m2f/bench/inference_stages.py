@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,7 +77,8 @@ def _image_work(
 
     if stage == "processor":
         return prepare
-    config = form.model.config
+    model: Any = form.model
+    config = model.config
     outputs = make_outputs(size, batch, config.num_queries, config.num_labels, device)
     if stage == "post-processing":
         return lambda: post_process(outputs)
@@ -94,12 +96,13 @@ class _Reached(Exception):
 
 def _part_work(stage: str, form: Form, is_ours: bool, pixels: torch.Tensor) -> Callable[[], object]:
     """Calls a part of the network with the arguments that it gets inside, and as it is called there."""
-    base = getattr(form.model, "_orig_mod", form.model).model
+    model: Any = form.model
+    base = getattr(model, "_orig_mod", model).model
     level = base.pixel_level_module
     if stage == "backbone":
-        part = partial(feature_maps_of, level.encoder) if is_ours else level.encoder
-        run = form._replace(model=part)
-        return lambda: run(pixels)
+        backbone = partial(feature_maps_of, level.encoder) if is_ours else level.encoder
+        alone = form._replace(model=backbone)
+        return lambda: alone(pixels)
     part = {"pixel decoder": level.decoder, "decoder": base.transformer_module}[stage]
     arguments, named = _arguments_of(part, form, pixels)
     run = form._replace(model=lambda _: part(*arguments, **named))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from math import prod
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,8 +19,9 @@ def matrix_product(dtype: torch.dtype, device: str) -> Callable[[], object]:
     """A product of `OPERATIONS` floating point operations, in the fastest way that torch has for it."""
     a, b = (torch.randn(EDGE, EDGE, device=device).to(dtype) for _ in range(2))
     ways = [lambda: a @ b]
-    if device == "cpu" and dtype == torch.float32 and onednn_linear() is not None:
-        ways.append(lambda: onednn_linear()(a, b, None, "none", [], ""))
+    operator = onednn_linear() if device == "cpu" and dtype == torch.float32 else None
+    if operator is not None:
+        ways.append(lambda: operator(a, b, None, "none", [], ""))
     seconds = paired_seconds({str(i): way for i, way in enumerate(ways)}, 3, device)
     return min(zip(seconds.values(), ways, strict=True), key=lambda pair: min(pair[0]))[1]
 
@@ -29,7 +31,7 @@ def matrix_operations(work: Callable[[], object]) -> int:
     own operators included. Deformable sampling is no matrix product and does not count."""
     work()  # defines the operators
     # What torch's counter does not know.
-    counted = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+    counted: dict[Any, Callable[..., int]] = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
     if hasattr(torch.ops.m2f, "window_attention_v1"):
         counted[torch.ops.m2f.window_attention_v1] = _window_attention
     if hasattr(torch.ops.m2f, "masked_attention_v1"):

@@ -14,7 +14,7 @@ def paired_seconds(
     """Seconds of each piece of work, `repetitions` times in turn, after one run of each that does not count."""
     for work in works.values():
         work()
-    found = {name: [] for name in works}
+    found: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repetitions):
         for name, work in works.items():
             _wait(device)

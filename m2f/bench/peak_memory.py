@@ -33,4 +33,5 @@ def growth(work: Callable[[], object], device: str = "cpu") -> int:
 
 
 def _status(name: str) -> int:
-    return 1024 * int(re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)[1])
+    (kilobytes,) = re.findall(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return 1024 * int(kilobytes)

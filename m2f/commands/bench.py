@@ -5,6 +5,7 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     if args.peak_of:
         print(_own_peak(args))
         return 0
-    results = {"machine": machine(args.device, threads=args.threads), "rows": []}
+    results: dict[str, Any] = {"machine": machine(args.device, threads=args.threads), "rows": []}
     for backbone in args.backbone:
         for dtype in args.dtype:
             _measure(args, backbone, dtype, results)
@@ -114,7 +115,7 @@ def _row(args: argparse.Namespace, forms: dict, row: dict, product: Callable[[],
     # In turn with the others, because a machine's rate changes with what else it does.
     seconds = paired_seconds(works | {_PRODUCT: product}, args.repetitions, args.device)
     rate = OPERATIONS / spread(seconds.pop(_PRODUCT))["median"]
-    found = {name: {"seconds": spread(values)} for name, values in seconds.items()}
+    found: dict[str, dict[str, Any]] = {name: {"seconds": spread(values)} for name, values in seconds.items()}
     if THEIRS in seconds:
         for name, ratio in ratios(seconds, THEIRS).items():
             found[name]["times_faster"] = ratio

@@ -129,7 +129,10 @@ def _class_table(report: CheckReport, max_classes: int | None) -> list[str]:
     segment are among the findings."""
     counts = [Counter(summary.class_segments) for summary in report.splits.values()]
     total = sum(counts, Counter())
-    shown = {label: report.id2label.get(label, "unknown") for label in sorted(total, key=total.get)[:max_classes]}
+    shown = {
+        label: report.id2label.get(label, "unknown")
+        for label in sorted(total, key=lambda label: total[label])[:max_classes]
+    }
     width = max(map(len, shown.values()), default=0) + 8
     lines = [f"{'class':{width}}" + "".join(f"{split:>20}" for split in report.splits) + "  segments (images)"]
     for label, name in sorted(shown.items()):

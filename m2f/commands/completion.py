@@ -56,8 +56,8 @@ def _name_completion(action: argparse.Action):
 
     metavar = action.metavar if isinstance(action.metavar, str) else ""
     if metavar.startswith(_FOLDERS):
-        action.complete = shtab.DIRECTORY
+        setattr(action, "complete", shtab.DIRECTORY)  # noqa: B010 - an attribute of shtab's own
     elif metavar.startswith(_FILES):
-        action.complete = shtab.FILE
+        setattr(action, "complete", shtab.FILE)  # noqa: B010
     elif metavar.startswith("{"):  # what an option takes beside the names that it keeps, or checks by itself
         action.choices = metavar.strip("{}").split(",")

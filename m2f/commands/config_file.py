@@ -90,12 +90,13 @@ def _scalar(action: argparse.Action, name: str, value: Any) -> Any:
         return value
     if value is None or isinstance(value, bool | list | dict):
         raise ValueError(f"{name} is {value!r}; one value is needed")
+    convert = action.type if callable(action.type) else str
     try:
-        found = action.type(str(value)) if action.type else str(value)
+        found = convert(str(value))
     except argparse.ArgumentTypeError as error:
         raise ValueError(f"{name}: {error}") from error
     except ValueError as error:
-        raise ValueError(f"{name} is {value!r}; {action.type.__name__} is needed") from error
+        raise ValueError(f"{name} is {value!r}; {getattr(convert, '__name__', 'another value')} is needed") from error
     if action.choices is not None and found not in action.choices:
         raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(str, action.choices))}")
     return found
@@ -105,8 +106,10 @@ def _make_optional(parser: argparse.ArgumentParser, action: argparse.Action):
     """For what the command line may now leave out. What the file switches on can be switched off there."""
     action.default, action.required = argparse.SUPPRESS, False
     if not action.option_strings:
-        action.default, action.nargs = None, {None: "?", "+": "*"}.get(action.nargs, action.nargs)
+        action.default = None
+        if action.nargs is None or action.nargs == "+":
+            action.nargs = "?" if action.nargs is None else "*"
     if isinstance(action, argparse._StoreTrueAction):
         off = f"--no-{action.option_strings[0].removeprefix('--')}"
-        hidden = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
-        parser.add_argument(off, dest=action.dest, action="store_false", **hidden)
+        hidden = argparse.SUPPRESS
+        parser.add_argument(off, dest=action.dest, action="store_false", default=hidden, help=hidden)

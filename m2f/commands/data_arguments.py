@@ -7,8 +7,8 @@ from typing import Any
 
 def add_data_arguments(parser: argparse.ArgumentParser):
     """`format`, `image_folder` and `data_options`, a list of (name, value); `open_dataset` takes them."""
-    formats = {"default": "auto", "metavar": "NAME", "help": "format of the dataset (found out)"}
-    parser.add_argument("--format", "--data-format", **formats)
+    help = "format of the dataset (found out)"
+    parser.add_argument("--format", "--data-format", default="auto", metavar="NAME", help=help)
     parser.add_argument("--image-folder", metavar="FOLDER", help="where the images are, if not beside their labels")
     help = "for the reader of the format, such as ignore_index=0"
     parser.add_argument("--data-options", type=_argument, nargs="*", default=[], metavar="NAME=VALUE", help=help)

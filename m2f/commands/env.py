@@ -7,6 +7,7 @@ import platform
 import sys
 from collections.abc import Iterator, Mapping
 from importlib import metadata
+from typing import Any
 
 import torch
 
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser):
 
 
 def run(args: argparse.Namespace) -> int:
-    report = {
+    report: dict[str, Any] = {
         **environment(),
         "deformable attention": dict(kernel_report()),
         "other kernels, on the CPU": dict(cpu_kernel_report()),

@@ -216,8 +216,8 @@ def _validation_split(options: TrainingOptions) -> str | None:
 
 
 def _evaluation_size(options: TrainingOptions) -> dict[str, int] | None:
-    given = {"shortest_edge": options.shortest_edge, "longest_edge": options.longest_edge}
-    given = {name: value for name, value in given.items() if value is not None}
+    edges = {"shortest_edge": options.shortest_edge, "longest_edge": options.longest_edge}
+    given = {name: value for name, value in edges.items() if value is not None}
     if given or options.augmentation == NO_AUGMENTATION:
         return given or None
     return augmentation_preset(options.augmentation, options.crop_size).processor_size

@@ -100,7 +100,7 @@ class PanopticLabels:
 
     def segments(self, source: Path | bytes, segments_info: Any, where: str) -> SegmentMap:
         """Compact labels of a row."""
-        class_of = {label: i for i, label in enumerate(self.names)}
+        class_of: dict[int | str, int] = {label: i for i, label in enumerate(self.names)}
         ids = read_segment_ids(source, where)
         parts = split_segments(dicts_of(segments_info, where), class_of, where)
         return panoptic_segments(ids, *parts, self._ignore_unknown, where)

@@ -7,7 +7,23 @@ from m2f.data.segment_map import Sample
 from m2f.image_processing.white_level import WhiteLevel
 
 
-class SegmentationDataset(Protocol):
+class SampleSource(Protocol):
+    """What training takes samples from: a reader, or an order of its items. See `SegmentationDataset`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+    def name_of(self, index: int) -> str:
+        """What the item's `Sample` has as its name; nothing is read for it."""
+        ...
+
+    def image_path(self, index: int) -> Path | None:
+        """The image's file, existing or not; None where it is not in a file of its own."""
+        ...
+
+
+class SegmentationDataset(SampleSource, Protocol):
     """A map-style dataset of `Sample`. The index is read at construction, an image and its labels with each item.
 
     An item raises ValueError, or FileNotFoundError where a file is missing; the message names the file and the
@@ -23,24 +39,16 @@ class SegmentationDataset(Protocol):
             be set until the first item is read, and is to be that of the model's image processor.
     """
 
-    id2label: dict[int, str]
-    thing_label_ids: list[int] | None
+    @property
+    def id2label(self) -> dict[int, str]: ...
+
+    @property
+    def thing_label_ids(self) -> list[int] | None: ...
+
     task: str
     format: str
     split: str
     white_level: WhiteLevel
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Sample: ...
-
-    def name_of(self, index: int) -> str:
-        """What the item's `Sample` has as its name; nothing is read for it."""
-        ...
-
-    def image_path(self, index: int) -> Path | None:
-        """The image's file, existing or not; None where it is not in a file of its own."""
-        ...
 
 
 def thing_labels(dataset: SegmentationDataset) -> list[int]:

@@ -8,7 +8,7 @@ import torch
 
 from m2f.data.augmentation import Augmentation
 from m2f.data.segment_map import Sample
-from m2f.data.segmentation_dataset import SegmentationDataset
+from m2f.data.segmentation_dataset import SampleSource
 
 _POLICIES = ("raise", "skip")
 # A few broken images are stepped over; so many in a row, each drawn from all, mean that the dataset is broken.
@@ -45,7 +45,7 @@ class TrainingDataset(torch.utils.data.Dataset):
 
     def __init__(
         self,
-        dataset: SegmentationDataset,
+        dataset: SampleSource,
         augmentation: Augmentation | None = None,
         seed: int = 0,
         epoch: int = 0,

@@ -36,7 +36,9 @@ class CocoAveragePrecision(InstanceAveragePrecision):
         super().reset()
         self.predictions: list[dict] = []
 
-    def process(self, image_id: int, segmentation: Sequence[Mapping[str, Any]], segments_info: Sequence[Mapping]):
+    def process(  # type: ignore[override]  # one image, as post-processing gives it, where the others take a batch
+        self, image_id: int, segmentation: Sequence[Mapping[str, Any]], segments_info: Sequence[Mapping]
+    ):
         """Add the predictions of one image; the last two arguments are the entries of what
         `post_process_instance_segmentation(..., return_coco_annotation=True, threshold=0)` returns.
 
@@ -56,6 +58,6 @@ class CocoAveragePrecision(InstanceAveragePrecision):
             self.predictions += self.truth.results(image_id, prediction)
 
     def _completed(self, records: dict[Hashable, Any]) -> dict[Hashable, Any]:
-        nothing = {"segmentation": [], "segments_info": []}
+        nothing: dict[str, list] = {"segmentation": [], "segments_info": []}
         missing = [image_id for image_id in self.truth.image_ids if image_id not in records]
         return records | {image_id: self._count(nothing, self.truth.target(image_id)) for image_id in missing}

@@ -96,7 +96,8 @@ def _datasets(images: Sequence[Overlaps], num_labels: int) -> list:
 
     shared = {"images": [{"id": number} for number in range(1, len(images) + 1)]}
     shared["categories"] = [{"id": label} for label in range(num_labels)]
-    truth, predictions = [], []
+    truth: list[dict] = []
+    predictions: list[dict] = []
     for image_id, image in enumerate(images, start=1):
         fields = (image.true_class_ids, image.true_areas, image.crowd)
         for label, area, crowd in zip(*(field.tolist() for field in fields), strict=True):

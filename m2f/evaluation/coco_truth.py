@@ -38,11 +38,11 @@ class CocoTruth:
         self.id2label = {label: names[category] for label, category in enumerate(self.category_ids)}
         self._sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
         self.image_ids = list(self._sizes)
-        self._annotations: dict[int, list[dict]] = {image_id: [] for image_id in self.image_ids}
+        self._annotations: dict[int | str, list[dict]] = {image_id: [] for image_id in self.image_ids}
         for annotation in content["annotations"]:
             self._annotations_of(annotation["image_id"]).append(annotation)
 
-    def target(self, image_id: int) -> TrueInstances:
+    def target(self, image_id: int | str) -> TrueInstances:
         """Objects and crowds of an image, for `InstanceAveragePrecision`.
 
         Raises:
@@ -69,7 +69,7 @@ class CocoTruth:
             for label, score, rle in zip(labels, scores, predicted.rles, strict=True)
         ]
 
-    def _annotations_of(self, image_id: int) -> list[dict]:
+    def _annotations_of(self, image_id: int | str) -> list[dict]:
         if image_id not in self._annotations:
             raise ValueError(
                 f"image_id {image_id} is not in {self.annotation_file}, which has {len(self.image_ids)} images"
@@ -77,7 +77,7 @@ class CocoTruth:
         return self._annotations[image_id]
 
 
-def panoptic_target(colours: np.ndarray, segments_info: Sequence[Mapping], category_ids: Sequence[int]) -> dict:
+def panoptic_target(colours: np.ndarray, segments_info: Sequence[Mapping], category_ids: Sequence[int | str]) -> dict:
     """An image of a COCO panoptic data set as `PanopticQuality` takes it, crowds included.
 
     Args:

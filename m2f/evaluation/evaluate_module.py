@@ -53,7 +53,7 @@ class StreamingModule:
     ) -> dict[str, float]:
         """The numbers by name, of the images given here and those added before; then all are forgotten."""
         if predictions is not None:
-            self.metric.process(predictions, references, image_ids)
+            self.metric.process(predictions, [] if references is None else references, image_ids)
         results = self.metric.evaluate()
         self.metric.reset()
         return results

@@ -69,7 +69,8 @@ class InstanceAveragePrecision(StreamingMetric):
         return find_overlaps(predicted, truth, self.max_detections[-1], self.boundary)
 
     def _summarize(self, records: list[Overlaps]) -> tuple[dict[str, float], list[dict[str, Any]]]:
-        results, columns = {}, {}
+        results: dict[str, float] = {}
+        columns: dict[str, list[float]] = {}
         for prefix, boundary in (("", False), ("Boundary", True))[: 1 + self.boundary]:
             precision, recall = precision_and_recall(
                 records, self.num_labels, self.max_detections, boundary, self.engine

@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,8 @@ INSTANCES, PANOPTIC, SEMANTIC = "instances.json", "panoptic", "semantic"
 _MAX_8_BITS, _MAX_16_BITS = 255, 65535
 
 
-class PredictedImage(NamedTuple):
+@dataclass(frozen=True)
+class PredictedImage:
     """Of which image a prediction is."""
 
     index: int  # which decides the order in a json

@@ -82,10 +82,10 @@ class SemanticIoU(StreamingMetric):
 
     def _summarize(self, records: list[_Pixels]) -> tuple[dict[str, float], list[dict[str, Any]]]:
         size = self.num_labels + 1
-        confusion = np.zeros(size * size, np.int64)
+        cells = np.zeros(size * size, np.int64)
         for record in records:
-            confusion[record.cells] += record.counts
-        confusion = confusion.reshape(size, size)
+            cells[record.cells] += record.counts
+        confusion = cells.reshape(size, size)
         hits = confusion.diagonal()[:-1]
         true, predicted = confusion[:-1].sum(1), confusion[:, :-1].sum(0)
         iou, accuracy = _ratio(hits, true + predicted - hits), _ratio(hits, true)

@@ -116,7 +116,9 @@ def _scalar(dtype: Any, raw: Any) -> _Array:
     return _finished(_array_from_bytes(raw, dtype, (), "C"))
 
 
-def _from_buffer(raw: Any, dtype: Any, shape: tuple, order: str) -> _Array:
+def _from_buffer(raw: Any, dtype: Any, shape: tuple, order: Any) -> _Array:
+    if order not in ("C", "F"):
+        raise pickle.UnpicklingError(f"{order!r} is no order of an array's items")
     return _finished(_array_from_bytes(raw, dtype, shape, order))
 
 

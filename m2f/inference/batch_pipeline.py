@@ -3,7 +3,8 @@
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 # A batch that is not full is computed when so many batches' worth of items came after its first one, so that an odd
 # size neither waits for the end nor fills the memory.
@@ -13,10 +14,13 @@ _PATIENCE = 4
 class Prepared(Protocol):
     """What the first step makes of an item."""
 
-    key: Hashable  # items of one key may come together in a batch; None: always alone
+    @property
+    def key(self) -> Hashable:
+        """Items of one key may come together in a batch; None: always alone."""
 
 
-class ItemOutcome(NamedTuple):
+@dataclass(frozen=True)
+class ItemOutcome:
     """What became of an item."""
 
     index: int  # of the item
@@ -127,6 +131,7 @@ class BatchPipeline:
         """The entries of a batch, with what was computed or the error."""
         if not batch:
             return
+        computed: Sequence | None
         try:
             computed = self.compute([prepared for _, _, prepared in batch])
         except self.item_errors as error:

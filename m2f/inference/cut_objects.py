@@ -53,7 +53,8 @@ def group_parts(detections: Sequence[TileDetection], tiles: Sequence[Box]) -> li
     Args:
         detections: that are cut.
     """
-    groups, partnered = _Groups(len(detections)), set()
+    groups = _Groups(len(detections))
+    partnered: set[tuple[int, int]] = set()
     partners, pieces = _related(detections, tiles)
     for _, a, b in sorted(partners, reverse=True):
         links = {(a, detections[b].tile), (b, detections[a].tile)}

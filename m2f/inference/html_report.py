@@ -9,8 +9,9 @@ import hashlib
 import os
 import urllib.parse
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, NamedTuple
+from typing import Any
 
 from m2f.inference.report_template import SCRIPT, STYLE, TEMPLATE
 
@@ -19,7 +20,8 @@ _BAR, _SMALL_BAR = 44, 6  # pixels, width
 _SMALL_HEIGHT = 22
 
 
-class Bar(NamedTuple):
+@dataclass(frozen=True)
+class Bar:
     """A bar of a chart, in pixels."""
 
     x: int

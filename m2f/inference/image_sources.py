@@ -110,8 +110,8 @@ def _read_file(source: Path | bytes, name: str, white_level: WhiteLevel) -> Imag
 
 def _rgb_in_memory(image: Any, white_level: WhiteLevel) -> LoadedImage:
     loaded = load_images(image)[0]
-    is_float = isinstance(loaded, np.ndarray) and loaded.dtype.kind == "f"
-    if is_float and white_level in (None, "auto", "type") and 0 < (highest := loaded.max()) <= 1:
+    floats = loaded if isinstance(loaded, np.ndarray) and loaded.dtype.kind == "f" else None
+    if floats is not None and white_level in (None, "auto", "type") and 0 < (highest := floats.max()) <= 1:
         raise ValueError(
             f"a float image holds values up to {highest:g}; multiply it by 255, 0 to 255 are expected, or give "
             "white_level=1"

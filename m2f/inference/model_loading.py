@@ -155,7 +155,7 @@ def _things(config: M2FConfig, fields: Mapping[str, Any], like: SegmentationData
     """
     if like is None:
         return config.thing_label_ids
-    names = {int(label): name for label, name in config.id2label.items()}
+    names = {int(label): name for label, name in (config.id2label or {}).items()}
     if "thing_label_ids" in fields:
         return sorted(names if fields["thing_label_ids"] is None else fields["thing_label_ids"])
     of_data = thing_labels(like)

@@ -12,7 +12,7 @@ from m2f.data.segment_overlay import distinct_colours, draw_segment_map
 from m2f.inference.detection import Detection, boxes_of_ids, paint_ids
 from m2f.inference.segment import Segment
 from m2f.inference.segment_captions import draw_captions
-from m2f.inference.task_decoding import TaskSegments
+from m2f.inference.task_decoding import MappedSegments, TaskSegments
 
 # A picture is drawn in bands of so many pixels, as drawing needs 12 bytes and more for each of them.
 _BAND_PIXELS = 1 << 23
@@ -48,9 +48,9 @@ class SegmentationResult:
         cls, image: Image.Image, task: str, segments: TaskSegments, id2label: Mapping[int, str], name: str = ""
     ) -> "SegmentationResult":
         """Of what a task asks for."""
-        if task == "instance":
-            return cls.from_detections(image, segments, id2label, name)
-        return cls.from_map(image, task, *segments, id2label, name)
+        if isinstance(segments, MappedSegments):
+            return cls.from_map(image, task, segments.ids, segments.infos, id2label, name)
+        return cls.from_detections(image, segments, id2label, name)
 
     @classmethod
     def from_detections(

@@ -115,7 +115,7 @@ class Segmenter:
             OSError: the checkpoint cannot be found or read.
             ValueError: it does not fit, there is no such device or dtype, or see the class.
         """
-        fields = {} if size is None else {"size": size}
+        fields: dict[str, Any] = {} if size is None else {"size": size}
         device, dtype = find_device(device), find_dtype(dtype)
         model, processor = load_model(checkpoint, task, device, dtype, **fields)
         return cls(model, processor, task, **settings)

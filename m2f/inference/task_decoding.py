@@ -76,8 +76,9 @@ class TaskDecoder:
         Raises:
             ImageTooLargeError: it does not fit into memory.
         """
-        decode = {"instance": self._detections, "panoptic": self._panoptic_map, "semantic": self._semantic_map}
-        return decode[self.task](outputs, size)
+        if self.task == "instance":
+            return self._detections(outputs, size)
+        return self._panoptic_map(outputs, size) if self.task == "panoptic" else self._semantic_map(outputs, size)
 
     def scores(self, outputs: ViewOutputs, size: tuple[int, int]) -> Tensor:
         """(K, H, W) semantic scores of one view; raises as `decode`."""
@@ -101,7 +102,7 @@ class TaskDecoder:
 
     def scores_of_batch(self, outputs: Any, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
         """(K, H, W) semantic scores of each image of a batch."""
-        results = self.processor.post_process_semantic_segmentation(
+        results: list[Any] = self.processor.post_process_semantic_segmentation(
             outputs, target_sizes=sizes, return_segmentation_scores=True
         )
         return [result["segmentation_scores"] for result in results]
@@ -139,7 +140,7 @@ class TaskDecoder:
         )
 
     def _panoptic(self, outputs: Any, sizes: Sequence[tuple[int, int]] | None) -> list[dict]:
-        given = {} if self.threshold is None else {"threshold": self.threshold}
+        threshold = self.processor.panoptic_threshold if self.threshold is None else self.threshold
         return self.processor.post_process_panoptic_segmentation(
-            outputs, mask_threshold=self.mask_threshold, target_sizes=sizes, **given
+            outputs, threshold, mask_threshold=self.mask_threshold, target_sizes=sizes
         )

@@ -32,7 +32,8 @@ def tile_input_size(size: tuple[int, int], tile: int, processor_size: Mapping[st
         processor_size: `size` of the image processor.
     """
     whole = resized_size((tile, tile), processor_size)
-    return tuple(max(1, round(length * target / tile)) for length, target in zip(size, whole, strict=True))
+    height, width = (max(1, round(length * target / tile)) for length, target in zip(size, whole, strict=True))
+    return height, width
 
 
 def tile_weight(tile: Box, size: tuple[int, int], overlap: int) -> np.ndarray:

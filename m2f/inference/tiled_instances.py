@@ -66,7 +66,8 @@ def merge_detections(
         detections: of each tile, in the image's pixels.
         size: (height, width) of the image.
     """
-    whole, cut = [], []
+    whole: list[TileDetection] = []
+    cut: list[TileDetection] = []
     for number, (tile, found) in enumerate(zip(tiles, detections, strict=True)):
         for detection in found:
             (cut if is_cut(detection.box, tile, size) else whole).append(TileDetection(detection, number))
@@ -113,4 +114,4 @@ def _is_taken(candidate: _Candidate, kept: Iterable[_Candidate]) -> bool:
             shared = detection.shared_pixels(other.detection)
             if shared > _SAME_IN_TILE * (area + other.area - shared):
                 return True
-    return np.count_nonzero(taken & detection.pixels) >= _TAKEN_SHARE * area
+    return bool(np.count_nonzero(taken & detection.pixels) >= _TAKEN_SHARE * area)

@@ -1,6 +1,7 @@
 """The panoptic segments of an image from those of its overlapping tiles."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,8 @@ def stitch_panoptic(
     label of the tile with the larger `tile_weight` among those that see stuff there. Things lie on stuff, better
     scores on worse; what no tile gives a segment is void. A stuff label's score is its best one.
     """
-    stuff, scores, detections = np.full(size, -1, np.int32), {}, []
+    stuff, detections = np.full(size, -1, np.int32), []
+    scores: dict[int, float] = {}
     weights = np.zeros(size, np.float32)
     for tile, (ids, infos) in zip(tiles, results, strict=True):
         things = [info for info in infos if not info["was_fused"]]
@@ -47,7 +49,7 @@ def stitch_panoptic(
 def _painted(stuff: np.ndarray, scores: Mapping[int, float], things: Sequence[Detection]) -> MappedSegments:
     """Things over stuff, and the segments of which something is visible."""
     ids = paint_ids(stuff.shape, things)
-    infos = [
+    infos: list[dict[str, Any]] = [
         {"id": number, "label_id": thing.label_id, "was_fused": False, "score": thing.score}
         for number, thing in enumerate(things, start=1)
     ]

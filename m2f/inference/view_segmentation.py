@@ -20,7 +20,7 @@ from m2f.inference.tiled_panoptic import TiledPanoptic
 from m2f.inference.tiled_semantic import TiledSemantic
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 
-_TILED = {"instance": TiledInstances, "panoptic": TiledPanoptic, "semantic": TiledSemantic}
+_TILED: dict[str, type[Any]] = {"instance": TiledInstances, "panoptic": TiledPanoptic, "semantic": TiledSemantic}
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class ViewSegmentation:
         """
         if input_size is None and self.tile is not None and max(image.size) > self.tile:
             return View(item, image, name, None, None)
-        sizes = {}
+        sizes: dict[str, Any] = {}
         if input_size is not None:
             # Of the scale that the processor's size says, so that a canvas of its file holds it.
             pad_size = pad_size_in_use(self.processor, {})
@@ -83,12 +83,13 @@ class ViewSegmentation:
             inputs = dict(self.processor(image, return_tensors="pt", **sizes))
         return View(item, image, name, inputs, tuple(inputs["pixel_values"].shape))
 
-    def compute(self, views: Sequence[View]) -> list[ViewOutputs | list[TaskSegments]]:
+    def compute(self, views: Sequence[View]) -> Sequence[ViewOutputs | list[TaskSegments]]:
         """For each of some views of one `key`: the model's outputs, or for an image in tiles what is found."""
         if views[0].inputs is None:
             return [self._segments_of_tiles(view) for view in views]
         parameter = next(self.model.parameters())
-        inputs = {name: torch.cat([view.inputs[name] for view in views]) for name in views[0].inputs}
+        given = [view.inputs for view in views if view.inputs is not None]
+        inputs = {name: torch.cat([view_inputs[name] for view_inputs in given]) for name in given[0]}
         with torch.inference_mode(), memory_errors("the model's computation"):
             outputs = self.model(
                 pixel_values=inputs["pixel_values"].to(parameter.device, parameter.dtype),
@@ -106,6 +107,7 @@ class ViewSegmentation:
     def _segments_of_tiles(self, view: View) -> list[TaskSegments]:
         """The tiles go through a pipeline of their own."""
         check_memory_of_tiles(view.size)
+        assert self.tile is not None  # or no image would be cut
         tiles = tile_boxes(view.size, self.tile, self.tile_overlap)
         results = [_TILED[decoder.task](decoder, tiles, view.size, self.tile_overlap) for decoder in self.decoders]
 
@@ -125,7 +127,9 @@ class ViewSegmentation:
 
     def _tile_input_size(self, tile: Box) -> tuple[int, int]:
         size = (tile.height, tile.width)
-        return tile_input_size(size, self.tile, dict(self.processor.size)) if self.processor.do_resize else size
+        if not self.processor.do_resize or self.tile is None:
+            return size
+        return tile_input_size(size, self.tile, dict(self.processor.size))
 
 
 def _result_of(outcome: ItemOutcome) -> Any:

@@ -73,7 +73,7 @@ def _draw(panel: Panel) -> Image.Image:
     for x in ticks(left, right):
         draw.text((place(x, low)[0], _HEIGHT - _BOTTOM + 6), f"{x:.6g}", fill="black", font=font, anchor="ma")
     colours = [tuple(int(part * 0.75) for part in colour) for colour in distinct_colours(len(panel.lines))]
-    legend = _WIDTH - _RIGHT
+    legend: float = _WIDTH - _RIGHT
     for (name, line), colour in zip(panel.lines.items(), colours, strict=True):
         draw.text((legend, 8), name, fill=colour, font=font, anchor="ra")
         legend -= draw.textlength(name, font=font) + _LEGEND_GAP
@@ -81,7 +81,7 @@ def _draw(panel: Panel) -> Image.Image:
     return image
 
 
-def _draw_line(draw: ImageDraw.ImageDraw, places: list[tuple[float, float]], colour: tuple[int, int, int]):
+def _draw_line(draw: ImageDraw.ImageDraw, places: list[tuple[float, float]], colour: tuple[int, ...]):
     if len(places) == 1:
         (x, y) = places[0]
         draw.ellipse([x - 2, y - 2, x + 2, y + 2], fill=colour)

@@ -12,7 +12,7 @@ Plain `transformers.Trainer` trains the models as well, with `Collator(processor
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -26,6 +26,7 @@ from m2f.data.segmentation_dataset import SegmentationDataset
 from m2f.data.training_dataset import TrainingDataset
 from m2f.evaluation.streaming_metric import StreamingMetric
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
+from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 from m2f.training.parameter_groups import parameter_groups
 from m2f.training.trainer_checks import (
     check_evaluation_data,
@@ -48,9 +49,9 @@ class DatasetEpoch(TrainerCallback):
     one process only, see `TrainingDataset`."""
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
-        dataset = getattr(train_dataloader, "dataset", None)
-        if hasattr(dataset, "set_epoch"):
-            dataset.set_epoch(int(state.epoch or 0))
+        set_epoch = getattr(getattr(train_dataloader, "dataset", None), "set_epoch", None)
+        if set_epoch is not None:
+            set_epoch(int(state.epoch or 0))
 
 
 class M2FTrainer(Trainer):
@@ -115,11 +116,18 @@ class M2FTrainer(Trainer):
         self._counts: dict[str, Tensor] = {}
         check_model(self.model, processing_class)
         check_settings(self.args, task)
-        check_training_data(train_dataset, self.model.config, with_own_collator=data_collator is not None)
-        check_evaluation_data(eval_dataset, self.model.config, self.args, task)
+        config = self._our_model.config
+        check_training_data(train_dataset, config, with_own_collator=data_collator is not None)
+        check_evaluation_data(eval_dataset, config, self.args, task)
         if data_collator is None:
+            assert processing_class is not None  # checked with the model
             self.data_collator = Collator(processing_class, keep_size=_is_augmented(train_dataset))
         self.add_callback(DatasetEpoch())
+
+    @property
+    def _our_model(self) -> M2FForUniversalSegmentation:
+        """`check_model` made sure of its class; a wrapper may stand around it."""
+        return cast(M2FForUniversalSegmentation, self.model)
 
     def train(self, *args, **kwargs):
         """As in transformers."""
@@ -133,9 +141,9 @@ class M2FTrainer(Trainer):
             ValueError: `args.optim` is one that makes its own groups.
         """
         if self.optimizer is None:
-            model = self.model if model is None else model
+            model = self._our_model if model is None else model
             given = self.optimizer_cls_and_kwargs
-            optimizer_class, settings = given or self.get_optimizer_cls_and_kwargs(self.args, model)
+            optimizer_class, settings = given or self.get_optimizer_cls_and_kwargs(self.args, cast(Any, model))
             is_optimizer = isinstance(optimizer_class, type) and issubclass(optimizer_class, torch.optim.Optimizer)
             if not is_optimizer or set(_OWN_GROUPS) & set(settings):
                 raise ValueError(
@@ -171,7 +179,7 @@ class M2FTrainer(Trainer):
         model: nn.Module,
         inputs: Mapping[str, Any],
         return_outputs: bool = False,
-        num_items_in_batch: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
         """The batch's share of the loss of all images of the step, where `num_items_in_batch` says that it has more;
         times the number of processes, which average their gradients."""
@@ -202,14 +210,15 @@ class M2FTrainer(Trainer):
         Raises:
             TypeError, ValueError: the reader does not fit, or an image cannot be read.
         """
-        dataset = dataloader.dataset
-        check_reader(dataset, "the dataset to evaluate on", self.model.config)
-        if hasattr(self.optimizer, "eval"):  # those without a schedule, which evaluate an average of the weights
-            self.optimizer.eval()
+        dataset = cast(SegmentationDataset, dataloader.dataset)
+        check_reader(dataset, "the dataset to evaluate on", self._our_model.config)
+        optimizer_eval = getattr(self.optimizer, "eval", None)
+        if optimizer_eval is not None:  # those without a schedule, which evaluate an average of the weights
+            optimizer_eval()
         self.metric = make_metric(dataset, self.task)
         results = evaluate_model(
-            _InMixedPrecision(self.model, self.accelerator),
-            self.processing_class,
+            _InMixedPrecision(self._our_model, self.accelerator),
+            cast(M2FImageProcessor, self.processing_class),
             dataset,
             self.task,
             metric=self.metric,
@@ -218,7 +227,8 @@ class M2FTrainer(Trainer):
             progress=not self.args.disable_tqdm and self.is_local_process_zero(),
         )
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in results.items()}
-        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(dataset))
+        nothing: Any = None  # no prediction is kept
+        return EvalLoopOutput(predictions=nothing, label_ids=None, metrics=metrics, num_samples=len(dataset))
 
     def _take_terms(self) -> dict[str, float]:
         """The means since the last call over the steps and all processes; every process has to call it."""

@@ -33,7 +33,7 @@ def parameter_groups(
     Returns:
         Dicts with "params", "lr", "weight_decay" and "name": "backbone", "backbone_no_decay", "head", "head_no_decay".
     """
-    groups = {}
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     seen = set()
     for module_name, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):

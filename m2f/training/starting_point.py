@@ -5,11 +5,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from m2f.checkpoints.bundled_checkpoint import checkpoint_location
 from m2f.checkpoints.checkpoint_config import read_config
+from m2f.configuration.configuration_m2f import M2FConfig
 from m2f.data.segmentation_dataset import SegmentationDataset
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 from m2f.training.training_options import TrainingOptions
@@ -57,7 +58,7 @@ def check_start(options: TrainingOptions) -> str:
     return given[0]
 
 
-def enable_gradient_checkpointing(model: M2FForUniversalSegmentation):
+def enable_gradient_checkpointing(model: PreTrainedModel):
     """By the method's name in the installed transformers; 5.23 has renamed it and warns of the old one."""
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable()
@@ -70,12 +71,13 @@ def _from_checkpoint(options: TrainingOptions, dataset: SegmentationDataset) -> 
                 f"--{name.replace('_', '-')} belongs to a new model, and --model {options.model} has its own; leave "
                 "it out, or start with --backbone or --scratch"
             )
-    location = checkpoint_location(options.model)
+    source = str(options.model)
+    location = checkpoint_location(source)
     read_config(location)
     model = M2FForUniversalSegmentation.from_pretrained(location)
     if options.reset_classifier:
         return _with_new_classifier(model, dataset)
-    check_labels(model.config.id2label, dataset.id2label, options.model)
+    check_labels(model.config.id2label, dataset.id2label, source)
     _update(model.config, dataset)
     return model
 
@@ -99,18 +101,18 @@ def _from_backbone(options: TrainingOptions, dataset: SegmentationDataset) -> M2
     fields = {**label_fields(dataset), **_new_model_fields(options)}
     if options.drop_path_rate is not None:
         fields["backbone_kwargs"] = {"drop_path_rate": options.drop_path_rate}
-    config = M2FForUniversalSegmentation.config_class(backbone=options.backbone, **fields)
-    return M2FForUniversalSegmentation.from_pretrained_backbone(options.backbone, config=config)
+    config = M2FConfig(**{"backbone": options.backbone, **fields})
+    return M2FForUniversalSegmentation.from_pretrained_backbone(str(options.backbone), config=config)
 
 
 def _from_scratch(options: TrainingOptions, dataset: SegmentationDataset) -> M2FForUniversalSegmentation:
-    fields = _read_config(Path(options.scratch))
+    fields = _read_config(Path(str(options.scratch)))
     for name in ("num_labels", "id2label", "label2id"):
         fields.pop(name, None)
     if options.drop_path_rate is not None:
         fields["backbone_config"] = {**fields.get("backbone_config", {}), "drop_path_rate": options.drop_path_rate}
     fields.update({**label_fields(dataset), **_new_model_fields(options)})
-    return M2FForUniversalSegmentation(M2FForUniversalSegmentation.config_class.from_dict(fields))
+    return M2FForUniversalSegmentation(M2FConfig.from_dict(fields))
 
 
 def _new_model_fields(options: TrainingOptions) -> dict[str, Any]:

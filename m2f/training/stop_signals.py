@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 # A launcher of several processes passes on the Ctrl-C that they got from the terminal too.
 _ECHO_SECONDS = 1.0
@@ -21,7 +22,7 @@ class StopSignals:
         self.received: int = 0
         self._announce = announce
         self._received_at = 0.0
-        self._former: dict[int, object] = {}
+        self._former: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
         # Python lets only the main thread set handlers; elsewhere the program's own ones stay.

@@ -74,7 +74,8 @@ class LossMeter:
             return
         self.count += 1
         for name, value in {"loss": result.loss, "gradient_norm": result.gradient_norm, **result.terms}.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
+            if value is not None:
+                self.sums[name] = self.sums.get(name, 0.0) + value
 
     def take(self) -> dict[str, float]:
         """The means since the last call, empty if there was no step."""

@@ -13,7 +13,7 @@ _COCO = {"max_steps": 368_750, "schedule": "multistep", "milestones": (327_778, 
 _COCO_LONG = {"max_steps": 737_500, "schedule": "multistep", "milestones": (655_556, 710_184)}
 _MAPILLARY = {"max_steps": 300_000, "workers": 10, "evaluate_every": 0}
 
-_DATASETS = {
+_DATASETS: dict[str, dict[str, Any]] = {
     "coco-panoptic": _COCO,
     "coco-instance": _COCO,
     "cityscapes-panoptic": {"max_steps": 90_000},
@@ -28,8 +28,8 @@ _DATASETS = {
 
 # The Hub's checkpoints of the same architectures, trained on ImageNet-1k, or 22k where the name says so. Departure:
 # the original's ResNets start from torchvision's weights.
-_SWIN = {"drop_path_rate": 0.3}
-_BACKBONES = {
+_SWIN: dict[str, Any] = {"drop_path_rate": 0.3}
+_BACKBONES: dict[str, dict[str, Any]] = {
     "r50": {"backbone": "microsoft/resnet-50"},
     "r101": {"backbone": "microsoft/resnet-101"},
     "swin-t": {"backbone": "microsoft/swin-tiny-patch4-window7-224", **_SWIN},
@@ -50,7 +50,7 @@ START_FIELDS = ("backbone", "num_queries", "drop_path_rate", "frozen_batch_norm"
 
 
 def _preset(dataset: str, backbone: str) -> dict[str, Any]:
-    options = {**_ALL, **_DATASETS[dataset], **_BACKBONES[backbone], "augmentation": dataset}
+    options: dict[str, Any] = {**_ALL, **_DATASETS[dataset], **_BACKBONES[backbone], "augmentation": dataset}
     is_semantic = dataset.endswith("semantic")
     if backbone == "swin-l" and not is_semantic:
         options["num_queries"] = 200

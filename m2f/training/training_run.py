@@ -140,14 +140,15 @@ class TrainingRun:
 
     def evaluate(self) -> dict[str, float]:
         """Measures the model as it is now, or its average where there is one; keeps it if it is the best so far."""
-        is_main, step = self.accelerator.is_main_process, self.progress.step
-        own_images = len(self.validation_dataset) // self.accelerator.num_processes
-        sheet = SampleSheet(self.processor, self.validation_dataset, self.options.samples, own_images)
+        is_main, step, dataset = self.accelerator.is_main_process, self.progress.step, self.validation_dataset
+        assert dataset is not None  # nobody calls this without one
+        own_images = len(dataset) // self.accelerator.num_processes
+        sheet = SampleSheet(self.processor, dataset, self.options.samples, own_images)
         with self._averaged():
             results, details = evaluate_run(
                 self.state.plain_model,
                 self.processor,
-                self.validation_dataset,
+                dataset,
                 batch_size=self.options.evaluation_batch_size,
                 workers=self.options.workers,
                 skip_broken=self.options.on_broken_image == "skip",

@@ -5,13 +5,13 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel
 
 from m2f.data.augmentation_presets import AugmentationPreset, augmentation_preset
 from m2f.data.collation import Collator
 from m2f.data.loader_workers import leave_signals_to_the_main_process
 from m2f.data.training_dataset import TrainingDataset
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
+from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 from m2f.training.class_weights import class_weights_of
 from m2f.training.parameter_groups import parameter_groups
 from m2f.training.sample_stream import SampleStream, StreamBatches
@@ -51,23 +51,25 @@ def make_accelerator(options: TrainingOptions) -> Accelerator:
     return accelerator
 
 
-def prepared_state(options: TrainingOptions, model: PreTrainedModel, accelerator: Accelerator) -> TrainingState:
+def prepared_state(
+    options: TrainingOptions, model: M2FForUniversalSegmentation, accelerator: Accelerator
+) -> TrainingState:
     """Model and optimizer, as Accelerate wraps them.
 
     Raises:
         ValueError: BatchNorm layers that learn, in several processes on CPUs; or class weights that do not fit.
     """
     if options.class_weights:  # otherwise those of the model that the run starts with, or goes on with
-        model.set_class_weights(class_weights_of(options.class_weights, model.config.id2label))
+        model.set_class_weights(class_weights_of(options.class_weights, model.config.id2label or {}))
     if options.gradient_checkpointing:
         enable_gradient_checkpointing(model)
-    model = _with_shared_batch_norm(model, accelerator)
+    shared_model = _with_shared_batch_norm(model, accelerator)
     groups = parameter_groups(
-        model, options.scaled_learning_rate, options.weight_decay, options.backbone_lr_multiplier
+        shared_model, options.scaled_learning_rate, options.weight_decay, options.backbone_lr_multiplier
     )
     # With a gradient scaler, torch's fused AdamW decides by itself whether to skip, and Accelerate cannot tell.
     optimizer = torch.optim.AdamW(groups, fused=accelerator.scaler is None)
-    prepared_model, prepared_optimizer = accelerator.prepare(model, optimizer)
+    prepared_model, prepared_optimizer = accelerator.prepare(shared_model, optimizer)
     state = TrainingState(accelerator, prepared_model, prepared_optimizer, None, Progress())
     if options.ema_decay:
         state.average = WeightAverage(state.plain_model, options.ema_decay)
@@ -102,7 +104,7 @@ def training_loader(
     )
 
 
-def _with_shared_batch_norm(model: PreTrainedModel, accelerator: Accelerator) -> PreTrainedModel:
+def _with_shared_batch_norm(model: nn.Module, accelerator: Accelerator) -> nn.Module:
     """BatchNorm layers that are not frozen share their statistics over processes, as the original's SyncBN."""
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if not norms or accelerator.num_processes == 1:

@@ -19,9 +19,9 @@ from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
-from transformers import PreTrainedModel
 
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
+from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 from m2f.training.checkpoint_store import CheckpointError
 from m2f.training.random_state import random_state, set_random_state
 from m2f.training.weight_average import WeightAverage
@@ -71,7 +71,7 @@ class TrainingState:
     progress: Progress
 
     @property
-    def plain_model(self) -> PreTrainedModel:
+    def plain_model(self) -> M2FForUniversalSegmentation:
         """The model without wrappers of distributed training and compilation."""
         return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
 
@@ -116,13 +116,14 @@ class TrainingState:
         """Parameter's name -> whole tensors on the CPU, for any number of processes and kind of sharding; sharded, the
         main process alone has them."""
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        return get_optimizer_state_dict(self.plain_model, _inner(self.optimizer), options=options).get("state", {})
+        found: dict[str, Any] = get_optimizer_state_dict(self.plain_model, _inner(self.optimizer), options=options)
+        return found.get("state", {})
 
     def _restore_optimizer(self, folder: Path):
         # The groups, with learning rates and weight decays, are those of today's options, not of the checkpoint's.
         optimizer = _inner(self.optimizer)
         groups = get_optimizer_state_dict(self.plain_model, optimizer)["param_groups"]
-        state = {"state": _unflattened(load_file(folder / OPTIMIZER)), "param_groups": groups}
+        state: dict[str, Any] = {"state": _unflattened(load_file(folder / OPTIMIZER)), "param_groups": groups}
         options = StateDictOptions(full_state_dict=True)
         set_optimizer_state_dict(self.plain_model, optimizer, state, options=options)
 
@@ -165,7 +166,9 @@ def save_tensors(tensors: dict[str, Tensor], path: Path):
         raise OSError(f"{path.name}: {error}") from error
 
 
-def save_model(model: PreTrainedModel, weights: dict[str, Tensor], processor: M2FImageProcessor, folder: Path):
+def save_model(
+    model: M2FForUniversalSegmentation, weights: dict[str, Tensor], processor: M2FImageProcessor, folder: Path
+):
     """What `from_pretrained` loads: configuration, weights and image processor.
 
     Raises:

@@ -77,6 +77,7 @@ def _like(whole: Tensor, tensor: Tensor) -> Tensor:
     """A whole tensor, sharded as another one is."""
     if not hasattr(tensor, "full_tensor"):
         return whole
-    from torch.distributed.tensor import distribute_tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
 
+    assert isinstance(tensor, DTensor)
     return distribute_tensor(whole.to(tensor.device), tensor.device_mesh, tensor.placements)

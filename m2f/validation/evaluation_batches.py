@@ -1,8 +1,9 @@
 """The batches of an evaluation: which images come together, on which process, and in which views."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from statistics import median
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from PIL import ImageOps
@@ -20,10 +21,11 @@ from m2f.image_processing.resize_rule import resized_size
 logger = logging.get_logger(__name__)
 
 
-class TestTimeView(NamedTuple):
+@dataclass(frozen=True)
+class TestTimeView:
     """How a model gets to see an image, in test-time augmentation in several ways."""
 
-    __test__ = False  # pytest takes a name that begins with Test for tests
+    __test__: ClassVar[bool] = False  # pytest takes a name that begins with Test for tests
 
     scale: float = 1.0  # of the size that the processor's settings say
     flipped: bool = False  # left and right exchanged

@@ -62,9 +62,18 @@ def evaluate_model(
     """
     task = dataset.task if task is None else task
     metric = make_metric(dataset, task) if metric is None else metric
-    settings = {"workers": workers, "skip_broken": skip_broken, "observe": observe, "progress": progress}
     measurement = TaskMeasurement(measuring_decoder(processor, task), metric)
-    evaluate_tasks(model, processor, dataset, [measurement], batch_size=batch_size, **settings)
+    evaluate_tasks(
+        model,
+        processor,
+        dataset,
+        [measurement],
+        batch_size=batch_size,
+        workers=workers,
+        skip_broken=skip_broken,
+        observe=observe,
+        progress=progress,
+    )
     return metric.evaluate()
 
 
@@ -140,8 +149,8 @@ def evaluate_tasks(
 def _batches(
     dataset: SegmentationDataset, processor: M2FImageProcessor, batch_size: int | str, by_shape: bool, model: nn.Module
 ) -> list[list[int]]:
-    if batch_size == AUTO:
-        batches = batches_of_one_size(processed_sizes(dataset, processor), BatchLimit(AUTO, model))
+    if isinstance(batch_size, str):  # "auto"
+        batches = batches_of_one_size(processed_sizes(dataset, processor), BatchLimit(batch_size, model))
         # Processes may see different free memory, and have to share the same batches.
         return broadcast_object_list([batches])[0]
     if by_shape and batch_size > 1:
@@ -168,7 +177,7 @@ def _count_batch(
     device = next(model.parameters()).device
     outputs = (model(**send_to_device(inputs, device)) for inputs in batch.views)  # one at a time in memory
     sizes = [sample.segments.size for sample in batch.samples]
-    own = [i for i, index in enumerate(batch.indices) if index is not None]
+    own = [(i, index) for i, index in enumerate(batch.indices) if index is not None]
     only = next(outputs) if len(views) == 1 else None
     for measurement in measurements:
         predictions = (
@@ -176,10 +185,11 @@ def _count_batch(
             if only is None
             else measurement.predictions(only, sizes)
         )
-        for i in own:
-            measurement.count(batch.indices[i], batch.samples[i], predictions[i])
-    for i in own if observe else ():
-        observe(batch.samples[i], _one_image(only, i))
+        for i, index in own:
+            measurement.count(index, batch.samples[i], predictions[i])
+    if observe and only is not None:
+        for i, _ in own:
+            observe(batch.samples[i], _one_image(only, i))
     return len(own)
 
 

@@ -9,7 +9,6 @@ every other format: the sample's labels. Their ignored pixels, which may be a cr
     and mIoU, and for AP a crowd of every class: Cityscapes' evaluation leaves such regions out, too.
 """
 
-from collections.abc import Hashable
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,7 +34,7 @@ class Truth(Protocol):
 
     def semantic(self, index: int, sample: Sample) -> Any: ...
 
-    def image_id(self, index: int) -> Hashable: ...
+    def image_id(self, index: int) -> int | str: ...
 
 
 def truth_of(dataset: SegmentationDataset) -> Truth:
@@ -57,13 +56,13 @@ class SampleTruth:
     def __init__(self, dataset: SegmentationDataset):
         self.dataset = dataset
 
-    def image_id(self, index: int) -> Hashable:
+    def image_id(self, index: int) -> int | str:
         return index
 
-    def panoptic(self, index: int, sample: Sample) -> SegmentMap:
+    def panoptic(self, index: int, sample: Sample) -> SegmentMap | dict[str, Any]:
         return sample.segments
 
-    def instance(self, index: int, sample: Sample) -> SegmentMap:
+    def instance(self, index: int, sample: Sample) -> SegmentMap | TrueInstances:
         """Things alone; stuff is background."""
         segments = sample.segments
         is_thing = np.isin(segments.class_ids, thing_labels(self.dataset))
@@ -87,7 +86,7 @@ class CocoInstanceTruth(SampleTruth):
         label_of = {category: label for label, category in enumerate(dataset.category_ids)}
         self._label_of = np.array([label_of.get(category, NOTHING) for category in self._truth.category_ids])
 
-    def image_id(self, index: int) -> Hashable:
+    def image_id(self, index: int) -> int | str:
         return self.dataset.images[index].id
 
     def instance(self, index: int, sample: Sample) -> TrueInstances:
@@ -107,7 +106,7 @@ class CocoPanopticTruth(SampleTruth):
         entries = read_json(dataset.annotation_file)["annotations"]
         self._entries = {entry["image_id"]: entry for entry in entries}
 
-    def image_id(self, index: int) -> Hashable:
+    def image_id(self, index: int) -> int | str:
         return self.dataset.images[index].id
 
     def panoptic(self, index: int, sample: Sample) -> dict[str, Any]:

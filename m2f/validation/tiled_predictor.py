@@ -11,7 +11,7 @@ from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.inference.batch_limit import AUTO, BatchLimit
 from m2f.inference.detection import Detection
 from m2f.inference.segmentation_result import SegmentationResult
-from m2f.inference.task_decoding import TaskSegments
+from m2f.inference.task_decoding import MappedSegments, TaskSegments
 from m2f.inference.view_segmentation import ViewSegmentation
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 from m2f.validation.task_measurement import measuring_decoder
@@ -65,7 +65,7 @@ class TiledPredictor:
         }
 
     def _prediction(self, task: str, image: Image.Image, segments: TaskSegments) -> Any:
-        if task == "instance":
+        if not isinstance(segments, MappedSegments):
             return self._instances(image, segments[: self.max_detections])
         if task == "panoptic":
             return {"segmentation": torch.from_numpy(segments.ids), "segments_info": list(segments.infos)}
