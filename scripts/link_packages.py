@@ -1,6 +1,6 @@
 """Puts the packages under their import names into build/packages, as links: `python scripts/link_packages.py`.
 
-The checkout keeps three packages beside the others (`FOLDERS` in setup.py), which Python finds through m2f/__init__.py.
+The checkout keeps three packages beside the others (`FOLDERS` in setup.py); Python finds them through m2f/__init__.py.
 Type checkers and editors follow no code: they look in build/packages, which pyproject.toml names to them.
 """
 
