@@ -93,7 +93,7 @@ def sources(root: Path) -> set[str]:
     names = {file.relative_to(root).as_posix() for file in (root / CHECKPOINT).rglob("*") if file.is_file()}
     assert {f"{CHECKPOINT}/{name}" for name in ("config.json", "model.safetensors", "README.md")} <= names
     for folder in FOLDERS:
-        for file in [*(root / folder).rglob("*.py"), *(root / folder).rglob("csrc/*")]:
+        for file in [file for kind in ("*.py", "csrc/*", "py.typed") for file in (root / folder).rglob(kind)]:
             name = file.relative_to(root).as_posix()
             names.add(name if folder == "m2f" else f"m2f/{name}")
     return names

@@ -10,7 +10,6 @@ from transformers.utils import logging
 
 from m2f.checkpoints.bundled_checkpoint import checkpoint_location
 from m2f.checkpoints.checkpoint_config import read_config
-from m2f.configuration.configuration_m2f import M2FConfig
 from m2f.data.segmentation_dataset import SegmentationDataset
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 from m2f.training.training_options import TrainingOptions
@@ -101,7 +100,7 @@ def _from_backbone(options: TrainingOptions, dataset: SegmentationDataset) -> M2
     fields = {**label_fields(dataset), **_new_model_fields(options)}
     if options.drop_path_rate is not None:
         fields["backbone_kwargs"] = {"drop_path_rate": options.drop_path_rate}
-    config = M2FConfig(**{"backbone": options.backbone, **fields})
+    config = M2FForUniversalSegmentation.config_class(**{"backbone": options.backbone, **fields})
     return M2FForUniversalSegmentation.from_pretrained_backbone(str(options.backbone), config=config)
 
 
@@ -112,7 +111,7 @@ def _from_scratch(options: TrainingOptions, dataset: SegmentationDataset) -> M2F
     if options.drop_path_rate is not None:
         fields["backbone_config"] = {**fields.get("backbone_config", {}), "drop_path_rate": options.drop_path_rate}
     fields.update({**label_fields(dataset), **_new_model_fields(options)})
-    return M2FForUniversalSegmentation(M2FConfig.from_dict(fields))
+    return M2FForUniversalSegmentation(M2FForUniversalSegmentation.config_class.from_dict(fields))
 
 
 def _new_model_fields(options: TrainingOptions) -> dict[str, Any]:

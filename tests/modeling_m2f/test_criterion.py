@@ -1,77 +1,26 @@
-import itertools
-
 import plain_criterion
 import pytest
 import torch
+from criterion_cases import (
+    CANVAS,
+    FORMS,
+    NUM_CLASSES,
+    NUM_QUERIES,
+    gradients,
+    make_criterion,
+    make_targets,
+    overlapping_maps,
+    padded,
+    random_predictions,
+)
 from plain_criterion import WEIGHTS
 from small_models import random_targets, small_model
-from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.nn.functional import interpolate
 
-from m2f.modeling_m2f.criterion import Criterion
-from m2f.modeling_m2f.mask_losses import dice_loss, mask_loss
-from m2f.modeling_m2f.matcher import HungarianMatcher, assign, pairwise_dice_cost, pairwise_mask_cost
-from m2f.modeling_m2f.point_sampling import PointChoice, sample_at_points, sample_cells, uncertain_points
-from m2f.modeling_m2f.prepare_targets import IGNORED, NOTHING, PADDING_LABEL, prepare_targets
+from m2f.modeling_m2f.matcher import HungarianMatcher
+from m2f.modeling_m2f.prepare_targets import IGNORED
 
 pytest_plugins = ("kernel_fixtures",)
-
-NUM_CLASSES, NUM_QUERIES = 5, 8
-CANVAS = (64, 96)
-
-
-def make_criterion(num_points: int = 64) -> Criterion:
-    matcher = HungarianMatcher(2.0, 5.0, 5.0, num_points)
-    return Criterion(matcher, NUM_CLASSES, 0.1, PointChoice(num_points, 3.0, 0.75), WEIGHTS)
-
-
-def make_targets(masks, classes, canvas: tuple[int, int] = CANVAS, valid: list[tuple[int, int]] | None = None):
-    sizes = valid or [canvas] * len(classes)
-    cpu = torch.device("cpu")
-    return prepare_targets(masks, classes, sizes, canvas, canvas, valid is None, NUM_CLASSES, NUM_QUERIES, cpu)
-
-
-def random_predictions(num_predictions: int = 3, batch: int = 2, canvas: tuple[int, int] = CANVAS, channels: int = 16):
-    """Class logits, mask embeddings and mask features, leaves of the graph."""
-    height, width = canvas[0] // 4, canvas[1] // 4
-    class_logits = torch.randn(num_predictions, batch, NUM_QUERIES, NUM_CLASSES + 1)
-    embeddings = torch.randn(num_predictions, batch, NUM_QUERIES, channels)
-    features = torch.randn(batch, channels, height, width)
-    return [x.requires_grad_() for x in (class_logits, embeddings, features)]
-
-
-def overlapping_maps():
-    """Index maps of two images (with a layer that only fills up) and the same masks one by one."""
-    ids = torch.full((2, 2, *CANVAS), NOTHING, dtype=torch.int32)
-    ids[0, 0, 5:30, 7:40], ids[0, 0, 40:60, 10:70] = 0, 1
-    ids[0, 1, 20:50, 20:60] = 2
-    ids[1, 0, :, :33] = 0
-    ids[1, 1] = PADDING_LABEL
-    classes = [torch.tensor([1, 3, 1]), torch.tensor([4])]
-    masks = [torch.stack([(ids[b] == n).any(0) for n in range(len(c))]).to(torch.uint8) for b, c in enumerate(classes)]
-    return ids, masks, classes
-
-
-def padded(tensors: list[torch.Tensor], value: int) -> torch.Tensor:
-    """One tensor of tensors of different length."""
-    batch = torch.full((len(tensors), max(map(len, tensors)), *tensors[0].shape[1:]), value, dtype=tensors[0].dtype)
-    for row, tensor in zip(batch, tensors, strict=True):
-        row[: len(tensor)] = tensor
-    return batch
-
-
-def gradients(criterion_outputs, predictions):
-    return torch.autograd.grad(criterion_outputs[0], predictions)
-
-
-FORMS = {
-    "index maps": lambda ids, masks, classes: (ids, padded(classes, PADDING_LABEL)),
-    "list of index maps": lambda ids, masks, classes: (list(ids), classes),
-    "uint8 stacks": lambda ids, masks, classes: (padded(masks, 0), padded(classes, PADDING_LABEL)),
-    "list of uint8 stacks": lambda ids, masks, classes: (masks, classes),
-    "list of float stacks": lambda ids, masks, classes: ([m.float() for m in masks], classes),
-    "list of bool stacks": lambda ids, masks, classes: ([m.bool() for m in masks], classes),
-}
 
 
 @pytest.mark.parametrize("elements", [1, 2**21])
@@ -108,116 +57,6 @@ def no_threads():
     torch.set_num_threads(threads)
 
 
-class LargestTensor(TorchDispatchMode):
-    elements = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for x in torch.utils._pytree.tree_leaves(result):
-            if isinstance(x, torch.Tensor):
-                self.elements = max(self.elements, x.numel())
-        return result
-
-
-def test_no_mask_of_an_unmatched_query_is_made():
-    """One target: nothing as large as the masks of the 8 queries ever exists."""
-    predictions = random_predictions(batch=1, channels=4)
-    targets = make_targets(torch.ones(1, 1, *CANVAS, dtype=torch.uint8), torch.tensor([[2]]))
-    with LargestTensor() as largest:
-        make_criterion(16)(*predictions, targets)[0].backward()
-    # The largest are the features and their gradient, and the class logits and points are smaller.
-    assert 4 * 16 * 24 <= largest.elements < NUM_QUERIES * 16 * 24
-
-
-def test_pairwise_costs_are_the_losses_of_each_pair():
-    logits, targets = torch.randn(4, 50, dtype=torch.float64), torch.rand(3, 50, dtype=torch.float64)
-    mask_cost, dice_cost = pairwise_mask_cost(logits, targets), pairwise_dice_cost(logits, targets)
-    for q, n in itertools.product(range(4), range(3)):
-        expected = binary_cross_entropy_with_logits(logits[q], targets[n])
-        torch.testing.assert_close(mask_cost[q, n], expected)
-        p = logits[q].sigmoid()
-        expected = 1 - (2 * (p * targets[n]).sum() + 1) / (p.sum() + targets[n].sum() + 1)
-        torch.testing.assert_close(dice_cost[q, n], expected)
-
-
-def test_losses_of_each_mask_are_their_formulas():
-    logits, targets = torch.randn(3, 50, dtype=torch.float64), torch.rand(3, 50, dtype=torch.float64)
-    for i, (x, t) in enumerate(zip(logits, targets, strict=True)):
-        torch.testing.assert_close(mask_loss(logits, targets)[i], binary_cross_entropy_with_logits(x, t))
-        p = x.sigmoid()
-        expected = 1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1)
-        torch.testing.assert_close(dice_loss(logits, targets)[i], expected)
-
-
-@pytest.mark.parametrize("kept", [50, 20, 0])
-def test_points_of_weight_zero_count_like_absent_ones(kept):
-    logits, targets = torch.randn(4, 50, dtype=torch.float64), torch.rand(3, 50, dtype=torch.float64)
-    weights = (torch.arange(50) < kept).double()
-    for cost in (pairwise_mask_cost, pairwise_dice_cost):
-        expected = cost(logits[:, :kept], targets[:, :kept]) if kept else torch.zeros(4, 3, dtype=torch.float64)
-        torch.testing.assert_close(cost(logits, targets, weights), expected)
-    for loss in (mask_loss, dice_loss):
-        expected = loss(logits[:3, :kept], targets[:, :kept]) if kept else torch.zeros(3, dtype=torch.float64)
-        torch.testing.assert_close(loss(logits[:3], targets, weights.expand(3, -1)), expected)
-
-
-def test_points_at_cell_centres_read_the_cells():
-    maps = torch.rand(2, 3, 4, 5)
-    y, x = torch.meshgrid((torch.arange(4) + 0.5) / 4, (torch.arange(5) + 0.5) / 5, indexing="ij")
-    points = torch.stack([x, y], -1).view(1, 20, 2)
-    torch.testing.assert_close(sample_at_points(maps, points), maps.flatten(2), atol=1e-5, rtol=1e-5)
-
-
-def test_sampled_cells_are_the_sampled_map():
-    features, points = torch.randn(7, 5, 6), torch.rand(200, 2)
-    points[:4] = torch.tensor([[0, 0], [1, 1], [0, 0.5], [0.5, 1]])  # borders, where zeros from outside weigh half
-    expected = sample_at_points(features[None], points[None])[0].T
-    actual = sample_cells(features.flatten(1).T.contiguous(), points, (5, 6))
-    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
-
-
-def test_points_are_undecided_ones_and_uniform_ones():
-    """Of 100 points, 75 lie where |logit| is least among 300 candidates, 25 anywhere."""
-    logits = torch.linspace(-10, 10, 64).expand(1, 64, 64)
-    torch.manual_seed(0)
-    points = uncertain_points(logits, 100, 3.0, 0.75)
-    assert points.shape == (1, 100, 2) and 0 <= points.min() and points.max() < 1
-    distance = (points[0, :, 0] - 0.5).abs()
-    # The 75 nearest of 300 uniform points lie within 1/8 of the middle, give or take 4 standard deviations.
-    assert distance[:75].max() < 0.125 + 4 * 0.0125 and distance[75:].max() > 0.25
-
-
-def test_undecided_points_that_do_not_count_are_kept_only_where_there_are_no_others():
-    """Undecided in the middle; what counts is the lower half, of about 150 candidates, but for the border, where the
-    zeros beyond look undecided."""
-    logits = torch.linspace(-10, 10, 64).expand(1, 64, 64)
-    torch.manual_seed(0)
-    points = uncertain_points(logits, 100, 3.0, 0.75, lambda points: ((points[..., 1] - 0.75).abs() < 0.24).float())
-    assert (points[0, :75, 1] - 0.75).abs().max() < 0.24 and points[0, 75:, 1].min() < 0.5
-    assert (points[0, :75, 0] - 0.5).abs().max() < 0.25 + 4 * 0.025
-    points = uncertain_points(logits, 100, 3.0, 0.75, lambda points: points.new_zeros(points.shape[:-1]))
-    assert points.shape == (1, 100, 2)
-
-
-def test_the_matcher_finds_the_cheapest_assignment():
-    """Against all assignments."""
-    torch.manual_seed(3)
-    logits, targets = torch.randn(5, 200), (torch.rand(3, 200) > 0.5).float()
-    cost = HungarianMatcher(2.0, 5.0, 5.0, 200).cost(torch.randn(5, 4), logits, torch.tensor([0, 2, 1]), targets)
-    (((queries, chosen),),) = assign([[cost]])
-    best = min(sum(cost[q, n] for n, q in enumerate(p)) for p in itertools.permutations(range(5), 3))
-    torch.testing.assert_close(cost[queries, chosen].sum(), best)
-
-
-def test_every_prediction_and_image_gets_its_own_assignment():
-    costs = [[torch.rand(4, n) for n in (2, 0, 6)] for _ in range(3)]
-    for prediction, matches in zip(costs, assign(costs), strict=True):
-        for cost, (queries, chosen) in zip(prediction, matches, strict=True):
-            (((alone, alone_chosen),),) = assign([[cost]])
-            assert torch.equal(queries, alone) and torch.equal(chosen, alone_chosen)
-            assert len(queries) == min(cost.shape)
-
-
 def test_reference_row_23_costs_and_terms_are_float32_under_autocast():
     matcher = HungarianMatcher(2.0, 5.0, 5.0, 500)
     class_logits, logits, targets = torch.randn(5, 4), 3 * torch.randn(5, 500), (torch.rand(3, 500) > 0.5).float()
@@ -249,16 +88,6 @@ def test_half_precision_predictions_are_compared_in_float32(dtype):
         torch.testing.assert_close(gradient, other.to(dtype))
 
 
-@pytest.mark.parametrize("disturbed", [0, 1])
-def test_reference_row_33_costs_that_are_not_finite_are_an_error_with_image_and_prediction(disturbed):
-    """transformers replaces them, and trains on with a loss of NaN."""
-    predictions = [x.detach() for x in random_predictions()]
-    predictions[disturbed][2, 1, 3] = float("nan")
-    masks, classes = random_targets([CANVAS] * 2, [2, 1])
-    with pytest.raises(ValueError, match=r"image 1 in the batch is not finite in prediction 2 of 0\.\.2"):
-        make_criterion()(*predictions, make_targets(masks, classes))
-
-
 def test_the_classification_loss_weighs_no_object_with_a_tenth():
     criterion = make_criterion()
     class_logits, embeddings, features = random_predictions(1, 1)
@@ -283,38 +112,6 @@ def test_the_total_is_the_weighted_sum_of_the_terms():
     expected = sum(WEIGHTS[name] * terms[name + suffix] for name in WEIGHTS for suffix in ("_0", "_1", ""))
     torch.testing.assert_close(total, expected)
     assert total.requires_grad and not any(term.requires_grad for term in terms.values())
-
-
-def test_gradients_follow_the_factor_of_the_loss_and_repeat():
-    predictions = random_predictions()
-    masks, classes = random_targets([CANVAS] * 2, [2, 3])
-    total, _ = make_criterion()(*predictions, make_targets(masks, classes))
-    once, again = (torch.autograd.grad(factor * total, predictions, retain_graph=True) for factor in (1, 3))
-    for first, second in zip(once, again, strict=True):
-        torch.testing.assert_close(3 * first, second)
-
-
-def test_without_gradients_the_loss_is_the_same():
-    predictions = random_predictions()
-    masks, classes = random_targets([CANVAS] * 2, [2, 3])
-    totals = []
-    for enabled in (True, False):
-        torch.manual_seed(0)
-        with torch.set_grad_enabled(enabled):
-            totals.append(make_criterion()(*predictions, make_targets(masks, classes))[0])
-    assert torch.equal(*totals) and not totals[1].requires_grad
-
-
-@pytest.mark.parametrize("maps", [False, True])
-def test_reference_row_43_empty_targets_give_mask_terms_of_exactly_zero(maps):
-    predictions = random_predictions(1)
-    masks, classes = random_targets([CANVAS] * 2, [0, 0])
-    if maps:
-        masks = [torch.full((1, *CANVAS), NOTHING, dtype=torch.int32)] * 2
-    total, terms = make_criterion()(*predictions, make_targets(masks, classes))
-    assert terms["loss_mask"] == terms["loss_dice"] == 0
-    class_gradient, *mask_gradients = gradients((total, terms), predictions)
-    assert class_gradient.abs().sum() > 0 and all(gradient.abs().sum() == 0 for gradient in mask_gradients)
 
 
 def test_an_image_without_targets_beside_one_with():
@@ -416,11 +213,6 @@ def test_learning_brings_the_masks_to_the_targets():
     predicted = interpolate(features.detach(), (16, 16))[0, queries] > 0
     assert (predicted == masks[0][chosen].bool()).float().mean() > 0.97
     assert class_logits[0, 0, queries].argmax(-1).tolist() == classes[0][chosen].tolist()
-
-
-def test_weights_that_are_all_zero_are_refused():
-    with pytest.raises(ValueError, match="all 0"):
-        HungarianMatcher(0, 0, 0, 10)
 
 
 def test_the_models_loss_uses_the_configured_weights():

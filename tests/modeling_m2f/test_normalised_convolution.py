@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import group_norm
 
 from m2f.modeling_m2f.kernels.group_norm import group_norm_
 from m2f.modeling_m2f.normalised_convolution import MaskedGroupNorm
@@ -107,3 +108,16 @@ def test_others_are_plain(calls, monkeypatch):
     norm.requires_grad_(False)
     monkeypatch.setenv("M2F_KERNELS", "reference")
     assert normalised(norm, features, None) is not features and not calls
+
+
+def test_masked_group_norm_is_group_norm_of_the_valid_part():
+    norm = MaskedGroupNorm(2, 4)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    features = torch.randn(2, 4, 6, 8)
+    valid = ValidRegion(torch.tensor([[24, 17], [9, 32]]), (24, 32))  # stride 4: 6 x 5 and 3 x 8 cells
+    result = norm(features, valid)
+    for image, normalised, (rows, columns) in zip(features, result, [(6, 5), (3, 8)], strict=True):
+        expected = group_norm(image[None, :, :rows, :columns], 2, norm.weight, norm.bias)[0]
+        torch.testing.assert_close(normalised[:, :rows, :columns], expected)
+        assert normalised[:, rows:].abs().sum() == 0 and normalised[:, :, columns:].abs().sum() == 0

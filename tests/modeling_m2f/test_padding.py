@@ -3,12 +3,11 @@
 import pytest
 import torch
 from small_models import corner_mask, small_model
-from torch.nn.functional import group_norm, pad
-
-from m2f.modeling_m2f.normalised_convolution import MaskedGroupNorm
-from m2f.modeling_m2f.valid_region import ValidRegion, replicate_edge
+from torch.nn.functional import pad
 
 CANVAS = (128, 160)
+
+
 SIZES = [(128, 96), (75, 160), (52, 61)]
 
 
@@ -116,22 +115,3 @@ def test_padding_that_the_model_adds_is_masked_too():
 def test_valid_sizes_are_those_of_the_mask():
     outputs = small_model("resnet")(torch.randn(3, 3, *CANVAS), pixel_mask=corner_mask(CANVAS, SIZES))
     assert outputs.valid_sizes.tolist() == [list(size) for size in SIZES]
-
-
-def test_masked_group_norm_is_group_norm_of_the_valid_part():
-    norm = MaskedGroupNorm(2, 4)
-    torch.nn.init.normal_(norm.weight)
-    torch.nn.init.normal_(norm.bias)
-    features = torch.randn(2, 4, 6, 8)
-    valid = ValidRegion(torch.tensor([[24, 17], [9, 32]]), (24, 32))  # stride 4: 6 x 5 and 3 x 8 cells
-    result = norm(features, valid)
-    for image, normalised, (rows, columns) in zip(features, result, [(6, 5), (3, 8)], strict=True):
-        expected = group_norm(image[None, :, :rows, :columns], 2, norm.weight, norm.bias)[0]
-        torch.testing.assert_close(normalised[:, :rows, :columns], expected)
-        assert normalised[:, rows:].abs().sum() == 0 and normalised[:, :, columns:].abs().sum() == 0
-
-
-def test_replicate_edge_repeats_the_last_valid_row_and_column():
-    features = torch.arange(12.0).view(1, 1, 3, 4)
-    valid = ValidRegion(torch.tensor([[8, 8]]), (12, 16))
-    assert replicate_edge(features, valid)[0, 0].tolist() == [[0, 1, 1, 1], [4, 5, 5, 5], [4, 5, 5, 5]]

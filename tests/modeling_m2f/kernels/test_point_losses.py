@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_criterion import make_criterion, make_targets, overlapping_maps, padded, random_predictions
+from criterion_cases import make_criterion, make_targets, overlapping_maps, padded, random_predictions
 from torch.nn.functional import softplus
 
 from m2f.modeling_m2f.kernels.cpu_source import CpuSource
