@@ -87,7 +87,8 @@ def open_image(
 
 def reopened(image: ImageFile.ImageFile) -> ImageFile.ImageFile:
     """The same image, not decoded, from the open file of one that may be decoded afterwards as it could before."""
-    return Image.open(io.BytesIO(content_of_open_file(image)), formats=[str(image.format)])
+    assert image.format is not None  # an image that is read from a file has one
+    return Image.open(io.BytesIO(content_of_open_file(image)), formats=[image.format])
 
 
 def decoded(read: Callable[[], Read], name: str) -> Read:

@@ -88,11 +88,12 @@ class ProcessingStepsMixin(_Base):
         padded = [_padded(image, padded_size, fill) for image in images]
         return padded, [_padded(_ones(image), padded_size, 0) for image in images], maps
 
-    def rescale(self, image: Any, scale: float, *args, **kwargs) -> Any:
+    # The base class has arrays alone, these two tensors as well.
+    def rescale(self, image: Array, scale: float, *args, **kwargs) -> Array:  # type: ignore[override]
         """`image * scale`."""
         return image * scale if isinstance(image, Tensor) else super().rescale(image, scale, *args, **kwargs)
 
-    def normalize(self, image: Any, mean: Any, std: Any, *args, **kwargs) -> Any:
+    def normalize(self, image: Array, mean: Any, std: Any, *args, **kwargs) -> Array:  # type: ignore[override]
         """`(image - mean) / std`, with a number for each channel of (..., C, H, W)."""
         if not isinstance(image, Tensor):
             return super().normalize(image, mean, std, *args, **kwargs)

@@ -148,7 +148,10 @@ def _expected_errors() -> tuple[type[Exception], ...]:
 
 def _line_about(error: Exception) -> str | None:
     """What to say of an error that is not the program's fault; None of all others."""
+    is_expected = isinstance(error, _expected_errors())
+    if not is_expected and not isinstance(error, RuntimeError):
+        return None
     text = " ".join(str(error).split())
     if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(text):
         return f"{_MEMORY_ADVICE} ({text})" if text else _MEMORY_ADVICE
-    return (text or type(error).__name__) if isinstance(error, _expected_errors()) else None
+    return (text or type(error).__name__) if is_expected else None

@@ -84,7 +84,7 @@ def test_debug_shows_the_traceback(fake, capsys, arguments):
     assert re.search(r"^Traceback .*\n(.*\n)+ValueError: wrong$", capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("error", [KeyError("bug"), RuntimeError("bug")])
+@pytest.mark.parametrize("error", [KeyError("bug"), RuntimeError("bug"), KeyError("out of memory: a bug")])
 def test_other_errors_are_bugs_and_keep_their_traceback(fake, error):
     fake(raising(error))
     with pytest.raises(type(error), match="bug"):

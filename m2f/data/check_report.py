@@ -40,9 +40,8 @@ def summarize(reader: SegmentationDataset, records: list[ImageRecord]) -> SplitS
     """The summary of a split from the records of its images."""
     readable = [record for record in records if record.size is not None]
     segments = sorted(record.segments for record in readable) or [0]
-    sizes = sorted((size for record in records if (size := record.size)), key=lambda size: size[0] * size[1]) or [
-        (0, 0)
-    ]
+    read_sizes = [record.size for record in records if record.size is not None]
+    sizes = sorted(read_sizes, key=lambda size: size[0] * size[1]) or [(0, 0)]
     per_class: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
     for record in readable:
         for label, (count, area) in record.classes.items():

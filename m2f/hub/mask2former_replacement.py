@@ -17,12 +17,13 @@ class _ReplacedConfig(M2FConfig):
 
     model_type = _MODEL_TYPE
 
+    # On purpose not of the class that they are called on, as in the next two.
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> Any:
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> M2FConfig:  # type: ignore[override]
         return M2FConfig.from_dict(config_dict, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs) -> Any:
+    def from_pretrained(cls, *args, **kwargs) -> M2FConfig:  # type: ignore[override]
         return M2FConfig.from_pretrained(*args, **kwargs)
 
 
@@ -30,7 +31,7 @@ class _ReplacedImageProcessor(M2FImageProcessor):
     """The same for the processor."""
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs) -> Any:
+    def from_pretrained(cls, *args, **kwargs) -> M2FImageProcessor:  # type: ignore[override]
         return M2FImageProcessor.from_pretrained(*args, **kwargs)
 
 

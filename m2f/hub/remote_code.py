@@ -66,7 +66,7 @@ def bundle_files() -> dict[str, str]:
             raise ValueError(f"two files of the bundle would be called {name}, one of them {module}")
         text = _sources_text() if module == _SOURCES_MODULE else _source(module)
         tree = ast.parse(text)
-        todo += (str(node.module) for node in _own_imports(tree))
+        todo += (imported for _, imported in _own_imports(tree))
         files[name] = _flattened(text, tree) + (_CODE_OF_THE_MODEL if module == _PROCESSOR_MODULE else "")
     return dict(sorted(files.items()))
 
@@ -115,22 +115,23 @@ def _source(module: str) -> str:
     return source
 
 
-def _own_imports(tree: ast.AST) -> Iterator[ast.ImportFrom]:
+def _own_imports(tree: ast.AST) -> Iterator[tuple[ast.ImportFrom, str]]:
+    """`from ... import` statements of modules of this package, and those modules."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == _PACKAGE:
-            yield node
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == _PACKAGE:
+            yield node, node.module
 
 
 def _flattened(text: str, tree: ast.Module) -> str:
     """The text with imports of this package relative, and with those of other packages in functions inside `try`:
     transformers asks for every package that it finds imported anywhere else before it runs a file."""
     lines = text.splitlines()
-    for node in _own_imports(tree):
+    for node, module in _own_imports(tree):
         line = lines[node.lineno - 1]
-        statement = f"from {node.module} import"
+        statement = f"from {module} import"
         if statement not in line:
             raise ValueError(f"line {line!r} does not import as `{statement} ...`")
-        lines[node.lineno - 1] = line.replace(statement, f"from .{str(node.module).rsplit('.', 1)[1]} import", 1)
+        lines[node.lineno - 1] = line.replace(statement, f"from .{module.rsplit('.', 1)[1]} import", 1)
     for optional in sorted(_optional_imports(tree), key=lambda node: -node.lineno):
         first, last = optional.lineno - 1, optional.end_lineno
         indent = " " * optional.col_offset

@@ -176,6 +176,14 @@ def test_items_must_fill_the_shape():
         load(crafted_array(b"f8", PLAIN, b"\x01" * 7))
 
 
+def test_order_of_items_is_that_of_c_or_fortran():
+    data = pickle.dumps(np.arange(6.0).reshape(2, 3), 5)
+    assert data.count(b"\x8c\x01C") == 1
+    assert np.array_equal(load(data.replace(b"\x8c\x01C", b"\x8c\x01F")), np.arange(6.0).reshape(3, 2).T)
+    with pytest.raises(pickle.UnpicklingError, match="'A' is no order of an array's items"):
+        load(data.replace(b"\x8c\x01C", b"\x8c\x01A"))
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_every_cut_is_refused(protocol):
     data = pickle.dumps({"weight": np.ones(3), "name": "x"}, protocol)
