@@ -1,7 +1,7 @@
 """Two checkouts of this project in turn: whether a change made inference or a training step slower.
 
-    git worktree add /tmp/before main
-    python benchmarks/benchmark_checkouts.py /tmp/before . --out checkouts.json
+    git worktree add ../before main
+    python benchmarks/benchmark_checkouts.py ../before . --out checkouts.json
 
 Each checkout has a process of its own for a case, and the two take turns, so that whatever else the machine does meets
 both. Ratios are of neighbours: above 1, the second is slower.
