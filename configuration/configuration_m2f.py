@@ -194,16 +194,12 @@ class M2FConfig(PretrainedConfig):
                 f">= 1 and importance_sample_ratio={self.importance_sample_ratio} in [0, 1]."
             )
 
-    @property
-    def num_classes(self) -> int:
-        """K, the labels without "no object"."""
-        return len(self.id2label or ())
-
     def _check_thing_label_ids(self, ids: list[int]):
-        wrong = [i for i in ids if not 0 <= i < self.num_classes]
+        assert self.num_labels is not None  # two, where neither they nor their number were given
+        wrong = [i for i in ids if not 0 <= i < self.num_labels]
         if wrong:
             raise ValueError(
-                f"thing_label_ids={wrong} are outside 0..{self.num_classes - 1} (num_labels={self.num_labels}); give "
+                f"thing_label_ids={wrong} are outside 0..{self.num_labels - 1} (num_labels={self.num_labels}); give "
                 "id2label or num_labels with them, or thing_label_ids=None."
             )
         if len(set(ids)) != len(ids):

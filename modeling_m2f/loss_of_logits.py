@@ -1,5 +1,6 @@
 """The loss from logits, under the names that transformers' Mask2Former has for it."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -77,7 +78,7 @@ class LossOfLogits:
                 f"get_loss sums what get_loss_dict returns, got {sorted(loss_dict)}; outputs.loss is the sum "
                 "of outputs.loss_dict with its weights."
             )
-        return torch.stack(list(loss_dict.values())).sum()
+        return functools.reduce(torch.add, loss_dict.values())
 
     def get_auxiliary_logits(self, classes: Tensor, output_masks: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         """All predictions but the last, L x (B, Q, K+1) and L x (B, Q, h, w), as `outputs.auxiliary_logits`."""
@@ -98,7 +99,7 @@ class LossOfLogits:
             given_size=given,
             canvas=padded if padded == covered else given,
             padding_counts=True,
-            num_classes=self.config.num_classes,
+            num_classes=self.config.num_labels,
             num_queries=self.config.num_queries,
             device=masks.device,
         )

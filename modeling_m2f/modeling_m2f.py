@@ -213,13 +213,14 @@ class M2FForUniversalSegmentation(LossOfLogits, M2FPreTrainedModel):
     def __init__(self, config: M2FConfig):
         super().__init__(config)
         self.model = M2FModel(config)
-        self.class_predictor = nn.Linear(config.hidden_dim, config.num_classes + 1)
+        assert config.num_labels is not None  # two, where neither they nor their number were given
+        self.class_predictor = nn.Linear(config.hidden_dim, config.num_labels + 1)
         matcher = HungarianMatcher(
             config.class_weight, config.mask_weight, config.dice_weight, config.train_num_points
         )
         self.criterion = Criterion(
             matcher,
-            num_classes=config.num_classes,
+            num_classes=config.num_labels,
             no_object_weight=config.no_object_weight,
             points=PointChoice(config.train_num_points, config.oversample_ratio, config.importance_sample_ratio),
             loss_weights={
@@ -371,7 +372,7 @@ class M2FForUniversalSegmentation(LossOfLogits, M2FPreTrainedModel):
                 given_size=given,
                 canvas=tuple(round_up(length) for length in given),
                 padding_counts=not masks_padding(self.config, pixel_values, pixel_mask),
-                num_classes=self.config.num_classes,
+                num_classes=self.config.num_labels,
                 num_queries=self.config.num_queries,
                 device=pixel_values.device,
                 counted_by_labels=counted_by_labels,

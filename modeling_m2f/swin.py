@@ -125,7 +125,7 @@ class LeanSwinLayer(SwinLayer):
     ) -> tuple[Tensor, Tensor | None]:
         """(B, H * W, C) -> (B, H * W, C), and attention weights where transformers' layer is asked for them."""
         if not (always_partition and self._attends_lean(hidden_states, kwargs)):
-            return super().forward(hidden_states, input_dimensions, always_partition, **kwargs)  # type: ignore
+            return super().forward(hidden_states, input_dimensions, always_partition, **kwargs)  # type: ignore[return-value]
         attended = self._attend(self.layernorm_before(hidden_states), *input_dimensions)
         hidden_states = hidden_states + self.drop_path(self.dropout(attended))
         network = self._in_one_step()

@@ -58,6 +58,13 @@ def test_fields_of_old_hub_files_do_no_harm(log):
     assert not [record for record in log.records if record.levelno >= logging.WARNING]
 
 
+def test_a_foreign_count_of_classes_is_kept_as_any_other_foreign_field(tmp_path):
+    """Other libraries' configurations name it so, and files carry it along; the labels are what counts here."""
+    M2FConfig(num_labels=3, num_classes=7).save_pretrained(tmp_path)
+    config = M2FConfig.from_pretrained(tmp_path)
+    assert (config.num_classes, config.num_labels) == (7, 3)
+
+
 def test_round_trip_through_a_folder_and_auto_config(tmp_path):
     config = small_config("convnext", task="panoptic", thing_label_ids=[0, 3], mask_padding=False)
     config.save_pretrained(tmp_path)

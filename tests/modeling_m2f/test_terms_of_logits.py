@@ -98,6 +98,12 @@ def test_labels_of_the_size_that_was_padded_lie_on_the_padded_canvas(model):
     assert float(terms["loss_dice"]) < 0.2 * float(stretched["loss_dice"])
 
 
+def test_get_loss_adds_the_terms_in_their_order_to_the_last_bit(model):
+    large, small = torch.tensor(1.0), torch.tensor(2.0**-24)  # which is lost on 1 when it comes alone, not as a pair
+    terms = {"loss_cross_entropy": large, **{f"loss_mask_{i}": small for i in range(29)}}
+    assert float(model.get_loss(terms)) == float(sum(terms.values())) == 1
+
+
 def test_get_loss_refuses_the_unweighted_terms_of_the_outputs(model):
     with pytest.raises(ValueError, match="outputs.loss is the sum of outputs.loss_dict with its weights"):
         model.get_loss({"loss_ce": torch.ones(()), "loss_mask": torch.ones(())})
