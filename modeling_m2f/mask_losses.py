@@ -170,7 +170,8 @@ def _image_losses(
             masks, targets, group.target, points, coefficients, gradient is not None
         )
         losses.append(group_losses)
-        if gradient is not None and mask_gradient is not None:
+        if gradient is not None:
+            assert mask_gradient is not None  # it was asked for
             gradient[0][group.prediction, group.query] = mask_gradient @ flat.T
             gradient[1].addmm_(chosen.T, mask_gradient)
     return torch.cat(losses, 1)
