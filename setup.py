@@ -57,6 +57,8 @@ EXTRAS = {
         "websocket-client>=1.9",
     ],
     "dev": ["pre-commit>=4.7"],
+    # Compiles the CPU kernels where the machine has no C++ compiler, and those that wheels carry.
+    "compiler": ["ziglang>=0.17.1"],
 }
 
 

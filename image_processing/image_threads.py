@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TypeVar
 
 import torch
 
+Result = TypeVar("Result")
 
-def map_in_threads(function: Callable, *items: Iterable) -> list[Any]:
+
+def map_in_threads(function: Callable[..., Result], *items: Iterable) -> list[Result]:
     """`function` of each tuple of items, in their order, in as many threads as PyTorch has; the first error is raised.
 
     With one item or one thread (so in the workers of a DataLoader) it is a plain loop.

@@ -18,6 +18,10 @@ print(*[found.version for found in metadata.distributions(name="torch")][:1])')"
     fi
     # torch before all else, so that no other package chooses its build.
     python -m pip install --quiet -c scripts/constraints.txt setuptools "torch==$m2f_torch"
-    python -m pip install --quiet --no-build-isolation -c scripts/constraints.txt -e ".[test]"
+    m2f_extras="test"
+    # A checkout has no kernels built ahead, and without a compiler runs at half the speed.
+    [ -n "${CXX:-}" ] || command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null ||
+        m2f_extras="test,compiler"
+    python -m pip install --quiet --no-build-isolation -c scripts/constraints.txt -e ".[$m2f_extras]"
     echo "$m2f_wanted" >"$m2f_stamp"
 fi

@@ -56,8 +56,8 @@ def _name_completion(action: argparse.Action):
 
     metavar = action.metavar if isinstance(action.metavar, str) else ""
     if metavar.startswith(_FOLDERS):
-        setattr(action, "complete", shtab.DIRECTORY)  # noqa: B010 - an attribute of shtab's own
+        action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]  # shtab's own attribute
     elif metavar.startswith(_FILES):
-        setattr(action, "complete", shtab.FILE)  # noqa: B010
+        action.complete = shtab.FILE  # type: ignore[attr-defined]  # likewise
     elif metavar.startswith("{"):  # what an option takes beside the names that it keeps, or checks by itself
         action.choices = metavar.strip("{}").split(",")

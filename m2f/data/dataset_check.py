@@ -80,7 +80,7 @@ def check_readers(
     found += [*_split_findings(inspector, summaries, training), *_duplicates(records)]
     order, position = list(KINDS), list(readers)
     found.sort(key=lambda f: (order.index(f.kind), position.index(f.split) if f.split in readers else -1))
-    id2label = (names[training] if training else None) or _numbers(summaries.values())
+    id2label = (names[training] if training is not None else None) or _numbers(summaries.values())
     return CheckReport(id2label, summaries, found, records, readers, time.monotonic() - start)
 
 

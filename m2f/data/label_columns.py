@@ -96,7 +96,8 @@ class PanopticLabels:
             return self._id2label
         column = self._rows.select_columns("segments_info")["segments_info"]
         infos = [info for number, row in enumerate(column) for info in dicts_of(row, f"row {number}")]
-        return names_by_number(max((info.get("category_id", -1) for info in infos), default=-1))
+        numbers = (info.get("category_id") for info in infos)  # `segments` refuses a row where one is none
+        return names_by_number(max(filter(is_integer, numbers), default=-1))
 
     def segments(self, source: Path | bytes, segments_info: Any, where: str) -> SegmentMap:
         """Compact labels of a row."""

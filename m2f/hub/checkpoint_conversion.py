@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import PretrainedConfig
 from transformers.utils import cached_file
@@ -33,6 +33,7 @@ _VIDEO_CLASSES = 40
 _NOT_FOR_TRANSFORMERS = ("pad_size", "do_pad", "tile", "tile_overlap")
 
 Loaded = tuple[M2FForUniversalSegmentation, M2FImageProcessor]
+Result = TypeVar("Result")
 
 
 def convert_checkpoint(
@@ -147,15 +148,10 @@ def _from_hub(source: str | os.PathLike, dataset: str | None, task: str | None, 
         setattr(config, LICENSE_FIELD, license)
     settings = None
     if dataset is not None or "task" not in fields:
-        backbone = config.backbone_config.to_dict()
-        options: dict[str, Any] = {
-            "names": own_names(config),
-            "dataset": dataset,
-            "task": task,
-            "source": str(source),
-            "say": say,
-        }
-        settings = dataset_settings(config.num_labels, backbone, **options)
+        backbone, names = config.backbone_config.to_dict(), own_names(config)
+        settings = dataset_settings(
+            config.num_labels, backbone, names=names, dataset=dataset, task=task, source=str(source), say=say
+        )
         for name, value in settings.config_fields().items():
             setattr(config, name, value)
     return model, _processor(source, config, settings)
@@ -170,7 +166,7 @@ def _processor(source: str | os.PathLike, config: M2FConfig, settings: DatasetSe
     return M2FImageProcessor.from_pretrained(source, task=config.task, thing_label_ids=config.thing_label_ids)
 
 
-def _checked(load: Callable[[], Any]) -> Any:
+def _checked(load: Callable[[], Result]) -> Result:
     try:
         return load()
     except CheckpointMismatchError as error:

@@ -1,7 +1,7 @@
 """Models of transformers' Mask2Former as ours and back, in memory: same weights, nothing copied."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from transformers.initialization import no_init_weights
 from m2f.configuration.configuration_m2f import M2FConfig
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation, M2FModel
 from m2f.modeling_m2f.pretrained_model import M2FPreTrainedModel
+
+Target = TypeVar("Target", bound=PreTrainedModel)
 
 
 def convert(model: PreTrainedModel) -> M2FPreTrainedModel:
@@ -33,15 +35,13 @@ def convert(model: PreTrainedModel) -> M2FPreTrainedModel:
     """
     from transformers import Mask2FormerForUniversalSegmentation, Mask2FormerModel
 
-    classes: dict[type, type] = {
+    classes: dict[type[PreTrainedModel], type[M2FPreTrainedModel]] = {
         Mask2FormerForUniversalSegmentation: M2FForUniversalSegmentation,
         Mask2FormerModel: M2FModel,
     }
     target_class = _counterpart(model, classes)
     config = M2FConfig.from_dict(model.config.to_dict(), name_or_path=model.config.name_or_path)
-    converted = _with_weights_of(model, target_class, config)
-    assert isinstance(converted, M2FPreTrainedModel)
-    return converted
+    return _with_weights_of(model, target_class, config)
 
 
 def to_transformers(model: M2FPreTrainedModel) -> PreTrainedModel:
@@ -56,7 +56,7 @@ def to_transformers(model: M2FPreTrainedModel) -> PreTrainedModel:
     """
     from transformers import Mask2FormerForUniversalSegmentation, Mask2FormerModel
 
-    classes: dict[type, type] = {
+    classes: dict[type[PreTrainedModel], type[PreTrainedModel]] = {
         M2FForUniversalSegmentation: Mask2FormerForUniversalSegmentation,
         M2FModel: Mask2FormerModel,
     }
@@ -74,7 +74,7 @@ def to_transformers_config(config: M2FConfig) -> PretrainedConfig:
     return Mask2FormerConfig.from_dict(fields)
 
 
-def _counterpart(model: Any, classes: dict[type, type]) -> type:
+def _counterpart(model: Any, classes: dict[type[PreTrainedModel], type[Target]]) -> type[Target]:
     for source, target in classes.items():
         if isinstance(model, source):
             return target
@@ -85,7 +85,7 @@ def _counterpart(model: Any, classes: dict[type, type]) -> type:
     )
 
 
-def _with_weights_of(source: PreTrainedModel, target_class: type, config: Any) -> PreTrainedModel:
+def _with_weights_of(source: PreTrainedModel, target_class: type[Target], config: Any) -> Target:
     with no_init_weights():
         target = target_class(config)
     _share_tensors(source, target)

@@ -140,7 +140,6 @@ class TaskDecoder:
         )
 
     def _panoptic(self, outputs: Any, sizes: Sequence[tuple[int, int]] | None) -> list[dict]:
-        threshold = self.processor.panoptic_threshold if self.threshold is None else self.threshold
         return self.processor.post_process_panoptic_segmentation(
-            outputs, threshold, mask_threshold=self.mask_threshold, target_sizes=sizes
+            outputs, self.threshold, mask_threshold=self.mask_threshold, target_sizes=sizes
         )

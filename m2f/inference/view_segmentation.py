@@ -18,9 +18,10 @@ from m2f.inference.tile_grid import tile_boxes, tile_input_size
 from m2f.inference.tiled_instances import TiledInstances
 from m2f.inference.tiled_panoptic import TiledPanoptic
 from m2f.inference.tiled_semantic import TiledSemantic
+from m2f.inference.tiled_task import TiledTask
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 
-_TILED: dict[str, type[Any]] = {"instance": TiledInstances, "panoptic": TiledPanoptic, "semantic": TiledSemantic}
+_TILED: dict[str, type[TiledTask]] = {"instance": TiledInstances, "panoptic": TiledPanoptic, "semantic": TiledSemantic}
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,9 @@ class ViewSegmentation:
 
     def _tile_input_size(self, tile: Box) -> tuple[int, int]:
         size = (tile.height, tile.width)
-        if not self.processor.do_resize or self.tile is None:
+        if not self.processor.do_resize:
             return size
+        assert self.tile is not None  # or there would be no tiles
         return tile_input_size(size, self.tile, dict(self.processor.size))
 
 

@@ -143,6 +143,7 @@ class M2FTrainer(Trainer):
         if self.optimizer is None:
             model = self._our_model if model is None else model
             given = self.optimizer_cls_and_kwargs
+            # Transformers' annotation is too narrow: its own `create_optimizer` hands on any module.
             optimizer_class, settings = given or self.get_optimizer_cls_and_kwargs(self.args, cast(Any, model))
             is_optimizer = isinstance(optimizer_class, type) and issubclass(optimizer_class, torch.optim.Optimizer)
             if not is_optimizer or set(_OWN_GROUPS) & set(settings):
@@ -210,7 +211,7 @@ class M2FTrainer(Trainer):
         Raises:
             TypeError, ValueError: the reader does not fit, or an image cannot be read.
         """
-        dataset = cast(SegmentationDataset, dataloader.dataset)
+        dataset = cast(SegmentationDataset, dataloader.dataset)  # the next line checks it
         check_reader(dataset, "the dataset to evaluate on", self._our_model.config)
         optimizer_eval = getattr(self.optimizer, "eval", None)
         if optimizer_eval is not None:  # those without a schedule, which evaluate an average of the weights
@@ -218,7 +219,7 @@ class M2FTrainer(Trainer):
         self.metric = make_metric(dataset, self.task)
         results = evaluate_model(
             _InMixedPrecision(self._our_model, self.accelerator),
-            cast(M2FImageProcessor, self.processing_class),
+            cast(M2FImageProcessor, self.processing_class),  # `check_model` made sure of it
             dataset,
             self.task,
             metric=self.metric,
@@ -227,7 +228,7 @@ class M2FTrainer(Trainer):
             progress=not self.args.disable_tqdm and self.is_local_process_zero(),
         )
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in results.items()}
-        nothing: Any = None  # no prediction is kept
+        nothing: Any = None  # no prediction is kept, which transformers' annotation does not foresee
         return EvalLoopOutput(predictions=nothing, label_ids=None, metrics=metrics, num_samples=len(dataset))
 
     def _take_terms(self) -> dict[str, float]:

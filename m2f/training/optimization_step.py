@@ -132,7 +132,7 @@ class OptimizationStep:
         reason = None
         if accelerator.scaler is not None:
             optimizer.step()  # skips by itself where a gradient is not finite, and lowers its scale
-            if getattr(optimizer, "step_was_skipped"):  # noqa: B009 - of Accelerate's wrapper
+            if optimizer.step_was_skipped:
                 scale = accelerator.scaler.get_scale()
                 reason = f"the gradient overflows in fp16; its scale is {scale:g} from now on"
         elif norm == norm and abs(norm) != float("inf"):

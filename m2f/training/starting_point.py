@@ -70,13 +70,13 @@ def _from_checkpoint(options: TrainingOptions, dataset: SegmentationDataset) -> 
                 f"--{name.replace('_', '-')} belongs to a new model, and --model {options.model} has its own; leave "
                 "it out, or start with --backbone or --scratch"
             )
-    source = str(options.model)
-    location = checkpoint_location(source)
+    assert options.model is not None  # `check_start` chose by it
+    location = checkpoint_location(options.model)
     read_config(location)
     model = M2FForUniversalSegmentation.from_pretrained(location)
     if options.reset_classifier:
         return _with_new_classifier(model, dataset)
-    check_labels(model.config.id2label, dataset.id2label, source)
+    check_labels(model.config.id2label, dataset.id2label, options.model)
     _update(model.config, dataset)
     return model
 
@@ -97,15 +97,17 @@ def _with_new_classifier(
 
 
 def _from_backbone(options: TrainingOptions, dataset: SegmentationDataset) -> M2FForUniversalSegmentation:
+    assert options.backbone is not None  # `check_start` chose by it
     fields = {**label_fields(dataset), **_new_model_fields(options)}
     if options.drop_path_rate is not None:
         fields["backbone_kwargs"] = {"drop_path_rate": options.drop_path_rate}
     config = M2FForUniversalSegmentation.config_class(**{"backbone": options.backbone, **fields})
-    return M2FForUniversalSegmentation.from_pretrained_backbone(str(options.backbone), config=config)
+    return M2FForUniversalSegmentation.from_pretrained_backbone(options.backbone, config=config)
 
 
 def _from_scratch(options: TrainingOptions, dataset: SegmentationDataset) -> M2FForUniversalSegmentation:
-    fields = _read_config(Path(str(options.scratch)))
+    assert options.scratch is not None  # `check_start` chose by it
+    fields = _read_config(Path(options.scratch))
     for name in ("num_labels", "id2label", "label2id"):
         fields.pop(name, None)
     if options.drop_path_rate is not None:

@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 # A launcher of several processes passes on the Ctrl-C that they got from the terminal too.
@@ -22,13 +23,16 @@ class StopSignals:
         self.received: int = 0
         self._announce = announce
         self._received_at = 0.0
-        self._former: dict[int, Any] = {}
+        self._former: dict[int, Callable[[int, FrameType | None], Any] | int] = {}
 
     def __enter__(self) -> "StopSignals":
         # Python lets only the main thread set handlers; elsewhere the program's own ones stay.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._former[number] = signal.signal(number, self._handle)
+                former = signal.getsignal(number)
+                if former is not None:  # that of a program around Python stays: it could not be put back
+                    self._former[number] = former
+                    signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_):

@@ -72,10 +72,10 @@ class LossMeter:
         """Counts a step that changed the weights; the others have no finite numbers."""
         if result.skipped_because is not None:
             return
+        assert result.loss is not None and result.gradient_norm is not None  # as it changed the weights
         self.count += 1
         for name, value in {"loss": result.loss, "gradient_norm": result.gradient_norm, **result.terms}.items():
-            if value is not None:
-                self.sums[name] = self.sums.get(name, 0.0) + value
+            self.sums[name] = self.sums.get(name, 0.0) + value
 
     def take(self) -> dict[str, float]:
         """The means since the last call, empty if there was no step."""

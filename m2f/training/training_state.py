@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -66,7 +66,7 @@ class TrainingState:
 
     accelerator: Accelerator
     model: nn.Module  # as Accelerate prepared it
-    optimizer: torch.optim.Optimizer  # likewise
+    optimizer: AcceleratedOptimizer  # around torch's, its `optimizer`
     average: WeightAverage | None
     progress: Progress
 
@@ -116,12 +116,12 @@ class TrainingState:
         """Parameter's name -> whole tensors on the CPU, for any number of processes and kind of sharding; sharded, the
         main process alone has them."""
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        found: dict[str, Any] = get_optimizer_state_dict(self.plain_model, _inner(self.optimizer), options=options)
+        found: dict[str, Any] = get_optimizer_state_dict(self.plain_model, self.optimizer.optimizer, options=options)
         return found.get("state", {})
 
     def _restore_optimizer(self, folder: Path):
         # The groups, with learning rates and weight decays, are those of today's options, not of the checkpoint's.
-        optimizer = _inner(self.optimizer)
+        optimizer = self.optimizer.optimizer
         groups = get_optimizer_state_dict(self.plain_model, optimizer)["param_groups"]
         state: dict[str, Any] = {"state": _unflattened(load_file(folder / OPTIMIZER)), "param_groups": groups}
         options = StateDictOptions(full_state_dict=True)
@@ -179,11 +179,6 @@ def save_model(
     except SafetensorError as error:
         raise OSError(f"the weights: {error}") from error
     processor.save_pretrained(folder)
-
-
-def _inner(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The optimizer inside Accelerate's wrapper."""
-    return getattr(optimizer, "optimizer", optimizer)
 
 
 def _flattened(state: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""C++ sources to loaded libraries, by the compiler that the machine has."""
+"""C++ sources to loaded libraries: built ahead, from the cache, or by the compiler that the machine has."""
 
 import ctypes
 import hashlib
@@ -6,12 +6,14 @@ import os
 import platform
 import shlex
 import shutil
-import subprocess
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
-from m2f.modeling_m2f.kernels.kernel_cache import cached_file
-from m2f.modeling_m2f.kernels.kernel_policy import KernelUnavailableError
+from m2f.modeling_m2f.kernels.built_kernels import Definitions, find_built
+from m2f.modeling_m2f.kernels.kernel_cache import cache_folder, cached_file
+from m2f.modeling_m2f.kernels.kernel_policy import KernelUnavailableError, wants_native
+from m2f.modeling_m2f.kernels.zig_compiler import find_zig, is_zig, run_commands, zig_commands
 
 COMPILERS = ("c++", "g++", "clang++")
 # No fast-math: NaN must stay NaN. What is left lets sums be vectorised and products fused.
@@ -30,7 +32,15 @@ FLAGS = (
 TIMEOUT_SECONDS = 120
 
 
-_libraries: dict[tuple, ctypes.CDLL] = {}
+class KernelLibrary(NamedTuple):
+    """A loaded library, where it comes from, and why others were passed over, in words."""
+
+    functions: ctypes.CDLL
+    origin: str
+    reasons: list[str]
+
+
+_libraries: dict[tuple, KernelLibrary] = {}
 _lock = threading.Lock()
 
 
@@ -44,48 +54,66 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_lock)
 
 
-def load_library(source: str, defines: dict[str, str | int]) -> ctypes.CDLL:
-    """The library that `source` compiles to with `defines`; compiled at most once per process, machine and content.
+def load_library(source: str, defines: Definitions) -> KernelLibrary:
+    """The library of `source` with `defines`: one built ahead, else one compiled for this very processor, at most once
+    per process, machine and content. With M2F_KERNELS=native none that was built ahead.
 
     Raises:
-        KernelUnavailableError: no compiler, an error of the compiler, or a library that cannot be loaded.
+        KernelUnavailableError: none was built ahead, and there is no compiler, an error of the compiler, or a library
+            that cannot be loaded.
     """
-    key = (source, *sorted(defines.items()))
+    native = wants_native()
+    key = (source, native, *sorted(defines.items()))
     with _lock:
         if key not in _libraries:
-            _libraries[key] = _load(source, defines)
+            _libraries[key] = _compiled(source, defines, []) if native else _load(source, defines)
         return _libraries[key]
 
 
-def _load(source: str, defines: dict[str, str | int]) -> ctypes.CDLL:
+def _load(source: str, defines: Definitions) -> KernelLibrary:
+    built = find_built(source, defines)
+    if built.library is not None:
+        return KernelLibrary(built.library, f"built ahead ({built.level})", built.reasons)
+    return _compiled(source, defines, built.reasons)
+
+
+def _compiled(source: str, defines: Definitions, reasons: list[str]) -> KernelLibrary:
     try:
-        return ctypes.CDLL(str(_library_file(source, defines)))
+        return KernelLibrary(ctypes.CDLL(str(_library_file(source, defines))), "compiled", reasons)
     except OSError as error:
-        raise KernelUnavailableError(f"the compiled kernel cannot be stored or loaded: {error}") from error
+        reason = f"the compiled kernel cannot be stored or loaded: {error}"
+        raise KernelUnavailableError("; ".join([*reasons, reason])) from error
+    except KernelUnavailableError as error:
+        raise KernelUnavailableError("; ".join([*reasons, str(error)])) from error
 
 
-def _library_file(source: str, defines: dict[str, str | int]) -> Path:
-    """Where a library comes from: the cache, and before that the compiler."""
+def _library_file(source: str, defines: Definitions) -> Path:
+    """Where a compiled library comes from: the cache, and before that the compiler."""
     compiler = find_compiler()
-    flags = [*FLAGS, _native_flag(), *(f"-D{name}={value}" for name, value in sorted(defines.items()))]
-    return cached_file(_identity(source, compiler, flags), ".so", lambda to: _compile(compiler, flags, source, to))
+    flags = [*FLAGS, *(f"-D{name}={value}" for name, value in sorted(defines.items()))]
+    identity = _identity(source, compiler, [_native_flag(compiler), *flags])
+    return cached_file(identity, ".so", lambda to: _compile(compiler, flags, source, to))
 
 
 def find_compiler() -> list[str]:
-    """The command of the C++ compiler: $CXX, or the first of c++, g++, clang++ on the path."""
+    """The command of the C++ compiler: $CXX, or the first of c++, g++, clang++ on the path, or the package ziglang."""
     wanted = shlex.split(os.environ.get("CXX", ""))
     for command in [wanted] if wanted else [[name] for name in COMPILERS]:
         path = shutil.which(command[0])
         if path:
             return [path, *command[1:]]
+    if not wanted and (zig := find_zig()):
+        return zig
     raise KernelUnavailableError(
-        f"no C++ compiler: {shlex.join(wanted) if wanted else ', '.join(COMPILERS)} not found. Install one (Debian: "
-        "apt install g++; macOS: xcode-select --install) or name it in CXX"
+        f"no C++ compiler: {shlex.join(wanted) if wanted else ', '.join(COMPILERS)} not found. "
+        'pip install "m2f[compiler]" brings one; or install the system\'s (Debian: apt install g++; macOS: '
+        "xcode-select --install), or name one in CXX"
     )
 
 
-def _native_flag() -> str:
-    return "-march=native" if platform.machine().lower() in ("x86_64", "amd64", "i686") else "-mcpu=native"
+def _native_flag(compiler: list[str]) -> str:
+    is_x86 = platform.machine().lower() in ("x86_64", "amd64", "i686")
+    return "-march=native" if is_x86 and not is_zig(compiler) else "-mcpu=native"
 
 
 def _identity(source: str, compiler: list[str], flags: list[str]) -> str:
@@ -108,10 +136,15 @@ def _processor() -> str:
 def _compile(compiler: list[str], flags: list[str], source: str, to: Path):
     source_file = to.with_suffix(".cpp")
     source_file.write_text(source, encoding="utf-8")
-    command = [*compiler, *flags, str(source_file), "-o", str(to)]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise KernelUnavailableError(f"{shlex.join(compiler)} cannot be run: {error}") from error
-    if result.returncode:
-        raise KernelUnavailableError(f"{shlex.join(compiler)} failed ({result.returncode}): {result.stderr[-2000:]}")
+    native = _native_flag(compiler)
+    environment = dict(os.environ)
+    if is_zig(compiler):
+        commands = zig_commands(compiler, [native], flags, source_file, to)
+        # What it keeps of the C library, beside the kernels: the home folder may be read-only.
+        environment.setdefault("ZIG_GLOBAL_CACHE_DIR", str(cache_folder() / "zig"))
+        environment.setdefault("ZIG_LOCAL_CACHE_DIR", environment["ZIG_GLOBAL_CACHE_DIR"])
+    else:
+        commands = [[*compiler, native, *flags, str(source_file), "-o", str(to)]]
+    reason = run_commands(commands, TIMEOUT_SECONDS, environment)
+    if reason:
+        raise KernelUnavailableError(reason)

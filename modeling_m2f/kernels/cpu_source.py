@@ -6,13 +6,13 @@ from collections.abc import Collection
 import torch
 
 from m2f.modeling_m2f.kernels.c_arguments import C_TYPES
-from m2f.modeling_m2f.kernels.cpu_compiler import load_library
+from m2f.modeling_m2f.kernels.cpu_compiler import KernelLibrary, load_library
 from m2f.modeling_m2f.kernels.kernel_policy import KernelUnavailableError, explain_reference, kernels_choice
 from m2f.modeling_m2f.kernels.kernel_sources import read_source
 
 
 class CpuSource:
-    """csrc/`file`, which is compiled once for each type and set of sizes that are asked for.
+    """csrc/`file`, which has a library for each type and set of sizes that are asked for.
 
     Args:
         file: its name in csrc.
@@ -23,23 +23,24 @@ class CpuSource:
     def __init__(self, file: str, what: str, dtypes: Collection[torch.dtype] = ()):
         self.file = file
         self.what = what
-        self._dtypes = frozenset(dtypes)
-        self._libraries: dict[tuple, ctypes.CDLL] = {}
+        self.dtypes = frozenset(dtypes)
+        self._libraries: dict[tuple, KernelLibrary] = {}
         self._reasons: dict[tuple, str | None] = {}
 
     @torch.compiler.assume_constant_result  # a compiled graph keeps the choice that was made when it was traced
     def runs_on(self, device: torch.device, dtype: torch.dtype | None = None, **sizes: int) -> bool:
         """Whether the kernel does its work on `device`. Not on GPUs, which are meant to run plain PyTorch, and not in
-        types beyond `dtypes`; on a CPU without a compiler neither, with one warning.
+        types beyond `dtypes`; on a CPU without one built ahead or a compiler neither, with
+        one warning.
 
         Args:
             dtype, sizes: as for `library`.
 
         Raises:
             ValueError: M2F_KERNELS has an unknown value.
-            KernelUnavailableError: M2F_KERNELS=compiled and the CPU's kernel cannot be had.
+            KernelUnavailableError: M2F_KERNELS is compiled or native and the CPU's kernel cannot be had.
         """
-        if kernels_choice() == "reference" or device.type != "cpu" or (self._dtypes and dtype not in self._dtypes):
+        if kernels_choice() == "reference" or device.type != "cpu" or (self.dtypes and dtype not in self.dtypes):
             return False
         reason = self.unavailable_reason(dtype, **sizes)
         return reason is None or explain_reference(device, reason, self.what)
@@ -58,16 +59,22 @@ class CpuSource:
         Raises:
             KernelUnavailableError: that is not possible.
         """
+        return self.found(dtype, **sizes).functions
+
+    def found(self, dtype: torch.dtype | None = None, **sizes: int) -> KernelLibrary:
+        """`library`, and where it comes from."""
         key = (dtype, *sizes.items())
         if key not in self._libraries:
-            self._libraries[key] = self._find(dtype, sizes)
+            self._libraries[key] = load_library(read_source(self.file), self.definitions(dtype, **sizes))
         return self._libraries[key]
 
-    def _find(self, dtype: torch.dtype | None, sizes: dict[str, int]) -> ctypes.CDLL:
+    @staticmethod
+    def definitions(dtype: torch.dtype | None = None, **sizes: int) -> dict[str, str | int]:
+        """Macros of a library, by their names."""
         defines: dict[str, str | int] = {f"M2F_{name.upper()}": size for name, size in sizes.items()}
         if dtype is not None:
             defines["M2F_DTYPE"] = C_TYPES[dtype]
-        return load_library(read_source(self.file), defines)
+        return defines
 
     def _failure(self, dtype: torch.dtype | None, sizes: dict[str, int]) -> str | None:
         try:

@@ -14,7 +14,7 @@ import torch
 
 from m2f.modeling_m2f.kernels.readable_memory import is_transformed
 
-CHOICES = ("auto", "reference", "compiled")
+CHOICES = ("auto", "reference", "compiled", "native")
 
 
 class KernelUnavailableError(RuntimeError):
@@ -33,16 +33,22 @@ def kernels_choice() -> str:
     return "reference" if is_transformed() else choice
 
 
+def wants_native() -> bool:
+    """Whether M2F_KERNELS passes over what was built ahead."""
+    return os.environ.get("M2F_KERNELS") == "native"
+
+
 @torch.compiler.assume_constant_result
 def explain_reference(device: torch.device, reason: str, what: str) -> bool:
     """False, after a warning that `what` runs in plain PyTorch on `device`; a reason is given once, for the first that
     meets it.
 
     Raises:
-        KernelUnavailableError: M2F_KERNELS=compiled.
+        KernelUnavailableError: M2F_KERNELS is compiled or native.
     """
-    if kernels_choice() == "compiled":
-        raise KernelUnavailableError(f"M2F_KERNELS=compiled, but there is no kernel on {device}: {reason}")
+    choice = kernels_choice()
+    if choice in ("compiled", "native"):
+        raise KernelUnavailableError(f"M2F_KERNELS={choice}, but there is no kernel on {device}: {reason}")
     # Processes that load data leave it to the main one.
     if (str(device), reason) not in warned and torch.utils.data.get_worker_info() is None:
         warned.add((str(device), reason))

@@ -14,6 +14,7 @@ from m2f.modeling_m2f.kernels.kernel_cache import cache_folder
 from m2f.modeling_m2f.kernels.kernel_policy import CHOICES, KernelUnavailableError
 from m2f.modeling_m2f.kernels.masked_attention import MASKED_ATTENTION
 from m2f.modeling_m2f.kernels.ms_deform_attn_choice import kernel_unavailable_reason
+from m2f.modeling_m2f.kernels.ms_deform_attn_cpu import MS_DEFORM_ATTN, usual_definitions
 from m2f.modeling_m2f.kernels.ms_deform_attn_cuda import DTYPES
 from m2f.modeling_m2f.kernels.nvrtc import NvrtcError, nvrtc, nvrtc_version
 from m2f.modeling_m2f.kernels.padded_pixels import PADDED_PIXELS
@@ -57,9 +58,16 @@ def kernel_report() -> list[tuple[str, str]]:
 def cpu_kernel_report() -> list[tuple[str, str]]:
     """Pairs of a kernel's work and a finding, of all that deformable attention is not. They are for the CPU alone:
     plain PyTorch is what GPUs are meant to run. It compiles them."""
-    reasons = {work: source.unavailable_reason(**usual) for work, (source, usual) in CPU_SOURCES.items()}
-    cpu = torch.device("cpu")
-    return [(work, _finding(cpu, {torch.float32: reason})) for work, reason in reasons.items()]
+    return [(work, _finding_on_cpu(source, usual)) for work, (source, usual) in CPU_SOURCES.items()]
+
+
+def _finding_on_cpu(source: CpuSource, usual: dict[str, Any]) -> str:
+    reason = source.unavailable_reason(**usual)
+    finding = _finding(torch.device("cpu"), {torch.float32: reason})
+    if reason is not None or os.environ.get("M2F_KERNELS") == "reference":
+        return finding
+    found = source.found(**usual)
+    return "; ".join([f"{finding}, {found.origin}", *found.reasons])
 
 
 def _setting() -> str:
@@ -95,6 +103,8 @@ def _devices() -> list[torch.device]:
 
 
 def _implementation(device: torch.device) -> str:
+    if device.type == "cpu":
+        return _finding_on_cpu(MS_DEFORM_ATTN, usual_definitions())
     dtypes = tuple(DTYPES) if device.type == "cuda" else (torch.float32,)
     return _finding(device, {dtype: kernel_unavailable_reason(device, dtype) for dtype in dtypes})
 
@@ -104,7 +114,8 @@ def _finding(device: torch.device, reasons: dict[torch.dtype, str | None]) -> st
     if setting == "reference":
         return "plain PyTorch: M2F_KERNELS=reference"
     found = [dtype for dtype, reason in reasons.items() if reason is None]
-    otherwise = "no kernel, which M2F_KERNELS=compiled makes an error" if setting == "compiled" else "plain PyTorch"
+    is_error = setting in ("compiled", "native")
+    otherwise = f"no kernel, which M2F_KERNELS={setting} makes an error" if is_error else "plain PyTorch"
     missing = sorted({f"{otherwise}: {reason}" for reason in reasons.values() if reason is not None})
     return "; ".join(([_kernel(device, found)] if found else []) + missing)
 

@@ -13,7 +13,12 @@ LANES = 8  # as in the source
 
 def cpu_unavailable_reason() -> str | None:
     """Why the kernel cannot run on this machine; None where it can. Compiles it on the first call."""
-    return MS_DEFORM_ATTN.unavailable_reason(torch.float32, **_sizes("m2f_forward", 32, 3, 4))
+    return MS_DEFORM_ATTN.unavailable_reason(**usual_definitions())
+
+
+def usual_definitions(dtype: torch.dtype = torch.float32, entry: str = "m2f_forward", head_dim: int = 32) -> dict:
+    """Arguments of `MS_DEFORM_ATTN` for the 3 levels and 4 points of every configuration."""
+    return {"dtype": dtype, **_sizes(entry, head_dim, 3, 4)}
 
 
 def forward(

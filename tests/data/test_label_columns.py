@@ -166,3 +166,11 @@ def test_bad_panoptic_rows_are_named():
         DatasetRows(panoptic_rows(category_id=9), id2label=["a", "b", "c", "d"])[0]
     with pytest.raises(ValueError, match="row 0, label: segment id 16777216 is no colour"):
         DatasetRows(panoptic_rows(id=1 << 24))[0]
+
+
+@pytest.mark.parametrize("category", [None, "cell"])
+def test_a_panoptic_segment_without_a_category_number_is_named(category):
+    image = Image.fromarray(np.full((4, 5, 3), (7, 0, 0), np.uint8))
+    infos = [[{"id": 7, "category_id": category}]]
+    with pytest.raises(ValueError, match=f"row 0, label: .* 7: 'category_id' is {category!r}; an integer is needed"):
+        DatasetRows(rows_of(image=[IMAGE], label=[image], segments_info=infos))[0]

@@ -68,6 +68,12 @@ def test_image_ids_count_an_image_once(evaluate, nuclei):
     assert len(module.metric) == 3
 
 
+def test_predictions_without_references_are_an_error_that_says_so(evaluate, nuclei):
+    module = evaluate.load(metric_folder("m2f_panoptic_quality"), id2label=LABELS)
+    with pytest.raises(ValueError, match="3 predictions, 0 targets"):
+        module.compute(predictions=nuclei[0])
+
+
 def test_combine_evaluates_several_at_once(evaluate, nuclei):
     predictions, references = nuclei
     modules = [evaluate.load(metric_folder(name), id2label=LABELS) for name in list(METRICS)[:2]]

@@ -147,7 +147,7 @@ WITHOUT_MEMORY = {"m2f_wide_bias", "m2f_parts"}
 
 def test_every_function_of_the_c_interface_has_a_case():
     sources = "".join(path.read_text(encoding="utf-8") for path in CSRC.glob("*_cpu.cpp"))
-    entries = set(re.findall(r'extern "C" \w+ (m2f_\w+)\(', sources))
+    entries = set(re.findall(r"M2F_EXPORT \w+ (m2f_\w+)\(", sources))
     assert entries == {name for names in ENTRIES for name in names.split(", ")} | BEHIND_OPERATORS | WITHOUT_MEMORY
 
 

@@ -43,6 +43,24 @@ def test_the_former_handlers_come_back():
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
+def test_a_handler_that_python_cannot_put_back_stays(monkeypatch):
+    """One that a program around Python installed: Python gives None for it, and takes no None."""
+    get, install = signal.getsignal, signal.signal
+    before = get(signal.SIGTERM)
+
+    def given(number: int, handler):
+        return None if number == signal.SIGTERM else handler
+
+    monkeypatch.setattr(signal, "getsignal", lambda number: given(number, get(number)))
+    monkeypatch.setattr(signal, "signal", lambda number, handler: given(number, install(number, handler)))
+    try:
+        with StopSignals(print):
+            assert get(signal.SIGTERM) == before
+            assert get(signal.SIGINT) != signal.default_int_handler
+    finally:
+        install(signal.SIGTERM, before)
+
+
 def test_another_thread_than_the_main_one_sets_no_handlers():
     received = []
 

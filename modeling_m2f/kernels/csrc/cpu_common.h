@@ -4,13 +4,50 @@
 #include <atomic>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
-#include <thread>
+#include <new>
+#include <pthread.h>
 #include <utility>
 #include <vector>
 
 #if defined(__linux__)
 #include <sys/mman.h>
+#endif
+
+#if defined(_WIN32)
+#define M2F_EXPORT extern "C" __declspec(dllexport)
+#else
+#define M2F_EXPORT extern "C" __attribute__((visibility("default")))
+#endif
+
+#if defined(M2F_WITHOUT_LIBRARY)
+// Without C++'s library, which would have to be built for each target and takes nine tenths of a kernel's file, this is
+// all that is missing. It has no exceptions; they would end the process too, because they cannot leave a C function.
+void* operator new(size_t bytes) {
+  void* memory = std::malloc(bytes ? bytes : 1);
+  if (!memory) std::abort();
+  return memory;
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, size_t) noexcept { std::free(memory); }
+// The start of what malloc gave lies before what the caller gets.
+void* operator new(size_t bytes, std::align_val_t alignment) {
+  const size_t align = static_cast<size_t>(alignment);
+  char* const start = static_cast<char*>(operator new(bytes + align + sizeof(void*)));
+  char* const memory = start + sizeof(void*) + (align - (reinterpret_cast<uintptr_t>(start) + sizeof(void*)) % align);
+  std::memcpy(memory - sizeof(void*), &start, sizeof(void*));
+  return memory;
+}
+void operator delete(void* memory, std::align_val_t) noexcept {
+  void* start = nullptr;
+  if (memory) std::memcpy(&start, static_cast<char*>(memory) - sizeof(void*), sizeof(void*));
+  std::free(start);
+}
+void operator delete(void* memory, size_t, std::align_val_t alignment) noexcept { operator delete(memory, alignment); }
+_LIBCPP_BEGIN_NAMESPACE_STD
+void __libcpp_verbose_abort(const char*, ...) noexcept { std::abort(); }
+_LIBCPP_END_NAMESPACE_STD
 #endif
 
 namespace {
@@ -78,6 +115,7 @@ template <typename Work> struct Ranges {
     for (int64_t i = next++; i < parts; i = next++) work(count * i / parts, count * (i + 1) / parts);
   }
   static void run_in_team(void* ranges) { static_cast<Ranges*>(ranges)->run(); }
+  static void* run_in_thread(void* ranges) { return run_in_team(ranges), nullptr; }
 };
 
 template <typename Work> void in_parallel(int64_t count, const Team& team, const Work& work) {
@@ -90,10 +128,14 @@ template <typename Work> void in_parallel(int64_t count, const Team& team, const
     team.gomp_parallel(Ranges<Work>::run_in_team, &ranges, static_cast<unsigned>(threads), 0);
     return;
   }
-  std::vector<std::thread> helpers;
-  for (int64_t i = 1; i < threads; ++i) helpers.emplace_back([&ranges] { ranges.run(); });
+  std::vector<pthread_t> helpers(threads - 1);
+  int64_t started = 0;
+  // A thread that the system does not give leaves its ranges to the others.
+  while (started < threads - 1 && !pthread_create(&helpers[started], nullptr, Ranges<Work>::run_in_thread, &ranges)) {
+    ++started;
+  }
   ranges.run();
-  for (std::thread& helper : helpers) helper.join();
+  for (int64_t i = 0; i < started; ++i) pthread_join(helpers[i], nullptr);
 }
 
 Team team_of(int64_t threads, void* gomp_parallel) {

@@ -135,7 +135,7 @@ void write_row(const Problem& in, int64_t b, int64_t y, const float* factor, con
 
 // valid: rows and columns of the map and of the coarser one, (4, B). coarser may be null.
 // sizes: batch, height, width, channels, groups, relu, height and width of the coarser map.
-extern "C" void m2f_group_norm(void* map, const void* weight, const void* bias, double eps, const int64_t* valid,
+M2F_EXPORT void m2f_group_norm(void* map, const void* weight, const void* bias, double eps, const int64_t* valid,
                                const void* coarser, const int64_t* sizes, int64_t threads, void* gomp_parallel) {
   const int64_t batch = sizes[0];
   const Problem in{{static_cast<T*>(map), sizes[1], sizes[2], sizes[3], valid, valid + batch},

@@ -135,7 +135,7 @@ void attend(const Problem& in, int64_t begin, int64_t end) {
 }  // namespace
 
 // sizes: batch, queries, cells, heads
-extern "C" void m2f_masked_attention(const void* query, const void* key, const void* value, const void* keep, void* out,
+M2F_EXPORT void m2f_masked_attention(const void* query, const void* key, const void* value, const void* keep, void* out,
                                      const int64_t* sizes, int64_t threads, void* gomp_parallel) {
   Problem in{sizes[0], sizes[1], sizes[2], sizes[3], 1, static_cast<const T*>(query), static_cast<const T*>(key),
              static_cast<const T*>(value), static_cast<const uint8_t*>(keep), static_cast<T*>(out)};

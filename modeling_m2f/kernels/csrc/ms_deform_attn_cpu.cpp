@@ -326,7 +326,7 @@ Problem problem(
 #if M2F_ENTRY == 0
 
 // by_head: room for one image's (M, S, D) in the arithmetic type.
-extern "C" void m2f_forward(
+M2F_EXPORT void m2f_forward(
     const void* value, const void* reference, const void* offsets, const void* logits, void* by_head, void* out,
     const int64_t* sizes, int64_t threads, void* gomp_parallel) {
   const Problem in = problem(value, reference, offsets, logits, sizes);
@@ -346,7 +346,7 @@ extern "C" void m2f_forward(
 #else
 
 // by_head as above, weights: room for (M, groups, L * P, LANES). grad_value and grad_reference may be null.
-extern "C" void m2f_backward(
+M2F_EXPORT void m2f_backward(
     const void* grad_out, const void* value, const void* reference, const void* offsets, const void* logits,
     void* by_head, void* weights, void* grad_value, void* grad_reference, void* grad_offsets, void* grad_logits,
     const int64_t* sizes, int64_t threads, void* gomp_parallel) {

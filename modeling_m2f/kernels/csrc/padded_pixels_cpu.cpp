@@ -30,7 +30,7 @@ struct Canvas {
 }  // namespace
 
 // sizes: height and width of the image, rows and columns of the canvas.
-extern "C" void m2f_pad_pixels(const void* pixels, const void* table, const int64_t* sizes, void* values, void* mask,
+M2F_EXPORT void m2f_pad_pixels(const void* pixels, const void* table, const int64_t* sizes, void* values, void* mask,
                                int64_t threads, void* gomp_parallel) {
   const Canvas canvas{static_cast<const uint8_t*>(pixels), static_cast<const float*>(table),
                       sizes[0], sizes[1], sizes[2], sizes[3],

@@ -284,7 +284,7 @@ void compare_mask(const Problem& in, int64_t type, int64_t n, Scratch& room) {
 
 // sizes: the first eleven numbers of `Problem` in its order, the type of the pixels (as in `read_targets`), and whether
 // the gradient is wanted. coefficients: of mask loss and dice loss.
-extern "C" void m2f_mask_losses(
+M2F_EXPORT void m2f_mask_losses(
     float* logits, const float* points, const void* pixels, const int64_t* first, const int64_t* values,
     const uint8_t* ignored, const float* coefficients, float* losses, const int64_t* sizes, int64_t threads,
     void* gomp_parallel) {

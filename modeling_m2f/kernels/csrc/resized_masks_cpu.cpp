@@ -8,8 +8,6 @@
 
 #include "mask_resizing.h"
 
-#include <mutex>
-
 namespace {
 
 // The bounds are widened by what rounding can make of a sum of 9 products: less than 12 * 2^-24 of the largest logit.
@@ -295,7 +293,7 @@ Maps maps_of(const void* logits, const void* chosen, const void* const* tables, 
 // weights of the columns; sizes as above. bounds: (tiles, 2, N) float32.
 
 // Returns whether all cells read are finite.
-extern "C" int64_t m2f_bound_masks(
+M2F_EXPORT int64_t m2f_bound_masks(
     const void* logits, const void* chosen, const void* const* tables, const int64_t* sizes, void* bounds,
     int64_t threads, void* gomp_parallel) {
   const Maps in = maps_of(logits, chosen, tables, sizes);
@@ -309,25 +307,26 @@ extern "C" int64_t m2f_bound_masks(
 }
 
 // codes: (H, W) int32, counts: (3, N) int64 of zeros, for the pixels won, of the mask, and both.
-extern "C" void m2f_merge_masks(
+M2F_EXPORT void m2f_merge_masks(
     const void* logits, const void* chosen, const void* const* tables, const int64_t* sizes, const void* bounds,
     const void* scores, float threshold, void* codes, void* counts, int64_t threads, void* gomp_parallel) {
   const Maps in = maps_of(logits, chosen, tables, sizes);
   const Merge merge{in, static_cast<const float*>(bounds), static_cast<const float*>(scores), threshold,
                     static_cast<int32_t*>(codes)};
-  std::mutex lock;
+  pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
   in_parallel(in.tiles(), team_of(threads, gomp_parallel), [&](int64_t begin, int64_t end) {
     Merge::Space at(in);
     for (int64_t tile = begin; tile < end; ++tile) merge.work(tile, at);
-    const std::lock_guard<std::mutex> guard(lock);
+    pthread_mutex_lock(&lock);
     int64_t* to = static_cast<int64_t*>(counts);
     for (const std::vector<int64_t>* from : {&at.counts.won, &at.counts.mask, &at.counts.visible})
       for (const int64_t value : *from) *to++ += value;
+    pthread_mutex_unlock(&lock);
   });
 }
 
 // areas (N, rows of tiles) int64, sums of the same shape, float64.
-extern "C" void m2f_measure_masks(
+M2F_EXPORT void m2f_measure_masks(
     const void* logits, const void* chosen, const void* const* tables, const int64_t* sizes, const void* bounds,
     float threshold, void* areas, void* sums, int64_t threads, void* gomp_parallel) {
   const Maps in = maps_of(logits, chosen, tables, sizes);
@@ -340,7 +339,7 @@ extern "C" void m2f_measure_masks(
 }
 
 // masks (M, H, W) uint8 of zeros; mask m is that of map which[m] of the chosen ones.
-extern "C" void m2f_write_masks(
+M2F_EXPORT void m2f_write_masks(
     const void* logits, const void* chosen, const void* const* tables, const int64_t* sizes, const void* bounds,
     float threshold, const void* which, int64_t count, void* masks, int64_t threads, void* gomp_parallel) {
   const Maps in = maps_of(logits, chosen, tables, sizes);
@@ -356,7 +355,7 @@ extern "C" void m2f_write_masks(
 }
 
 // masks (count, pixels) uint8 of 0 and 1; owner (pixels) int32, all -1; kept (count) uint8.
-extern "C" void m2f_lay_masks(const void* masks, int64_t count, int64_t pixels, float share, void* owner, void* kept,
+M2F_EXPORT void m2f_lay_masks(const void* masks, int64_t count, int64_t pixels, float share, void* owner, void* kept,
                               int64_t threads, void* gomp_parallel) {
   const Layers layers(masks, count, pixels, owner, team_of(threads, gomp_parallel));
   int32_t index = 0;

@@ -60,7 +60,7 @@ void draw(uint64_t seed, int64_t count, float* to) {
 }  // namespace
 
 // seeds: (n,), one of each row of numbers (n, count).
-extern "C" void m2f_draw(
+M2F_EXPORT void m2f_draw(
     const int64_t* seeds, float* numbers, int64_t n, int64_t count, int64_t threads, void* gomp_parallel) {
   in_parallel(n, team_of(threads, gomp_parallel), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) draw(static_cast<uint64_t>(seeds[i]), count, numbers + i * count);
@@ -68,7 +68,7 @@ extern "C" void m2f_draw(
 }
 
 // maps: (n, height, width), points: (count, 2), values: (n, count). sizes: n, height, width, count.
-extern "C" void m2f_sample(
+M2F_EXPORT void m2f_sample(
     const float* maps, const float* points, float* values, const int64_t* sizes, int64_t threads,
     void* gomp_parallel) {
   const Frame frame{sizes[1], sizes[2]};
@@ -96,7 +96,7 @@ extern "C" void m2f_sample(
 
 // Of logits (rows, count) with weights (count,) or null: weight * sigmoid, (rows, count), its sum and that of
 // weight * softplus, (rows,) each.
-extern "C" void m2f_sigmoid_sums(
+M2F_EXPORT void m2f_sigmoid_sums(
     const float* logits, const float* weights, float* sigmoids, float* sigmoid_sums, float* softplus_sums,
     int64_t rows, int64_t count, int64_t threads, void* gomp_parallel) {
   prefer_huge_pages(sigmoids, rows * count * sizeof(float));

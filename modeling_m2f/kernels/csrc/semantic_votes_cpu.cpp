@@ -175,7 +175,7 @@ int64_t fitting(const Axis& axis) {
 // logits (Q, h, w), weights (Q, K) float32; tables: cells and weights of rows and columns from logits to scores, then
 // of rows and columns from scores to the target; sizes: Q, K, h, w, height and width of the scores and of the target,
 // whether the scores are resized. labels (H, W) int64, best and total (H, W) float32.
-extern "C" void m2f_vote(const void* logits, const void* weights, const void* const* tables, const int64_t* sizes,
+M2F_EXPORT void m2f_vote(const void* logits, const void* weights, const void* const* tables, const int64_t* sizes,
                          void* labels, void* best, void* total, int64_t threads, void* gomp_parallel) {
   const Axis rows(sizes[2], sizes[4], tables[0], tables[1]), columns(sizes[3], sizes[5], tables[2], tables[3]);
   const Axis target_rows(sizes[4], sizes[6], tables[4], tables[5]);

@@ -236,12 +236,12 @@ void widen(const A* bias, A* wide, int64_t begin, int64_t end) {
 }  // namespace
 
 // Numbers of the scratch memory for so many heads.
-extern "C" int64_t m2f_wide_bias(int64_t heads) { return heads * N * TOKENS; }
+M2F_EXPORT int64_t m2f_wide_bias(int64_t heads) { return heads * N * TOKENS; }
 
-extern "C" int64_t m2f_parts() { return PARTS; }
+M2F_EXPORT int64_t m2f_parts() { return PARTS; }
 
 // wide: room for m2f_wide_bias(heads) numbers.
-extern "C" void m2f_forward(const void* qkv, const void* padding, const void* bias, void* wide, void* out,
+M2F_EXPORT void m2f_forward(const void* qkv, const void* padding, const void* bias, void* wide, void* out,
                             const int64_t* sizes, int64_t threads, void* gomp_parallel) {
   const Problem in = problem(qkv, padding, wide, sizes);
   const Team team = team_of(threads, gomp_parallel);
@@ -254,7 +254,7 @@ extern "C" void m2f_forward(const void* qkv, const void* padding, const void* bi
 
 // grad_padding: (PARTS, 3, M, D) zeros, grad_wide: PARTS * m2f_wide_bias(heads) zeros; their sums over the parts are
 // written to the first.
-extern "C" void m2f_backward(const void* grad_out, const void* qkv, const void* padding, const void* bias, void* wide,
+M2F_EXPORT void m2f_backward(const void* grad_out, const void* qkv, const void* padding, const void* bias, void* wide,
                              void* grad_qkv, void* grad_padding, void* grad_wide, void* grad_bias,
                              const int64_t* sizes, int64_t threads, void* gomp_parallel) {
   const Problem in = problem(qkv, padding, wide, sizes);

@@ -84,7 +84,7 @@ Part part_of(const int64_t* sizes) { return {sizes[0], sizes[1], sizes[2], sizes
 }  // namespace
 
 // sizes: height, width and channels of the map, first row of tiles, rows of tiles.
-extern "C" void m2f_winograd_split(const void* map, float* const* to, const int64_t* sizes, int64_t threads,
+M2F_EXPORT void m2f_winograd_split(const void* map, float* const* to, const int64_t* sizes, int64_t threads,
                                    void* gomp_parallel) {
   const Part part = part_of(sizes);
   in_parallel(part.tiles(), team_of(threads, gomp_parallel), [&](int64_t begin, int64_t end) {
@@ -92,7 +92,7 @@ extern "C" void m2f_winograd_split(const void* map, float* const* to, const int6
   });
 }
 
-extern "C" void m2f_winograd_join(const float* const* from, void* map, const int64_t* sizes, int64_t threads,
+M2F_EXPORT void m2f_winograd_join(const float* const* from, void* map, const int64_t* sizes, int64_t threads,
                                   void* gomp_parallel) {
   const Part part = part_of(sizes);
   in_parallel(part.tiles(), team_of(threads, gomp_parallel), [&](int64_t begin, int64_t end) {

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from m2f.modeling_m2f.kernels.cpu_compiler import KernelLibrary
 from m2f.modeling_m2f.kernels.cpu_source import CpuSource
 from m2f.modeling_m2f.kernels.kernel_policy import KernelUnavailableError, warned
 from m2f.modeling_m2f.kernels.kernel_sources import read_source
@@ -15,7 +16,12 @@ CPU = torch.device("cpu")
 def loaded(monkeypatch) -> list[tuple[str, dict]]:
     """What libraries were asked for; none is compiled."""
     calls = []
-    monkeypatch.setattr(f"{PLACE}.load_library", lambda *arguments: calls.append(arguments) or object())
+
+    def load(*arguments) -> KernelLibrary:
+        calls.append(arguments)
+        return KernelLibrary(object(), "compiled", [])
+
+    monkeypatch.setattr(f"{PLACE}.load_library", load)
     monkeypatch.setenv("M2F_KERNELS", "compiled")
     return calls
 
@@ -42,7 +48,7 @@ def test_it_runs_on_a_cpu_in_its_types_where_it_is_wanted(loaded, source, monkey
     monkeypatch.setenv("M2F_KERNELS", "reference")
     assert not source.runs_on(CPU, torch.float32, head_dim=16)
     monkeypatch.setenv("M2F_KERNELS", "fast")
-    with pytest.raises(ValueError, match="'fast'.*auto, reference, compiled"):
+    with pytest.raises(ValueError, match="'fast'.*auto, reference, compiled, native"):
         source.runs_on(CPU, torch.float32, head_dim=8)
     assert len(loaded) == calls  # nothing is compiled for an answer of no
 

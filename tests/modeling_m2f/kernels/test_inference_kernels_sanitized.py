@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sanitizers import CHECKS, build
 
-from m2f.modeling_m2f.kernels.cpu_compiler import _native_flag
+from m2f.modeling_m2f.kernels.cpu_compiler import _native_flag, find_compiler
 from m2f.modeling_m2f.kernels.group_norm import GROUP_NORM
 from m2f.modeling_m2f.kernels.kernel_sources import read_source
 from m2f.modeling_m2f.kernels.masked_attention import MASKED_ATTENTION
@@ -19,7 +19,12 @@ def failure(source: str, text: str, folder: Path, checks: str) -> str:
     """What the sanitizer says; empty where all is well."""
     file = folder / "kernel.cpp"
     file.write_text(text)
-    flags = [_native_flag(), f"-DM2F_KERNEL={SOURCES.index(source)}", "-DM2F_DTYPE=float", "-DM2F_HEAD_DIM=20"]
+    flags = [
+        _native_flag(find_compiler()),
+        f"-DM2F_KERNEL={SOURCES.index(source)}",
+        "-DM2F_DTYPE=float",
+        "-DM2F_HEAD_DIM=20",
+    ]
     program = build("inference_kernels_sanitized.cpp", file, folder, checks, *flags)
     for _ in range(3):  # a race shows only where both threads run at the same time
         result = subprocess.run([program], capture_output=True, text=True, timeout=300)

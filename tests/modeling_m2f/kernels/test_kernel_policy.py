@@ -10,7 +10,7 @@ from ms_deform_attn_inputs import LEVELS, make_inputs
 
 import m2f
 from m2f.modeling_m2f.kernels.cpu_source import CpuSource
-from m2f.modeling_m2f.kernels.kernel_policy import explain_reference, kernels_choice, warned
+from m2f.modeling_m2f.kernels.kernel_policy import KernelUnavailableError, explain_reference, kernels_choice, warned
 from m2f.modeling_m2f.kernels.kernel_report import CPU_SOURCES
 from m2f.modeling_m2f.kernels.ms_deform_attn import ms_deform_attn
 
@@ -41,8 +41,14 @@ def test_processes_that_load_data_leave_the_warning_to_the_main_one(monkeypatch,
 
 def test_a_setting_that_nobody_knows_is_an_error(monkeypatch):
     monkeypatch.setenv("M2F_KERNELS", "fast")
-    with pytest.raises(ValueError, match="'fast'.*auto, reference, compiled"):
+    with pytest.raises(ValueError, match="'fast'.*auto, reference, compiled, native"):
         kernels_choice()
+
+
+def test_native_is_an_error_where_there_is_no_kernel(monkeypatch):
+    monkeypatch.setenv("M2F_KERNELS", "native")
+    with pytest.raises(KernelUnavailableError, match="M2F_KERNELS=native.*no compiler of a test"):
+        explain_reference(torch.device("cpu"), "no compiler of a test", "A test")
 
 
 IMPORT = """

@@ -11,6 +11,7 @@ from ms_deform_attn_inputs import make_inputs, tensors
 
 import m2f
 from m2f.modeling_m2f.kernels.c_arguments import _loaded_gomp_parallel
+from m2f.modeling_m2f.kernels.cpu_compiler import find_compiler
 from m2f.modeling_m2f.kernels.ms_deform_attn import ms_deform_attn
 
 pytest_plugins = ("kernel_fixtures",)
@@ -79,6 +80,7 @@ import torch
 
 sys.modules["m2f"] = types.ModuleType("m2f")
 sys.modules["m2f"].__path__ = {path!r}
+from m2f.modeling_m2f.kernels.cpu_compiler import find_compiler
 from m2f.modeling_m2f.kernels.ms_deform_attn import ms_deform_attn
 
 assert "transformers" not in sys.modules
@@ -110,7 +112,8 @@ sys.exit(any(codes))
 
 
 def test_eight_processes_may_use_it_for_the_first_time_at_once(tmp_path):
-    environment = {**os.environ, "M2F_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    find_compiler()
+    environment = {**os.environ, "M2F_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1", "M2F_KERNELS": "native"}
     command = [sys.executable, "-c", FIRST_USES.format(path=list(m2f.__path__))]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr

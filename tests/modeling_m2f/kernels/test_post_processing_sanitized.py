@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sanitizers import CHECKS, build
 
-from m2f.modeling_m2f.kernels.cpu_compiler import _native_flag
+from m2f.modeling_m2f.kernels.cpu_compiler import _native_flag, find_compiler
 from m2f.modeling_m2f.kernels.kernel_sources import read_source
 from m2f.modeling_m2f.kernels.resized_masks import RESIZED_MASKS, axis_tables
 from m2f.modeling_m2f.kernels.semantic_votes import SEMANTIC_VOTES
@@ -34,7 +34,7 @@ def write_case(case: tuple, path: Path):
 def program_of(text: str, folder: Path, checks: str, votes: bool) -> Path:
     source = folder / "kernel.cpp"
     source.write_text(text)
-    flags = [_native_flag(), *(["-DM2F_VOTES"] if votes else [])]
+    flags = [_native_flag(find_compiler()), *(["-DM2F_VOTES"] if votes else [])]
     return build("post_processing_sanitized.cpp", source, folder, checks, *flags)
 
 
@@ -59,7 +59,7 @@ def test_kernels_are_clean(source, checks, tmp_path):
         # a register beyond the end of the last row; a region of scores that a tile does not fit into; no lock
         ("memory", MASKS, ("from.column + from.width - LANES)", "from.column + from.width)")),
         ("memory", VOTES, ("REGION - TAPS - 1) * axis.target", "9 * REGION) * axis.target")),
-        ("threads", MASKS, ("const std::lock_guard<std::mutex> guard(lock);", "")),
+        ("threads", MASKS, ("pthread_mutex_lock(&lock);", "")),
     ],
 )
 def test_sanitizer_sees_a_defect(checks, source, wrong, tmp_path):
