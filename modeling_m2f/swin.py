@@ -26,7 +26,7 @@ from transformers.models.swin.modeling_swin import (
 )
 
 from m2f.modeling_m2f.feed_forward import FeedForward, feed_forward
-from m2f.modeling_m2f.kernels.window_attention import WINDOW_ATTENTION, window_attention
+from m2f.modeling_m2f.kernels.window_attention import WINDOW_ATTENTION, dtype_of_projections, window_attention
 from m2f.modeling_m2f.linear import Linear, is_plain_linear, linear
 from m2f.modeling_m2f.plain_modules import is_plain, is_plain_tensor, is_untouched, is_untouched_inside
 
@@ -141,7 +141,10 @@ class LeanSwinLayer(SwinLayer):
             and is_untouched_inside(attention)
             and is_untouched(self.dropout)
             and WINDOW_ATTENTION.runs_on(
-                hidden_states.device, torch.float32, head_dim=attention.head_dim, window=self.window_size
+                hidden_states.device,
+                dtype_of_projections(hidden_states),
+                head_dim=attention.head_dim,
+                window=self.window_size,
             )
         )
 

@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from kernel_libraries import TARGETS, build_libraries
+from setup_constants import setup_constant
 from wheel_files import write_wheel
 
 from m2f.modeling_m2f.kernels.zig_compiler import find_zig
@@ -23,7 +24,6 @@ ROOT = Path(__file__).resolve().parent.parent
 PLACE = "m2f/modeling_m2f/kernels/built"
 MOST_BYTES = 12_000_000
 _FILES = ("setup.py", "pyproject.toml", "README.md", "LICENSE")
-_FOLDERS = ("m2f", "configuration", "image_processing", "modeling_m2f")
 
 
 def pure_wheel(folder: Path) -> Path:
@@ -32,7 +32,7 @@ def pure_wheel(folder: Path) -> Path:
     copy.mkdir()
     for name in _FILES:
         shutil.copy(ROOT / name, copy / name)
-    for name in _FOLDERS:
+    for name in setup_constant("FOLDERS").values():
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     words = ("--quiet", "--no-deps", "--no-build-isolation", "-w", folder, copy)
     subprocess.run([sys.executable, "-m", "pip", "wheel", *map(str, words)], check=True)

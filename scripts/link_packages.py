@@ -4,20 +4,13 @@ The checkout keeps three packages beside the others (`FOLDERS` in setup.py); Pyt
 Type checkers and editors follow no code: they look in build/packages, which pyproject.toml names to them.
 """
 
-import ast
 import os
 from pathlib import Path
 
+from setup_constants import setup_constant
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ROOT / "build" / "packages"
-
-
-def folders() -> dict[str, str]:
-    """Import name -> folder. Read, not run: setup.py acts on being imported."""
-    for node in ast.parse((ROOT / "setup.py").read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and node.targets[0].id == "FOLDERS":
-            return ast.literal_eval(node.value)
-    raise ValueError("setup.py has no FOLDERS")
 
 
 def link(target: Path, place: Path):
@@ -30,7 +23,7 @@ def link(target: Path, place: Path):
 def main():
     for old in PACKAGES.glob("*/*"):
         old.unlink()  # what a folder held before
-    for name, folder in folders().items():
+    for name, folder in setup_constant("FOLDERS").items():
         place = PACKAGES / name.replace(".", "/")
         if "." in name:
             link(ROOT / folder, place)

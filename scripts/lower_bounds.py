@@ -1,18 +1,8 @@
 """Prints the oldest release of each package that setup.py admits, as constraints for pip."""
 
-import ast
 import re
-from pathlib import Path
 
-SETUP = Path(__file__).resolve().parent.parent / "setup.py"
-
-
-def requirements() -> list[str]:
-    """What users install. Read, not run: setup.py acts on being imported."""
-    for node in ast.parse(SETUP.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and node.targets[0].id == "REQUIREMENTS":
-            return ast.literal_eval(node.value)
-    raise ValueError(f"{SETUP} has no REQUIREMENTS")
+from setup_constants import SETUP, setup_constant
 
 
 def lower_bound(requirement: str) -> str:
@@ -23,4 +13,4 @@ def lower_bound(requirement: str) -> str:
 
 
 if __name__ == "__main__":
-    print("\n".join(map(lower_bound, requirements())))
+    print("\n".join(map(lower_bound, setup_constant("REQUIREMENTS"))))

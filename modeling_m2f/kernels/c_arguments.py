@@ -19,6 +19,11 @@ def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def storage_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type in which a kernel gets a tensor: float32 holds float16, of which the CPU has no arithmetic."""
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     """Address of a tensor's data; null for None.
 

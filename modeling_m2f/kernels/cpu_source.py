@@ -30,8 +30,7 @@ class CpuSource:
     @torch.compiler.assume_constant_result  # a compiled graph keeps the choice that was made when it was traced
     def runs_on(self, device: torch.device, dtype: torch.dtype | None = None, **sizes: int) -> bool:
         """Whether the kernel does its work on `device`. Not on GPUs, which are meant to run plain PyTorch, and not in
-        types beyond `dtypes`; on a CPU without one built ahead or a compiler neither, with
-        one warning.
+        types beyond `dtypes`; on a CPU that has neither one built ahead nor a compiler, with one warning, neither.
 
         Args:
             dtype, sizes: as for `library`.

@@ -1,7 +1,8 @@
 """Whether kernels are wanted at all, and what is said where one is missing.
 
 The environment variable M2F_KERNELS decides: `auto` (default) takes a kernel where there is one, and otherwise plain
-PyTorch with one warning that says why; `reference` never uses a kernel, `compiled` raises where there is none.
+PyTorch with one warning that says why; `reference` never uses a kernel, `compiled` raises where there is none, and so
+does `native`, which compiles each for this very processor and passes over those that a wheel brings.
 
 Inside the transformations of torch.func (grad, vmap, jvp and what is made of them), in forward-mode differentiation
 and under `torch.jit.trace` plain PyTorch runs, whatever the variable says: they see through nothing else.

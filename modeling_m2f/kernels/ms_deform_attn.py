@@ -6,10 +6,10 @@ import functools
 import torch
 from torch import Tensor
 
-from m2f.modeling_m2f.kernels.c_arguments import arithmetic_dtype
+from m2f.modeling_m2f.kernels.c_arguments import arithmetic_dtype, storage_dtype
 from m2f.modeling_m2f.kernels.kernel_policy import explain_reference
 from m2f.modeling_m2f.kernels.ms_deform_attn_choice import use_kernel
-from m2f.modeling_m2f.kernels.ms_deform_attn_cpu import MS_DEFORM_ATTN
+from m2f.modeling_m2f.kernels.ms_deform_attn_cpu import MS_DEFORM_ATTN, size_unavailable_reason
 from m2f.modeling_m2f.kernels.ms_deform_attn_op import define_operator
 from m2f.modeling_m2f.kernels.ms_deform_attn_reference import ms_deform_attn_reference
 
@@ -37,11 +37,15 @@ def ms_deform_attn(
     """
     value, sampling_offsets, attention_logits = _common_dtype(value, sampling_offsets, attention_logits)
     _check(value, spatial_shapes, reference_points, sampling_offsets, attention_logits)
-    if not (use_kernel(value.device, value.dtype) and _size_fits(value, sampling_offsets)):
+    inputs = (value, reference_points, sampling_offsets, attention_logits)
+    if not (use_kernel(value.device, value.dtype) and _size_fits(*inputs)):
         return ms_deform_attn_reference(value, spatial_shapes, reference_points, sampling_offsets, attention_logits)
     dtype = value.dtype
-    if dtype == torch.float16 and value.device.type == "cpu":  # which has no arithmetic for it; float32 holds it
-        value, sampling_offsets, attention_logits = value.float(), sampling_offsets.float(), attention_logits.float()
+    if value.device.type == "cpu":
+        storage = storage_dtype(dtype)
+        value, sampling_offsets, attention_logits = (
+            x.to(storage) for x in (value, sampling_offsets, attention_logits)
+        )
     out = torch.ops.m2f.ms_deform_attn_v1(
         value,
         [length for shape in spatial_shapes for length in shape],
@@ -52,13 +56,16 @@ def ms_deform_attn(
     return out.to(dtype)
 
 
-def _size_fits(value: Tensor, offsets: Tensor) -> bool:
-    if value.device.type != "cuda":
-        return True
-    from m2f.modeling_m2f.kernels.ms_deform_attn_cuda import limit_reason
-
+def _size_fits(value: Tensor, reference_points: Tensor, offsets: Tensor, logits: Tensor) -> bool:
     _, cells, heads, head_dim = value.shape
-    reason = limit_reason(cells, offsets.shape[1], heads, head_dim)
+    if value.device.type == "cpu":
+        learns = any(x.requires_grad for x in (value, reference_points, offsets, logits))
+        sizes = (head_dim, *offsets.shape[3:5])
+        reason = size_unavailable_reason(storage_dtype(value.dtype), *sizes, torch.is_grad_enabled() and learns)
+    else:
+        from m2f.modeling_m2f.kernels.ms_deform_attn_cuda import limit_reason
+
+        reason = limit_reason(cells, offsets.shape[1], heads, head_dim)
     return reason is None or explain_reference(value.device, reason, MS_DEFORM_ATTN.what)
 
 

@@ -16,6 +16,19 @@ def cpu_unavailable_reason() -> str | None:
     return MS_DEFORM_ATTN.unavailable_reason(**usual_definitions())
 
 
+@torch.compiler.assume_constant_result  # as `CpuSource.runs_on`
+def size_unavailable_reason(
+    dtype: torch.dtype, head_dim: int, levels: int, points: int, with_gradients: bool
+) -> str | None:
+    """Why there is no kernel for tensors of these sizes and type, forward and, `with_gradients`, backward; None where
+    there is. A machine without a compiler has those alone that a wheel brings."""
+    for entry in ENTRIES if with_gradients else ENTRIES[:1]:
+        reason = MS_DEFORM_ATTN.unavailable_reason(dtype, **_sizes(entry, head_dim, levels, points))
+        if reason is not None:
+            return reason
+    return None
+
+
 def usual_definitions(dtype: torch.dtype = torch.float32, entry: str = "m2f_forward", head_dim: int = 32) -> dict:
     """Arguments of `MS_DEFORM_ATTN` for the 3 levels and 4 points of every configuration."""
     return {"dtype": dtype, **_sizes(entry, head_dim, 3, 4)}

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import sdpa_backward_flop_count, sdpa_flop_count
 
-from m2f.modeling_m2f.kernels.c_arguments import C_TYPES, arithmetic_dtype, integers, pointer, threads
+from m2f.modeling_m2f.kernels.c_arguments import C_TYPES, arithmetic_dtype, integers, pointer, storage_dtype, threads
 from m2f.modeling_m2f.kernels.cpu_source import CpuSource
 from m2f.modeling_m2f.kernels.operators import define, gradients_of_definition
 from m2f.modeling_m2f.kernels.readable_memory import is_transformed
@@ -26,12 +26,17 @@ BACKWARD = "m2f::window_attention_backward_v1"
 SEPARATION = -100.0
 
 
+def dtype_of_projections(x: Tensor) -> torch.dtype:
+    """The type in which the kernel gets what linear layers make of x, under autocast too, which leaves float64."""
+    is_cast = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64
+    return storage_dtype(torch.get_autocast_dtype("cpu") if is_cast else x.dtype)
+
+
 def window_attention(qkv: Tensor, padding: Tensor, bias: Tensor, height: int, width: int, shift: int) -> Tensor:
     """(B, H * W, M * D) in the dtype of qkv; arguments as in `window_attention_reference`."""
     if not torch.compiler.is_compiling() and is_transformed():
         return window_attention_reference(qkv, padding, bias, height, width, shift)
-    # Of float16 the CPU has no arithmetic; float32 holds it.
-    storage = torch.float32 if qkv.dtype == torch.float16 else qkv.dtype
+    storage = storage_dtype(qkv.dtype)
     out = torch.ops.m2f.window_attention_v1(
         qkv.to(storage), padding.to(storage), bias.to(arithmetic_dtype(storage)), height, width, shift
     )

@@ -8,6 +8,8 @@ from PIL import Image
 from m2f.image_processing.image_loading import _load_one_image
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 
+pytest_plugins = ("thread_counts",)
+
 RNG = np.random.default_rng(0)
 IMAGES = [
     RNG.integers(0, 256, (48, 64, 3), dtype=np.uint8),
@@ -16,14 +18,6 @@ IMAGES = [
     Image.fromarray(RNG.integers(0, 256, (30, 55), dtype=np.uint8)),
     (255 * RNG.random((40, 41, 3))).astype(np.float32),
 ]
-
-
-@pytest.fixture(params=[1, 3])
-def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("kernels", ["auto", "reference"])
@@ -37,7 +31,7 @@ def threads(request):
         {"rescale_factor": 1 / 127, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.7, 0.8, 0.9]},
     ],
 )
-def test_pixels_are_those_of_the_single_steps(threads, kernels, settings, monkeypatch):
+def test_pixels_are_those_of_the_single_steps(thread_count, kernels, settings, monkeypatch):
     """Bit for bit: float32, times the factor, minus the mean, divided by the deviation, each rounded."""
     monkeypatch.setenv("M2F_KERNELS", kernels)
     processor = M2FImageProcessor(size=37, **settings)
@@ -55,7 +49,7 @@ def test_pixels_are_those_of_the_single_steps(threads, kernels, settings, monkey
         assert not batch["pixel_values"][index][:, ~mask].any()
 
 
-def test_each_image_of_a_batch_is_its_own(threads):
+def test_each_image_of_a_batch_is_its_own(thread_count):
     processor = M2FImageProcessor(size=37, pad_size={"height": 96, "width": 96})
     batch = processor(IMAGES * 3, return_tensors="pt")
     for index, image in enumerate(IMAGES * 3):
@@ -67,7 +61,7 @@ def test_each_image_of_a_batch_is_its_own(threads):
     assert all(x.untyped_storage().nbytes() == 4 * x.numel() for x in lists["pixel_values"])
 
 
-def test_an_image_given_twice_is_decoded_once(threads, tmp_path, monkeypatch):
+def test_an_image_given_twice_is_decoded_once(thread_count, tmp_path, monkeypatch):
     """Two threads must not decode the same PIL image."""
     Image.fromarray(RNG.integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(tmp_path / "a.jpg")
     opened, path, loaded = Image.open(tmp_path / "a.jpg"), tmp_path / "a.jpg", []  # opened, but not decoded yet
@@ -82,7 +76,7 @@ def test_an_image_given_twice_is_decoded_once(threads, tmp_path, monkeypatch):
     assert loaded == [opened, path] or loaded == [path, opened]
 
 
-def test_the_first_bad_image_is_named(threads, tmp_path):
+def test_the_first_bad_image_is_named(thread_count, tmp_path):
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(b"no image")
     with pytest.raises(ValueError, match="a.png"):

@@ -4,20 +4,13 @@ import threading
 import time
 
 import pytest
-import torch
 
 from m2f.image_processing.image_threads import map_in_threads
 
-
-@pytest.fixture(params=[1, 3])
-def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
+pytest_plugins = ("thread_counts",)
 
 
-def test_threads_are_those_of_pytorch(threads):
+def test_threads_are_those_of_pytorch(thread_count):
     lock, active, most = threading.Lock(), 0, 0
 
     def note(item, other):
@@ -31,7 +24,7 @@ def test_threads_are_those_of_pytorch(threads):
         return item + other
 
     assert map_in_threads(note, range(9), range(9)) == list(range(0, 18, 2))
-    assert most == threads
+    assert most == thread_count
     assert map_in_threads(note, [], []) == []
     with pytest.raises(ValueError, match="shorter"):
         map_in_threads(note, range(3), range(2))

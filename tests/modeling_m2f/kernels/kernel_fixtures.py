@@ -2,6 +2,7 @@
 
 import ctypes
 import hashlib
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -22,14 +23,19 @@ HERE = Path(__file__).parent
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
-    """Without a compiler a wheel's kernels are tested in the sizes that it carries."""
+    """Without a compiler a wheel's kernels are tested in the sizes that it carries. Where no kernel was demanded, one
+    that is missing must not be an error."""
     try:
         return (yield)
     except (KernelUnavailableError, OpCheckError) as error:
         missing = error if isinstance(error, KernelUnavailableError) else error.__cause__
-        if not isinstance(missing, KernelUnavailableError) or _has_compiler():
+        if not isinstance(missing, KernelUnavailableError) or _has_compiler() or not _is_demanded():
             raise
         pytest.skip(f"not built ahead: {missing}")
+
+
+def _is_demanded() -> bool:
+    return os.environ.get("M2F_KERNELS") in ("compiled", "native")
 
 
 def _has_compiler() -> bool:
