@@ -110,7 +110,8 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: s
         activation: "none", "relu" or "gelu".
     """
     dtype = product_dtype(x.dtype)
-    if is_fast(x, weight) and (operator := onednn_linear(dtype)) is not None:
+    operator = onednn_linear(dtype) if is_fast(x, weight) else None
+    if operator is not None:
         wide = (None if tensor is None else tensor.to(dtype) for tensor in (x, weight, bias))
         return operator(*wide, activation, [], _ALGORITHM[activation]).to(x.dtype)
     return _PLAIN[activation](nn.functional.linear(x, weight, bias))

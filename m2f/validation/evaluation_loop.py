@@ -150,8 +150,9 @@ def _batches(
     dataset: SegmentationDataset, processor: M2FImageProcessor, batch_size: int | str, by_shape: bool, model: nn.Module
 ) -> list[list[int]]:
     if isinstance(batch_size, str):  # "auto"
-        batches = batches_of_one_size(processed_sizes(dataset, processor), BatchLimit(batch_size, model))
-        # Processes may see different free memory, and have to share the same batches.
+        limit, is_main = BatchLimit(batch_size, model), PartialState().is_main_process
+        # Of one process, which looks at the images' files for all, and whose free memory may be another than theirs.
+        batches = batches_of_one_size(processed_sizes(dataset, processor), limit) if is_main else []
         return broadcast_object_list([batches])[0]
     if by_shape and batch_size > 1:
         return batches_by_shape(processed_sizes(dataset, processor), batch_size)
