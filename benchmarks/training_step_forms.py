@@ -71,7 +71,7 @@ class Step:
         self.form, self.device = form, device
         self.autocast = autocast and getattr(torch, autocast)
         self.model = make_model(form, device)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-6)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-6, fused=True)
 
     def __call__(self, batch: dict) -> float:
         with torch.autocast(self.device, dtype=self.autocast, enabled=self.autocast is not None):

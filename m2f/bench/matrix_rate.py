@@ -36,8 +36,8 @@ def matrix_operations(work: Callable[[], object]) -> int:
         counted[torch.ops.m2f.window_attention_v1] = _window_attention
     if hasattr(torch.ops.m2f, "masked_attention_v1"):
         counted[torch.ops.m2f.masked_attention_v1] = _masked_attention
-    if hasattr(torch.ops.m2f, "convolve_3x3_v1"):
-        counted[torch.ops.m2f.convolve_3x3_v1] = _convolution
+    if hasattr(torch.ops.m2f, "convolve_3x3_v2"):
+        counted[torch.ops.m2f.convolve_3x3_v2] = _convolution
     if onednn_linear() is not None:
         counted[torch.ops.mkldnn._linear_pointwise] = _linear
     with FlopCounterMode(display=False, custom_mapping=counted) as counter:

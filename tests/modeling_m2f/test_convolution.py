@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 from m2f.modeling_m2f.convolution import Conv3x3
 from m2f.modeling_m2f.kernels.winograd import split_tiles
@@ -24,9 +25,13 @@ def conv_of(channels: int = 24, out_channels: int = 40, **options) -> Conv3x3:
 
 def torchs(conv: Conv3x3, x: torch.Tensor) -> torch.Tensor:
     """torch's own convolution with the same weights, in the type of x."""
+    return torchs_layer(conv).to(x.dtype)(x)
+
+
+def torchs_layer(conv: Conv3x3) -> nn.Conv2d:
     plain = copy.deepcopy(conv)
     plain.__class__ = nn.Conv2d
-    return plain.to(x.dtype)(x)
+    return plain
 
 
 @pytest.fixture
@@ -36,7 +41,7 @@ def calls(monkeypatch) -> list[tuple[int, ...]]:
 
     def recorded(image, *others):
         shapes.append(image.shape)
-        split_tiles(image, *others)
+        return split_tiles(image, *others)
 
     monkeypatch.setattr("m2f.modeling_m2f.kernels.winograd.split_tiles", recorded)
     return shapes
@@ -79,9 +84,59 @@ def test_others_are_torchs(options, dtype, calls, monkeypatch):
     assert torch.equal(conv(x), torchs(conv, x)) and not calls
 
 
-def test_gradients_small_maps_and_the_switch_are_torchs(calls, monkeypatch):
+@pytest.mark.parametrize("size", [(64, 64), (70, 94), (200, 66)])
+@pytest.mark.parametrize("channels", [(24, 40), (3, 5)])
+def test_gradients_are_those_of_the_convolution(size, channels, calls):
+    conv, x = conv_of(*channels).requires_grad_(), torch.randn(2, channels[0], *size, requires_grad=True)
+    assert type(conv(x).grad_fn).__name__ != "ConvolutionBackward0"
+    grad = torch.randn(2, channels[1], *size)
+    double = (x.detach().double().requires_grad_(), conv.weight.detach().double().requires_grad_())
+    expected = torch.autograd.grad(torch.nn.functional.conv2d(*double, padding=1), double, grad.double())
+    for given in (grad, grad.to(memory_format=torch.channels_last)):
+        grad_x, grad_weight = torch.autograd.grad(conv(x), (x, conv.weight), given)
+        torch.testing.assert_close(grad_x.double(), expected[0], rtol=0, atol=2e-5)
+        # Sums of 8,000 to 26,000 products, of size 100 to 160.
+        torch.testing.assert_close(grad_weight.double(), expected[1], rtol=0, atol=1e-2)
+    assert calls
+    # Of one alone.
+    conv.weight.requires_grad_(False)
+    torch.testing.assert_close(torch.autograd.grad(conv(x), x, grad)[0], grad_x)
+    conv.weight.requires_grad_()
+    torch.testing.assert_close(torch.autograd.grad(conv(x.detach()), conv.weight, grad)[0], grad_weight)
+
+
+@pytest.mark.parametrize(("capability", "is_laid_out"), [("AVX2", True), ("AVX512", False)])
+def test_small_maps_lie_as_their_gradients_are_fast(capability, is_laid_out, monkeypatch):
+    monkeypatch.setattr("m2f.modeling_m2f.convolution.get_cpu_capability", lambda: capability)
+    conv, seen = conv_of().requires_grad_(), []
+    monkeypatch.setattr(conv, "_conv_forward", lambda x, *others: seen.append(x.is_contiguous()) or x)
+    x = torch.randn(1, 24, 60, 60).to(memory_format=torch.channels_last)
+    conv(x)
+    with torch.no_grad():
+        conv(x)
+    assert seen == [is_laid_out, False]
+
+
+def test_gradients_of_gradients():
+    conv, x = conv_of(3, 5).requires_grad_(), torch.randn(1, 3, 64, 64, requires_grad=True)
+    found, expected = [], []
+    for layer, to in ((conv, found), (torchs_layer(conv), expected)):
+        grads = torch.autograd.grad(layer(x).square().sum(), (x, layer.weight), create_graph=True)
+        to += torch.autograd.grad(sum(grad.square().sum() for grad in grads), (x, layer.weight))
+    for own, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(own, theirs, rtol=1e-4, atol=1e-5 * theirs.abs().max().item())
+
+
+def test_forward_derivatives():
+    """With PyTorch's own convolution, which knows them."""
+    conv, x = conv_of(3, 5), torch.randn(1, 3, 64, 64)
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(conv(forward_ad.make_dual(x, x))).tangent
+    torch.testing.assert_close(tangent, conv(x), rtol=0, atol=2e-5)
+
+
+def test_small_maps_and_the_switch_are_torchs(calls, monkeypatch):
     conv, x = conv_of(), torch.randn(1, 24, 64, 64)
-    assert conv(x.clone().requires_grad_()).requires_grad
     assert torch.equal(conv(x[..., :63]), torchs(conv, x[..., :63]))
     monkeypatch.setenv("M2F_KERNELS", "reference")
     assert torch.equal(conv(x), torchs(conv, x)) and not calls

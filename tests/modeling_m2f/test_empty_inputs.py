@@ -10,6 +10,7 @@ from small_models import small_model
 
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.modeling_m2f.convolution import OPERATOR as CONVOLUTION
+from m2f.modeling_m2f.convolution import WEIGHT_GRADIENT as CONVOLUTION_GRADIENT
 from m2f.modeling_m2f.kernels.group_norm import group_norm_
 from m2f.modeling_m2f.kernels.kernel_sources import CSRC
 from m2f.modeling_m2f.kernels.masked_attention import OPERATOR as MASKED_ATTENTION
@@ -18,7 +19,7 @@ from m2f.modeling_m2f.kernels.point_losses import StoredMasks, mask_losses_
 from m2f.modeling_m2f.kernels.resized_masks import ResizedMasks, lay_masks
 from m2f.modeling_m2f.kernels.sampled_points import draw_uniform, sample_shared, sigmoid_sums
 from m2f.modeling_m2f.kernels.semantic_votes import vote_by_class
-from m2f.modeling_m2f.kernels.winograd import join_tiles, room_for_tiles, split_tiles
+from m2f.modeling_m2f.kernels.winograd import join_tiles, room_for_tiles, split_gradient, split_tiles
 
 pytest_plugins = ("kernel_fixtures",)
 pytestmark = pytest.mark.usefixtures("compiled_kernel")
@@ -59,6 +60,10 @@ def convolution(batch=0, channels=3, out_channels=4):
     return zeros(batch, channels, 64, 64), zeros(out_channels, channels, 3, 3)
 
 
+def convolution_gradient(batch=0, channels=3, out_channels=4):
+    return zeros(batch, channels, 64, 64), zeros(batch, out_channels, 64, 64)
+
+
 # name of an operator -> its inputs of which one size is 0
 OPERATORS = {
     "m2f::ms_deform_attn_v1": [deformable(**{k: 0}) for k in ("batch", "queries", "heads", "dim", "points")],
@@ -69,6 +74,7 @@ OPERATORS = {
     "m2f::window_attention_backward_v1": [windows_backward(**{k: 0}) for k in ("batch", "heads", "dim")],
     MASKED_ATTENTION: [masked(**{k: 0}) for k in ("batch", "queries", "cells", "channels")],
     CONVOLUTION: [convolution(**{k: 0}) for k in ("batch", "channels", "out_channels")],
+    CONVOLUTION_GRADIENT: [convolution_gradient(**{k: 0}) for k in ("batch", "channels", "out_channels")],
 }
 
 
@@ -112,8 +118,8 @@ def resized(count):
 
 
 def winograd(height, rows):
-    image, room = zeros(height, 8, 3), room_for_tiles(zeros(height, 8, 3), rows)
-    split_tiles(image, 0, rows, room)
+    image, room = zeros(height, 8, 3), room_for_tiles(zeros(height, 8, 3), [0, rows])
+    split_gradient(image, 0, rows, split_tiles(image, 0, rows, room))
     join_tiles(room, image, 0, rows)
     return [image]
 
@@ -139,7 +145,7 @@ ENTRIES = {
     "m2f_bound_masks, m2f_merge_masks, m2f_measure_masks, m2f_write_masks": lambda: resized(0),
     "m2f_lay_masks": lambda: [1 + lay_masks(zeros(0, 8, 8).bool(), 0.5)[0], *lay_masks(zeros(2, 0, 8).bool(), 0.5)],
     "m2f_vote": lambda: vote_by_class(zeros(0, 5), zeros(0, 4, 4), (16, 16), (16, 16), (9, 9), False),
-    "m2f_winograd_split, m2f_winograd_join": lambda: winograd(0, 0),
+    "m2f_winograd_split, m2f_winograd_split_gradient, m2f_winograd_join": lambda: winograd(0, 0),
 }
 BEHIND_OPERATORS = {"m2f_masked_attention", "m2f_forward", "m2f_backward"}
 WITHOUT_MEMORY = {"m2f_wide_bias", "m2f_parts"}

@@ -46,7 +46,9 @@ def test_formulas():
     assert attention == {"m2f.masked_attention_v1": sdpa_flop_count((2, 3, 5, 4), (2, 3, 7, 4), (2, 3, 7, 4))}
     x, weight = zeros(2, 3, 64, 65), zeros(4, 3, 3, 3)
     plain = count(lambda: torch.nn.functional.conv2d(x, weight, padding=1))
-    assert count(lambda: ops.convolve_3x3_v1(x, weight)) == {"m2f.convolve_3x3_v1": plain["aten.convolution"]}
+    assert count(lambda: ops.convolve_3x3_v2(x, weight)) == {"m2f.convolve_3x3_v2": plain["aten.convolution"]}
+    gradient = count(lambda: ops.convolve_3x3_weight_gradient_v1(x, zeros(2, 4, 64, 65)))
+    assert gradient == {"m2f.convolve_3x3_weight_gradient_v1": plain["aten.convolution"]}
 
 
 @pytest.mark.skipif(onednn_linear() is None, reason="oneDNN's products are not to be had")

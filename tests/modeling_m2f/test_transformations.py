@@ -115,19 +115,20 @@ def test_operators_without_a_derivative_say_so():
     attended = masked_attention(query, cells, cells, torch.ones(1, 1, 3, 5, dtype=torch.bool), 2)
     with pytest.raises(RuntimeError, match="masked_attention_v1.*no autograd formula"):
         attended.sum().backward()
-    weight = torch.randn(4, 3, 3, 3, requires_grad=True)
-    with pytest.raises(RuntimeError, match="convolve_3x3_v1.*no autograd formula"):
-        torch.ops.m2f.convolve_3x3_v1(torch.randn(1, 3, 64, 64), weight).sum().backward()
+    x = torch.randn(1, 3, 64, 64, requires_grad=True)
+    with pytest.raises(RuntimeError, match="convolve_3x3_weight_gradient_v1.*no autograd formula"):
+        torch.ops.m2f.convolve_3x3_weight_gradient_v1(x, torch.randn(1, 4, 64, 64)).sum().backward()
 
 
 def operator_inputs():
     keep = torch.ones(1, 1, 3, 5, dtype=torch.bool)
     cells = torch.randn(1, 5, 8)
     yield torch.ops.m2f.masked_attention_v1, (torch.randn(1, 3, 8), cells, cells, keep, 2)
-    yield torch.ops.m2f.convolve_3x3_v1, (torch.randn(1, 3, 64, 64), torch.randn(4, 3, 3, 3))
+    yield torch.ops.m2f.convolve_3x3_v2, (torch.randn(1, 3, 64, 64), torch.randn(4, 3, 3, 3))
+    yield torch.ops.m2f.convolve_3x3_weight_gradient_v1, (torch.randn(1, 3, 64, 64), torch.randn(1, 4, 64, 64))
 
 
-def test_operators_without_a_derivative_are_good_citizens():
+def test_operators_are_good_citizens():
     for operator, inputs in operator_inputs():
         torch.library.opcheck(operator.default, inputs)
         several = [torch.stack([x, x.flip(1)]) if i == 0 else x for i, x in enumerate(inputs)]
