@@ -59,6 +59,8 @@ EXTRAS = {
     "dev": ["pre-commit>=4.7"],
     # Compiles the CPU kernels where the machine has no C++ compiler, and those that wheels carry.
     "compiler": ["ziglang>=0.17.1"],
+    # Run transformers' model in `m2f bench`, beside ours.
+    "bench": ["onnx>=1.20", "onnxruntime>=1.23", "onnxscript>=0.7", "openvino>=2026.4"],
 }
 
 

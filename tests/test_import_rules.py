@@ -30,7 +30,7 @@ ALLOWED = {
     "hub": {"configuration", "modeling_m2f", "kernels", "image_processing", "checkpoints"},
 }
 # Imported by a function that needs them, so that `import m2f` is quick and inference needs none of them.
-LAZY = {"datasets", "evaluate", "faster_coco_eval", "pycocotools", "scipy", "shtab"}
+LAZY = {"datasets", "evaluate", "faster_coco_eval", "onnxruntime", "openvino", "pycocotools", "scipy", "shtab"}
 # Its wheel does not import beside a CPU build of torch.
 NEVER = {"torchvision"}
 

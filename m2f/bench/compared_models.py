@@ -12,6 +12,7 @@ from transformers import (
     SwinConfig,
 )
 
+from m2f.bench.exported_peers import PACKAGES, ExportedModel, missing_packages
 from m2f.configuration.configuration_m2f import M2FConfig
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 
@@ -49,21 +50,65 @@ class Form(NamedTuple):
             return self.model(pixel_values.to(self.input_dtype))
 
 
-# Name -> (whether it is ours, whether it is compiled, whether its weights have the type, instead of autocast).
+class FormKind(NamedTuple):
+    """What makes a form.
+
+    Args:
+        is_ours: whether the model is ours.
+        runner: `EAGER`, `COMPILED`, or a library of `PACKAGES`.
+        casts_weights: whether its weights have the type, instead of autocast.
+    """
+
+    is_ours: bool
+    runner: str
+    casts_weights: bool
+
+    @property
+    def is_one_piece(self) -> bool:
+        """Whether the network's parts cannot be run alone."""
+        return self.runner != EAGER
+
+
+EAGER, COMPILED = "eager", "compiled"
 FORMS = {
-    "ours": (True, False, True),
-    "ours, autocast": (True, False, False),
-    "ours, compiled": (True, True, True),
-    "transformers": (False, False, False),
-    "transformers, cast": (False, False, True),
-    "transformers, compiled": (False, True, False),
+    "ours": FormKind(True, EAGER, True),
+    "ours, autocast": FormKind(True, EAGER, False),
+    "ours, compiled": FormKind(True, COMPILED, True),
+    "transformers": FormKind(False, EAGER, False),
+    "transformers, cast": FormKind(False, EAGER, True),
+    "transformers, compiled": FormKind(False, COMPILED, False),
+    "transformers, openvino": FormKind(False, "openvino", True),
+    "transformers, onnxruntime": FormKind(False, "onnxruntime", True),
 }
 THEIRS = "transformers"
 
 
-def forms_for(dtype: torch.dtype) -> list[str]:
-    """Forms that differ for the type; in float32 there is nothing to cast."""
-    return [name for name in FORMS if dtype != torch.float32 or name not in ("ours, autocast", "transformers, cast")]
+def forms_for(dtype: torch.dtype, device: str) -> list[str]:
+    """Forms that are compared by default: those that differ for the type (in float32 there is nothing to cast), in
+    other libraries where these are installed, and none that is compiled."""
+    return [name for name, kind in FORMS.items() if _is_default(name, kind, dtype, device)]
+
+
+def _is_default(name: str, kind: FormKind, dtype: torch.dtype, device: str) -> bool:
+    if kind.runner in PACKAGES:
+        return dtype == torch.float32 and device == "cpu" and not missing_packages(kind.runner)
+    return kind.runner == EAGER and (dtype != torch.float32 or name not in ("ours, autocast", "transformers, cast"))
+
+
+def check_form(name: str, dtype: torch.dtype, device: str):
+    """
+    Raises:
+        ValueError: a form in another library, and what it needs is not installed, or the type is not float32, or the
+            device no CPU.
+    """
+    runner = FORMS[name].runner
+    if runner not in PACKAGES:
+        return
+    if dtype != torch.float32 or device != "cpu":
+        asked = f"{str(dtype).removeprefix('torch.')} on {device}"
+        raise ValueError(f"{name!r} runs in float32 on a CPU, not in {asked}: use --dtype float32 --device cpu")
+    if missing := missing_packages(runner):
+        raise ValueError(f'{name!r} needs {" and ".join(missing)}, not installed here: pip install "m2f[bench]"')
 
 
 def make_form(name: str, backbone: str, dtype: torch.dtype, device: str) -> Form:
@@ -71,19 +116,25 @@ def make_form(name: str, backbone: str, dtype: torch.dtype, device: str) -> Form
 
     In a type of 16 bits "ours" and "transformers, cast" keep their weights in it, as `from_pretrained(dtype=...)`
     loads them; "ours, autocast" and "transformers" are run under autocast.
+
+    Raises:
+        ValueError: from `check_form`.
     """
-    is_ours, is_compiled, casts_weights = FORMS[name]
-    model: Any = _our_model(backbone) if is_ours else _their_model(backbone)
+    check_form(name, dtype, device)
+    kind = FORMS[name]
+    model: Any = _our_model(backbone) if kind.is_ours else _their_model(backbone)
     model = model.to(device).eval().requires_grad_(False)
     autocast = None
     if dtype != torch.float32:
-        if casts_weights:
+        if kind.casts_weights:
             model = model.to(dtype)
         else:
             autocast = dtype
-    if is_compiled:
+    if kind.runner == COMPILED:
         model = torch.compile(model)
-    return Form(model, autocast, dtype if casts_weights else torch.float32)
+    elif kind.runner in PACKAGES:
+        model = ExportedModel(model, kind.runner)
+    return Form(model, autocast, dtype if kind.casts_weights else torch.float32)
 
 
 def _config(backbone: str) -> Mask2FormerConfig:

@@ -1,5 +1,6 @@
-"""Times our model beside transformers' Mask2Former on this machine: same weights, same images, in turn; whole and in
-parts; with peak memory and the share of what the machine's matrix products allow."""
+"""Times our model beside transformers' Mask2Former on this machine, which OpenVINO and ONNX Runtime run too where they
+are installed: same weights, same images, in turn; whole and in parts; with peak memory and the share of what the
+machine's matrix products allow. In float32 on a CPU their outputs are compared before."""
 
 import argparse
 import subprocess
@@ -9,10 +10,12 @@ from typing import Any
 
 import torch
 
-from m2f.bench.compared_models import BACKBONES, FORMS, THEIRS, forms_for, make_form
+from m2f.bench.compared_models import BACKBONES, COMPILED, FORMS, THEIRS, Form, check_form, forms_for, make_form
+from m2f.bench.exported_peers import PACKAGES, ExportedModel, library_versions
 from m2f.bench.inference_stages import MODEL_STAGES, STAGES, stage_work
 from m2f.bench.matrix_rate import OPERATIONS, matrix_operations, matrix_product
 from m2f.bench.measurement_report import machine, spread, write_results
+from m2f.bench.output_difference import output_differences
 from m2f.bench.paired_timing import paired_seconds, ratios
 from m2f.bench.peak_memory import can_measure, growth
 from m2f.bench.speed_plot import draw_speed
@@ -21,6 +24,7 @@ from m2f.commands.shared_arguments import add_shared_arguments, count
 from m2f.inference.model_loading import DTYPES, find_device
 
 _PRODUCT = "matrix product"
+_WHOLE = ("model", "end to end")  # stages of forms that are one piece
 
 
 def add_arguments(parser: argparse.ArgumentParser):
@@ -30,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser):
         "--size", type=_size, nargs="+", default=[(640, 640), (800, 1344), (1024, 1024)], metavar="HxW", help=size
     )
     parser.add_argument("--stage", choices=STAGES, nargs="+", default=list(STAGES), help="what is timed (all)")
-    parser.add_argument("--form", choices=FORMS, nargs="+", help="what is compared (all but the compiled ones)")
+    forms = "what is compared (all that can run here but the compiled ones)"
+    parser.add_argument("--form", choices=FORMS, nargs="+", help=forms)
     repetitions = "how often each is timed (%(default)s)"
     parser.add_argument("--repetitions", type=count, default=5, metavar="N", help=repetitions)
     parser.add_argument("--threads", type=count, default=torch.get_num_threads(), metavar="N", help="(%(default)s)")
@@ -55,6 +60,9 @@ def run(args: argparse.Namespace) -> int:
     args.device = device.type  # what is compared takes the current one of its kind
     if args.output is not None:
         check_folder(args.output.parent)
+    for dtype in args.dtype:
+        for name in _form_names(args, dtype):
+            check_form(name, DTYPES[dtype], args.device)
     if args.dry_run:
         print("\n".join(dry_run_lines(args)))
         return 0
@@ -62,7 +70,8 @@ def run(args: argparse.Namespace) -> int:
     if args.peak_of:
         print(_own_peak(args))
         return 0
-    results: dict[str, Any] = {"machine": machine(args.device, threads=args.threads), "rows": []}
+    results: dict[str, Any] = {"machine": _machine(args), "rows": []}
+    print(", ".join(f"{name} {value}" for name, value in results["machine"].items()))
     for backbone in args.backbone:
         for dtype in args.dtype:
             _measure(args, backbone, dtype, results)
@@ -87,30 +96,49 @@ def dry_run_lines(args: argparse.Namespace) -> list[str]:
 
 
 def _form_names(args: argparse.Namespace, dtype: str) -> list[str]:
-    return args.form or [name for name in forms_for(DTYPES[dtype]) if not name.endswith("compiled")]
+    return args.form or forms_for(DTYPES[dtype], args.device)
+
+
+def _machine(args: argparse.Namespace) -> dict[str, Any]:
+    runners = {FORMS[name].runner for dtype in args.dtype for name in _form_names(args, dtype)}
+    libraries = library_versions(library for library in PACKAGES if library in runners)
+    return machine(args.device, threads=args.threads) | libraries
 
 
 def _measure(args: argparse.Namespace, backbone: str, dtype: str, results: dict):
     """Adds a row for each size, batch and stage; the file is written after each."""
     forms = {name: make_form(name, backbone, DTYPES[dtype], args.device) for name in _form_names(args, dtype)}
     product = matrix_product(DTYPES[dtype], args.device)
+    # A GPU may multiply float32 in fewer bits.
+    compares = (dtype, args.device) == ("float32", "cpu") and not set(_WHOLE).isdisjoint(args.stage)
+    reference = forms.get(THEIRS) or make_form(THEIRS, backbone, torch.float32, "cpu") if compares else None
     for size in args.size:
         for batch in args.batch_size:
+            differences = _differences(forms, reference, (batch, 3, *size)) if reference else {}
             for stage in args.stage:
                 row = {"backbone": backbone, "dtype": dtype, "size": list(size), "batch": batch, "stage": stage}
                 row |= _row(args, forms, row, product)
+                if stage in _WHOLE:
+                    for name, difference in differences.items():
+                        row["forms"][name]["difference"] = difference
                 results["rows"].append(row)
                 _print_row(row)
                 write_results(results, args.output)
 
 
+def _differences(forms: dict[str, Form], reference: Form, shape: tuple[int, ...]) -> dict:
+    """Of every form but the reference's own."""
+    pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    others = {name: form for name, form in forms.items() if form is not reference}
+    return output_differences(others, reference, pixels)
+
+
 def _row(args: argparse.Namespace, forms: dict, row: dict, product: Callable[[], object]) -> dict:
     size, batch, stage = tuple(row["size"]), row["batch"], row["stage"]
     works = {
-        name: stage_work(stage, form, FORMS[name][0], size, batch, args.device)
+        name: stage_work(stage, form, FORMS[name].is_ours, size, batch, args.device)
         for name, form in forms.items()
-        # A compiled network is one piece.
-        if not name.endswith("compiled") or stage in ("model", "end to end")
+        if not FORMS[name].is_one_piece or stage in _WHOLE
     }
     # In turn with the others, because a machine's rate changes with what else it does.
     seconds = paired_seconds(works | {_PRODUCT: product}, args.repetitions, args.device)
@@ -126,7 +154,7 @@ def _row(args: argparse.Namespace, forms: dict, row: dict, product: Callable[[],
             found[name]["share_of_roofline"] = operations / rate / found[name]["seconds"]["median"]
     if stage == "model" and not args.no_memory and can_measure(args.device):
         for name in works:
-            if not name.endswith("compiled"):
+            if FORMS[name].runner != COMPILED:
                 found[name]["peak_bytes"] = _peak(args, name, row)
     return {"matrix_rate": rate, "forms": found}
 
@@ -142,8 +170,11 @@ def _peak(args: argparse.Namespace, form: str, row: dict) -> int:
 
 def _own_peak(args: argparse.Namespace) -> int:
     form = make_form(args.peak_of, args.backbone[0], DTYPES[args.dtype[0]], args.device)
-    form(torch.randn(1, 3, 64, 64, device=args.device))  # kernels and threads are there before
     pixels = torch.randn(args.batch_size[0], 3, *args.size[0], device=args.device)
+    if isinstance(form.model, ExportedModel):
+        form.model.load(pixels)  # a graph is for its shape
+    else:
+        form(torch.randn(1, 3, 64, 64, device=args.device))  # kernels and threads are there before
     return growth(lambda: form(pixels), args.device)
 
 
@@ -160,6 +191,8 @@ def _print_row(row: dict):
             line += f"  roofline {found['share_of_roofline']:.0%}"
         if "peak_bytes" in found:
             line += f"  peak {found['peak_bytes'] / 1e6:.0f} MB"
+        if "difference" in found:
+            line += f"  logits differ by {max(found['difference'].values()):.0e}"
         print(line, flush=True)
 
 

@@ -86,7 +86,7 @@ def test_command_writes_numbers_and_a_plot(tmp_path, capsys):
     results = json.loads(out.read_text())
     assert [row["stage"] for row in results["rows"]] == ["model", "post-processing"]
     model = results["rows"][0]["forms"]["ours"]
-    assert set(model) == {"seconds", "times_faster", "operations", "share_of_roofline", "peak_bytes"}
+    assert set(model) == {"seconds", "times_faster", "operations", "share_of_roofline", "peak_bytes", "difference"}
     assert 1e6 < model["peak_bytes"] < 1e9
     assert out.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
     assert "swin-tiny 64x64 batch 1 float32: model" in capsys.readouterr().out
