@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from PIL import Image
 
 from m2f.image_processing.file_settings import pad_size_in_use
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
+from m2f.image_processing.image_threads import map_in_threads
 from m2f.inference.batch_limit import BatchLimit
 from m2f.inference.batch_pipeline import BatchPipeline, ItemOutcome
 from m2f.inference.detection import Box
@@ -32,6 +34,7 @@ class View:
     image: upright RGB.
     inputs: the model's, for this view alone; None for an image that is to be cut into tiles.
     key: the padded shape; views of one shape may come together.
+    tiles: the first ones of an image that is to be cut, as many as the model gets at a time, so that it need not wait.
     """
 
     item: Any
@@ -39,11 +42,24 @@ class View:
     name: str
     inputs: dict[str, torch.Tensor] | None
     key: Hashable
+    tiles: Sequence["View"] = ()
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width)."""
         return self.image.height, self.image.width
+
+
+@dataclass(frozen=True)
+class TiledOutputs:
+    """What the model gives for an image in tiles.
+
+    results: of the tasks, with the parts of the tiles but for the last ones.
+    last: those tiles, as many as the model got together, whose parts are made while it has other images.
+    """
+
+    results: Sequence[TiledTask]
+    last: Sequence[tuple[Box, ViewOutputs]]
 
 
 @dataclass(frozen=True)
@@ -73,7 +89,7 @@ class ViewSegmentation:
             input_size: (height, width) to resize to, in place of what the processor's `size` says.
         """
         if input_size is None and self.tile is not None and max(image.size) > self.tile:
-            return View(item, image, name, None, None)
+            return View(item, image, name, None, None, self._first_tiles(image, name))
         sizes: dict[str, Any] = {}
         if input_size is not None:
             # Of the scale that the processor's size says, so that a canvas of its file holds it.
@@ -84,10 +100,10 @@ class ViewSegmentation:
             inputs = dict(self.processor(image, return_tensors="pt", **sizes))
         return View(item, image, name, inputs, tuple(inputs["pixel_values"].shape))
 
-    def compute(self, views: Sequence[View]) -> Sequence[ViewOutputs | list[TaskSegments]]:
-        """For each of some views of one `key`: the model's outputs, or for an image in tiles what is found."""
+    def compute(self, views: Sequence[View]) -> Sequence[ViewOutputs | TiledOutputs]:
+        """The model's outputs for each of some views of one `key`."""
         if views[0].inputs is None:
-            return [self._segments_of_tiles(view) for view in views]
+            return [self._outputs_of_tiles(view) for view in views]
         parameter = next(self.model.parameters())
         given = [view.inputs for view in views if view.inputs is not None]
         inputs = {name: torch.cat([view_inputs[name] for view_inputs in given]) for name in given[0]}
@@ -98,33 +114,54 @@ class ViewSegmentation:
             )
         return ViewOutputs.split(outputs)
 
-    def segments(self, view: View, computed: ViewOutputs | list[TaskSegments]) -> list[TaskSegments]:
+    def segments(self, view: View, computed: ViewOutputs | TiledOutputs) -> list[TaskSegments]:
         """What each decoder's task asks for, at the size of the view."""
-        if not isinstance(computed, ViewOutputs):
-            return computed
         with memory_errors("the result"):
-            return [decoder.decode(computed, view.size) for decoder in self.decoders]
+            if isinstance(computed, ViewOutputs):
+                return [decoder.decode(computed, view.size) for decoder in self.decoders]
+            parts = map_in_threads(partial(_decode, computed.results), *zip(*computed.last, strict=True))
+            _add(computed.results, [tile for tile, _ in computed.last], parts)
+            return [result.segments() for result in computed.results]
 
-    def _segments_of_tiles(self, view: View) -> list[TaskSegments]:
+    def _outputs_of_tiles(self, view: View) -> TiledOutputs:
         """The tiles go through a pipeline of their own."""
         check_memory_of_tiles(view.size)
+        tiles = self._tile_boxes(view.image)
         assert self.tile is not None  # or no image would be cut
-        tiles = tile_boxes(view.size, self.tile, self.tile_overlap)
         results = [_TILED[decoder.task](decoder, tiles, view.size, self.tile_overlap) for decoder in self.decoders]
+        ready = {tile_view.item: tile_view for tile_view in view.tiles}
+        last = set(tiles[-len(ready) :])
+        kept: list[tuple[Box, ViewOutputs]] = []
 
         def prepare(tile: Box) -> View:
-            return self.prepare(tile, view.image.crop(tile), view.name, self._tile_input_size(tile))
+            return ready.pop(tile, None) or self._tile_view(view.image, view.name, tile)
 
-        def decode(tile_view: View, outputs: ViewOutputs) -> list:
+        def decode(tile_view: View, outputs: ViewOutputs) -> list | ViewOutputs:
             with memory_errors("the result"):
-                return [result.decode(tile_view.item, outputs) for result in results]
+                return outputs if tile_view.item in last else _decode(results, tile_view.item, outputs)
 
         pipeline = BatchPipeline(prepare, self.compute, decode, self.batch_limit, self.workers, item_errors=())
         with memory_errors("the result"):
             for outcome in pipeline.run_in_order(tiles):
-                for result, part in zip(results, _result_of(outcome), strict=True):
-                    result.add(outcome.item, part)
-            return [result.segments() for result in results]
+                found = _result_of(outcome)
+                if isinstance(found, ViewOutputs):
+                    kept.append((outcome.item, found))
+                else:
+                    _add(results, [outcome.item], [found])
+        return TiledOutputs(results, kept)
+
+    def _first_tiles(self, image: Image.Image, name: str) -> list[View]:
+        tiles = self._tile_boxes(image)
+        first = self._tile_view(image, name, tiles[0])
+        together = tiles[1 : self.batch_limit(first.key)]
+        return [first, *map_in_threads(partial(self._tile_view, image, name), together)]
+
+    def _tile_view(self, image: Image.Image, name: str, tile: Box) -> View:
+        return self.prepare(tile, image.crop(tile), name, self._tile_input_size(tile))
+
+    def _tile_boxes(self, image: Image.Image) -> list[Box]:
+        assert self.tile is not None  # or no image would be cut
+        return tile_boxes((image.height, image.width), self.tile, self.tile_overlap)
 
     def _tile_input_size(self, tile: Box) -> tuple[int, int]:
         size = (tile.height, tile.width)
@@ -132,6 +169,17 @@ class ViewSegmentation:
             return size
         assert self.tile is not None  # or there would be no tiles
         return tile_input_size(size, self.tile, dict(self.processor.size))
+
+
+def _decode(results: Sequence[TiledTask], tile: Box, outputs: ViewOutputs) -> list:
+    """The part of a tile for each task."""
+    return [result.decode(tile, outputs) for result in results]
+
+
+def _add(results: Sequence[TiledTask], tiles: Sequence[Box], parts: Sequence[list]):
+    for tile, of_tasks in zip(tiles, parts, strict=True):
+        for result, part in zip(results, of_tasks, strict=True):
+            result.add(tile, part)
 
 
 def _result_of(outcome: ItemOutcome) -> Any:

@@ -12,6 +12,7 @@ from small_models import small_model
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.inference.segmentation_result import SegmentationResult
 from m2f.inference.segmenter import Segmenter
+from m2f.inference.task_decoding import TaskDecoder
 
 SIZE = (160, 208)
 # Two cells that touch, one of them across four tiles of 96; one in a corner; sky around, behind them.
@@ -124,6 +125,27 @@ def test_small_images_and_tiles_come_together_by_themselves():
     model.shapes.clear()
     Segmenter(model, model.processor, batch_size=1)([image] * 2)
     assert model.shapes == [(1, 3, 64, 96)] * 2
+
+
+def test_the_model_waits_neither_for_the_first_tiles_nor_for_the_parts_of_the_last(monkeypatch):
+    """20 tiles, 8 at a time: while the model has the image, 12 are prepared and as many decoded, the others before
+    and after, when it may have another."""
+    predict = segmenter(tile=64, tile_overlap=16, batch_size=8)
+    views, image, calls = predict._views, draw((192, 240), SCENE), []
+    for owner, name in ((M2FImageProcessor, "__call__"), (TaskDecoder, "decode")):
+        plain = getattr(owner, name)
+        monkeypatch.setattr(
+            owner, name, lambda *a, _plain=plain, _name=name, **k: calls.append(_name) or _plain(*a, **k)
+        )
+    counts = []
+    view = views.prepare(None, image, "")
+    counts.append((calls.count("__call__"), calls.count("decode")))
+    (computed,) = views.compute([view])
+    counts.append((calls.count("__call__"), calls.count("decode")))
+    (found,) = views.segments(view, computed)
+    counts.append((calls.count("__call__"), calls.count("decode")))
+    assert counts == [(8, 0), (20, 12), (20, 20)]
+    assert len(found) == len(predict(image))
 
 
 def test_batch_of_a_real_model_gives_what_single_images_give():
