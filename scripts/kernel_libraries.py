@@ -30,7 +30,7 @@ WINDOWS = (7, 12, 6)
 DTYPES = (torch.float32, torch.bfloat16)
 _ENTRY = re.compile(r'extern "C"[^;{]*?\b(m2f_\w+)\(')
 _X86 = {"x86-64-v2": "x86_64_v2", "x86-64-v3": "x86_64_v3", "x86-64-v4": "x86_64_v4"}
-TIMEOUT_SECONDS = 600
+TIMEOUT_SECONDS = 1800  # the first makes a C library: 100 s, on a busy machine many times as long
 
 
 @dataclasses.dataclass(frozen=True)
