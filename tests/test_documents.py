@@ -223,34 +223,50 @@ def seconds(forms: dict[str, Any], digits: int, theirs: str = "transformers") ->
     return [f"{forms[form]['seconds']['median']:.{digits}f} s" for form in ("ours", theirs)]
 
 
-def measured_rows() -> Iterator[tuple[str, list[str]]]:
-    """The README's table, from the files."""
-    yield "model, 640x640, float32", seconds(inference_row("model", [640, 640], "float32"), 2)
-    yield "model, 1024x1024, float32", seconds(inference_row("model", [1024, 1024], "float32"), 2)
+def instructions(name: str) -> str:
+    """As the README calls them. A record that does not name them may tell them by its rates."""
+    found = results(name)
+    if "instructions" in found["machine"]:
+        return found["machine"]["instructions"].split(",")[0]
+    rates = {row["dtype"]: row["matrix_rate"] for row in found.get("rows", []) if row.get("stage") == "model"}
+    multiplies = "bfloat16" in rates and rates["bfloat16"] > 1.3 * rates["float32"]
+    return "bfloat16" if multiplies else "not recorded"
+
+
+def measured_rows() -> Iterator[tuple[str, str, list[str]]]:
+    """The README's table, from the files: what, the file, numbers."""
+    name = "inference_peers_cpu"
+    for edge in (640, 1024):
+        forms = inference_row("model", [edge, edge], "float32", name)
+        yield f"model, {edge}x{edge}, float32", name, seconds(forms, 2)
+        for form, what in (("openvino", "in OpenVINO"), ("onnxruntime", "in ONNX Runtime"), ("compiled", "compiled")):
+            if f"transformers, {form}" in forms:
+                yield f"the same, transformers' {what}", name, seconds(forms, 2, f"transformers, {form}")
+    name = "inference_cpu"
+    yield "model, 640x640, float32", name, seconds(inference_row("model", [640, 640], "float32"), 2)
     for size, dtype in (([800, 1344], "float32"), ([1024, 1024], "bfloat16")):
         row = f"image to segments, {size[0]}x{size[1]}, {dtype}"
-        yield row, seconds(inference_row("end to end", size, dtype), 2)
+        yield row, name, seconds(inference_row("end to end", size, dtype), 2)
     forms = inference_row("model", [1024, 1024], "float32")
     memory = [f"{forms[form]['peak_bytes'] / 1e9:.2f} GB" for form in ("ours", "transformers")]
-    yield "memory of the model, 1024x1024, float32", memory
-    compiled = inference_row("model", [640, 640], "float32", "inference_compiled_cpu")
-    yield "model, 640x640, float32, transformers' compiled", seconds(compiled, 2, "transformers, compiled")
+    yield "memory of the model, 1024x1024, float32", name, memory
     forms = results("ms_deform_attn_cpu")["rows"][0]["forms"]
-    yield "deformable attention, encoder of 640x640", seconds(forms, 3)
-    steps = results("training_step_cpu")["rows"]
-    yield "training step, 512x512, 2 images", seconds(steps[0]["forms"], 1)
-    yield "training step, 1024x1024, 1 image", seconds(steps[1]["forms"], 1)
+    yield "encoder's attention, 640x640", "ms_deform_attn_cpu", seconds(forms, 3)
+    step = results("training_step_cpu")["rows"][0]["forms"]
+    yield "training step, 512x512, 2 images", "training_step_cpu", seconds(step, 1)
     for name, row, metric in (
         ("nuclei", "nuclei, AP after training for 1040 s", "AP"),
         ("camvid", "CamVid, mIoU after 810 s and 902 s", "mIoU"),
     ):
         training = results(f"training_{name}_cpu")
-        yield row, [f"{training[side][metric]:.3f}" for side in ("ours", "transformers")]
+        yield row, f"training_{name}_cpu", [f"{training[side][metric]:.3f}" for side in ("ours", "transformers")]
 
 
 def test_numbers_of_the_readme_are_those_of_the_files():
-    table = re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \| `[^|]+` \|$", text_of("README.md"), re.MULTILINE)
-    assert {label: values for label, *values in table} == dict(measured_rows())
+    table = re.findall(
+        r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \| `[^|]+` \|$", text_of("README.md"), re.MULTILINE
+    )
+    assert table == [(label, instructions(name), *values) for label, name, values in measured_rows()]
 
 
 SPEED_TABLE = [
@@ -267,3 +283,27 @@ def test_factors_of_the_speed_page_are_those_of_the_files(label, stage, dtype):
     factors = [inference_row(stage, size, dtype)["ours"]["times_faster"]["median"] for size in sizes]
     cells = " | ".join(f"{factor:.1f}" for factor in factors)
     assert f"| {label} | {cells} |" in text_of("speed.md").splitlines()
+
+
+def test_peers_of_the_speed_page_are_those_of_the_file():
+    rows = [inference_row("model", [edge, edge], "float32", "inference_peers_cpu") for edge in (640, 1024)]
+    for form in rows[0]:
+        cells = [f"{row[form]['seconds']['median']:.2f}" if form in row else "not measured" for row in rows]
+        label = {"ours": "m2f", "transformers, openvino": "transformers, OpenVINO"}.get(form, form)
+        label = label.replace("onnxruntime", "ONNX Runtime")
+        assert f"| {label} | {' | '.join(cells)} |" in text_of("speed.md").splitlines()
+
+
+def test_settings_of_training_on_the_speed_page_are_those_of_the_file():
+    """And the default is what the page's rule says: the fastest of those with at most 0.45 of the memory."""
+    forms = results("training_step_cpu")["rows"][0]["forms"]
+    labels = {
+        "ours": "`recompute_feedforward` (the default)",
+        "ours, keeping all": "`recompute_feedforward=False`",
+        "ours, checkpointing": "gradient checkpointing",
+    }
+    for form, label in labels.items():
+        factor, memory = forms[form]["times_faster"]["median"], forms[form]["memory_share"]["held by tensors"]
+        assert f"| {label} | {factor:.2f} | {memory:.2f} |" in text_of("speed.md").splitlines()
+    small = [form for form in labels if forms[form]["memory_share"]["held by tensors"] <= 0.45]
+    assert max(small, key=lambda form: forms[form]["times_faster"]["median"]) == "ours"
