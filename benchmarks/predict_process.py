@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from m2f.commands import predict
+from m2f.commands.predict import add_arguments, load_segmenter, predict_images, result_settings
 from m2f.inference.image_sources import ImageSource
 from m2f.inference.prediction_folder import PredictionFolder
 from m2f.inference.prediction_summary import write_summary
@@ -53,11 +53,11 @@ def watch(step: str, owner: type, method: str):
 
 def serve(arguments: list[str]):
     parser = argparse.ArgumentParser()
-    predict.add_arguments(parser)
+    add_arguments(parser)
     # The images come with each line.
     args = parser.parse_args([*arguments, "--cpu", "-"])
-    settings = predict.result_settings(args)
-    segmenter = predict.load_segmenter(args, torch.device("cpu"))
+    settings = result_settings(args)
+    segmenter = load_segmenter(args, torch.device("cpu"))
     for line in sys.stdin:
         task = json.loads(line)
         folder = PredictionFolder(Path(task["output"]), settings)
@@ -65,7 +65,7 @@ def serve(arguments: list[str]):
         _spans.clear()
         answer: dict = {}
         if task["step"] == "predict":
-            predict.predict_images(segmenter, folder, entries, show_progress=False)
+            predict_images(segmenter, folder, entries, show_progress=False)
         else:
             summary = write_summary(folder, entries, segmenter.id2label, segmenter.things)
             if summary.failed:
