@@ -19,7 +19,7 @@ from transformers.utils import logging
 from m2f.image_processing.deep_channels import upright_pixels
 from m2f.image_processing.image_download import download, is_url
 from m2f.image_processing.image_forms import known_form
-from m2f.image_processing.image_opening import decoded, open_image, upright
+from m2f.image_processing.image_opening import decoded, open_image, page_count, upright
 from m2f.image_processing.image_threads import map_in_threads
 from m2f.image_processing.white_level import (
     Levels,
@@ -33,6 +33,7 @@ logger = logging.get_logger(__name__)
 
 LoadedImage = Image.Image | np.ndarray  # the array is (H, W, channels)
 
+SEVERAL_PAGES = "an image has several pages or frames, of which the first alone is read"
 _CHANNELS = (1, 3, 4)
 
 
@@ -158,13 +159,15 @@ def _load_one_image(image: Any, input_data_format: str | None) -> LoadedImage:
     if isinstance(image, np.ndarray | torch.Tensor):
         prefer_first = isinstance(image, torch.Tensor)
         return _channels_last(_to_numpy(image), input_data_format, prefer_first)
-    image, name = _opened(image, _load_text)
-    _check_pixels((image.height, image.width), f"a PIL image of mode {image.mode}")
-    return decoded(lambda: upright_pixels(image), name)
+    opened, name = _opened(image, _load_text)
+    if opened is not image and page_count(opened) > 1:  # the page of a PIL image is the caller's choice
+        logger.warning_once(SEVERAL_PAGES)
+    _check_pixels((opened.height, opened.width), f"a PIL image of mode {opened.mode}")
+    return decoded(lambda: upright_pixels(opened), name)
 
 
 def _load_one_label_map(item: Any) -> np.ndarray:
-    array = _to_numpy(item) if isinstance(item, np.ndarray | torch.Tensor) else np.asarray(_open_pil(item, None))
+    array = _to_numpy(item) if isinstance(item, np.ndarray | torch.Tensor) else np.asarray(_open_label_map(item))
     found = f"a segmentation map of shape {tuple(array.shape)}"
     if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
         array = array[0] if array.shape[0] == 1 else array[:, :, 0]
@@ -193,14 +196,17 @@ def _check_whole_numbers(array: np.ndarray, found: str) -> None:
         )
 
 
-def _open_pil(image: Any, load_text: Callable[[str], tuple[Image.Image, str]] | None) -> Image.Image:
-    """The decoded, upright PIL image. `load_text` reads a string that is no file: a URL or base64 data."""
-    image, name = _opened(image, load_text)
-    return decoded(lambda: upright(image), name)
+def _open_label_map(item: Any) -> Image.Image:
+    """The decoded, upright PIL image."""
+    opened, name = _opened(item, None)
+    if opened is not item and (pages := page_count(opened)) > 1:
+        raise ValueError(f"{name} has {pages} pages or frames; a segmentation map has one")
+    return decoded(lambda: upright(opened), name)
 
 
 def _opened(image: Any, load_text: Callable[[str], tuple[Image.Image, str]] | None) -> tuple[Image.Image, str]:
-    """The PIL image, which may not be decoded yet, and what messages call it."""
+    """The PIL image, which may not be decoded yet, and what messages call it. `load_text` reads a string that is no
+    file: a URL or base64 data."""
     if isinstance(image, str | os.PathLike) and os.path.isfile(image):
         return _open(image, f"the file {os.fspath(image)}")
     if isinstance(image, bytes | bytearray):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from PIL import ExifTags, Image, ImageFile
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
 
 from m2f.image_processing.white_level import content_of_open_file, note_highest_in_file
 
@@ -44,6 +44,11 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# The formats whose files may hold several images that are shown one after the other. In JPEG files (MPO) the others
+# are previews and depths.
+_PAGED_FORMATS = ("TIFF", "GIF", "WEBP", "PNG", "AVIF")
+_SUBFILE_TYPE = 254  # TIFF's tag: of a page that is a smaller copy (1) or a mask (4) of another
+_COPY_OR_MASK = 1 | 4
 _SIDEWAYS = (5, 6, 7, 8)  # the orientations that exchange height and width
 # Where Pillow looks for an orientation in what it keeps of a file.
 _EXIF_ENTRIES = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
@@ -123,6 +128,27 @@ def upright(image: Image.Image) -> Image.Image:
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """(height, width) that an image which is not decoded yet will have, upright."""
     return image.size if orientation(image) in _SIDEWAYS else image.size[::-1]
+
+
+def page_count(image: Image.Image) -> int:
+    """Pages or frames of an image whose file is open; the smaller copies and masks in a TIFF are none."""
+    try:
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            return _tiff_pages(image)
+        return getattr(image, "n_frames", 1) if image.format in _PAGED_FORMATS else 1
+    except _DECODE_ERRORS:  # of what follows the first page, which is what is read
+        return 1
+
+
+def _tiff_pages(image: TiffImagePlugin.TiffImageFile) -> int:
+    if not image.tag_v2.next:
+        return 1
+    pages, other = 1, reopened(image)  # the image itself stays at its first page
+    assert isinstance(other, TiffImagePlugin.TiffImageFile)
+    for number in range(1, other.n_frames):
+        other.seek(number)
+        pages += not other.tag_v2.get(_SUBFILE_TYPE, 0) & _COPY_OR_MASK
+    return pages
 
 
 def _open(file: str | os.PathLike | io.BytesIO, formats: Sequence[str] | None) -> ImageFile.ImageFile:

@@ -1,5 +1,5 @@
 """Reads every image of a dataset once and lists what is wrong with it. Writes a contact sheet, a picture of the worst
-findings and the rarest classes with their labels."""
+findings and the rarest classes with their labels; and the dataset as one of COCO, where --write says so."""
 
 import argparse
 import json
@@ -11,16 +11,18 @@ from PIL import Image
 
 from m2f.commands.data_arguments import add_data_arguments
 from m2f.commands.messages import printer
-from m2f.commands.output_check import check_file
+from m2f.commands.output_check import check_file, check_folder
 from m2f.commands.shared_arguments import add_shared_arguments, count_or_zero
 from m2f.commands.white_level_argument import add_white_level_argument
 from m2f.data.check_report import CheckReport, SplitSummary
+from m2f.data.coco_writing import WrittenSplit, check_target, write_coco
 from m2f.data.contact_sheet import draw_contact_sheet
 from m2f.data.dataset_check import TINY_PIXELS, check_dataset
 from m2f.data.image_inspection import KINDS, SEVERITIES, Finding
 
 EXIT_FOUND_ERRORS = 1
 EXIT_CODES = {0: "training may start", EXIT_FOUND_ERRORS: "errors were found (with --strict: or warnings)"}
+WRITTEN_FORMATS = ("coco",)
 _MAX_CLASSES = 40  # shown without --all
 
 
@@ -34,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("--sheet-images", type=count_or_zero, default=24, metavar="N", help=images)
     parser.add_argument("--max-lines", type=count_or_zero, default=10, metavar="N", help=lines)
     parser.add_argument("--all", action="store_true", help="print all findings and classes")
+    write = "write the data as FORMAT, which is coco, into a new folder: instances, or panoptic for other labels"
+    parser.add_argument("--write", nargs=2, metavar=("FORMAT", "FOLDER"), help=write)
+    parser.add_argument("--copy-images", action="store_true", help="copy images that --write links otherwise")
     parser.add_argument("--strict", action="store_true", help="exit with 1 for warnings too")
     tiny = f"note segments with fewer pixels ({TINY_PIXELS})"
     parser.add_argument("--tiny", type=count_or_zero, default=TINY_PIXELS, metavar="PIXELS", help=tiny)
@@ -42,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser):
         parser,
         config={},
         workers={"type": count_or_zero, "help": "processes that read images (one a core)"},
+        overwrite={},
         json={"action": "store", "nargs": "?", "const": True, "metavar": "FILE", "help": json_file},
         dry_run={"help": "read and print, and write no file"},
     )
@@ -54,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
         check_file(file)  # now, and not after an hour of reading
     if sheet and sheet.suffix.lower() not in Image.registered_extensions():
         raise ValueError(f"{sheet} has no ending of an image file; give it .png")
+    if args.write:
+        _check_writing(args, data)
     report = check_dataset(
         data,
         args.split,
@@ -71,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
         _write(args, f"report: {json_file}", lambda: json_file.write_text(text + "\n", encoding="utf-8"), say)
     if sheet and report.records:
         _write(args, f"contact sheet: {sheet}", lambda: draw_contact_sheet(report, args.sheet_images).save(sheet), say)
+    if args.write:
+        _write_dataset(args, report, say)
     say(_verdict(report, args.strict))
     return 0 if report.may_train(args.strict) else EXIT_FOUND_ERRORS
 
@@ -79,6 +89,44 @@ def _write(args: argparse.Namespace, line: str, write: Callable[[], object], say
     if not args.dry_run:
         write()
     say(f"would write {line}" if args.dry_run else line)
+
+
+def _check_writing(args: argparse.Namespace, data: str):
+    format, folder = args.write[0], Path(args.write[1])
+    if format not in WRITTEN_FORMATS:
+        raise ValueError(f"cannot write {format!r}; --write takes {', '.join(WRITTEN_FORMATS)} and a folder")
+    check_folder(folder)
+    check_target(folder, args.overwrite, data)
+
+
+def _write_dataset(args: argparse.Namespace, report: CheckReport, say: Callable[[str], object]):
+    """What can be read of the splits that can be opened; the report has named the rest."""
+    folder = Path(args.write[1])
+    readable = {
+        split: [record.index for record in report.records if record.split == split and record.size is not None]
+        for split in report.readers
+    }
+    if not any(readable.values()):
+        say(f"no image can be read; {folder} is not written")
+        return
+    left_out = len(report.records) - sum(map(len, readable.values()))
+    if left_out:
+        say(f"images that cannot be read and are left out: {left_out}")
+    if args.dry_run:
+        say(f"would write dataset: {folder}")
+        return
+    for split in write_coco(report.readers, folder, readable, args.overwrite, args.copy_images):
+        say(f"dataset: {folder}, {split.name}: {split.images} images, {split.segments} segments")
+        for number, text in ((split.empty, "segments without a pixel, which are left out"), *_unsaid(split)):
+            if number:
+                say(f"  {number} {text}")
+
+
+def _unsaid(split: WrittenSplit) -> tuple[tuple[int, str], ...]:
+    return (
+        (split.crowds, "images with ignored pixels, as a crowd region of the first class"),
+        (split.background, "images with background, which COCO panoptic has as unknown pixels, and readers ignore"),
+    )
 
 
 def _data_and_json(args: argparse.Namespace) -> tuple[str, bool, Path | None]:

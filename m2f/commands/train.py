@@ -21,9 +21,11 @@ from m2f.commands.shared_arguments import SHARED_ORDER, add_shared_arguments
 from m2f.commands.train_arguments import add_option_arguments, options_from_arguments
 from m2f.configuration.configuration_m2f import LICENSE_FIELD, M2FConfig
 from m2f.data.augmentation_presets import augmentation_preset
+from m2f.data.crowd_regions import ONLY_CROWDS
 from m2f.data.dataset_formats import list_splits, open_dataset
 from m2f.data.dataset_paths import split_of_name
-from m2f.data.segmentation_dataset import SegmentationDataset
+from m2f.data.held_out_images import hold_out
+from m2f.data.segmentation_dataset import SegmentationDataset, remarks_of
 from m2f.hub.model_card import CARD_FILE, CardFacts, is_as_written, write_card
 from m2f.hub.weights_license import checked_license, required_license
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
@@ -90,7 +92,7 @@ def train(options: TrainingOptions) -> int:
     checkpoint = find_checkpoint(options, say)
     dataset, validation = open_datasets(options)
     say(f"{options.data}: {dataset.format}, {len(dataset)} images to train on, {dataset_classes(dataset)}")
-    say(f"{len(validation)} images of split {validation.split!r} to evaluate on" if validation else "no evaluation")
+    say(_evaluated_on(options, validation))
     set_seed(options.seed)
     model = starting_model(options, dataset, checkpoint)
     keep_license(model.config, options)
@@ -122,8 +124,13 @@ def open_datasets(options: TrainingOptions) -> tuple[SegmentationDataset, Segmen
         raise ValueError("there is nothing to train on; give --data, a folder or an annotation file")
     check_white_level(options.white_level)
     dataset = _open(options, options.data, options.train_split, options.image_folder)
+    for kind, text in remarks_of(dataset):
+        if kind == ONLY_CROWDS:
+            raise ValueError(f"there is nothing to learn in {options.data}: {text}")
     class_weights_of(options.class_weights, dataset.id2label)  # those that do not fit are an error
     split = _validation_split(options)
+    if options.validation_fraction is not None:
+        return hold_out(dataset, _checked_fraction(options, split))
     if split is None:
         return dataset, None
     path = options.validation_data or options.data
@@ -213,6 +220,42 @@ def _validation_split(options: TrainingOptions) -> str | None:
         return options.validation_split or "val"
     splits = list_splits(options.data, options.data_format)
     return next((name for name in splits if split_of_name(name) == "val"), None)
+
+
+def _checked_fraction(options: TrainingOptions, split: str | None) -> float:
+    """The share of images that is held out.
+
+    Args:
+        split: that is evaluated on otherwise.
+
+    Raises:
+        ValueError: there is another split, or other data, to evaluate on.
+    """
+    assert options.validation_fraction is not None
+    names = ("validation_split", "validation_data", "validation_image_folder")
+    given = [name for name in names if getattr(options, name) is not None]
+    if given:
+        raise ValueError(
+            f"validation_fraction is {options.validation_fraction} and {given[0]} is {getattr(options, given[0])!r}; "
+            "give one of the two"
+        )
+    if split is not None:
+        raise ValueError(
+            f"validation_fraction is {options.validation_fraction}, but {options.data} has the split {split!r} to "
+            "evaluate on; leave the fraction out, or give the part to train on alone as --data"
+        )
+    return options.validation_fraction
+
+
+def _evaluated_on(options: TrainingOptions, validation: SegmentationDataset | None) -> str:
+    if validation is None:
+        return "no evaluation"
+    if options.validation_fraction is None:
+        return f"{len(validation)} images of split {validation.split!r} to evaluate on"
+    return (
+        f"{len(validation)} further images of split {options.train_split!r} held out to evaluate on, those whose "
+        f"names' hashes are in the first {options.validation_fraction:g} of all (--validation-fraction)"
+    )
 
 
 def _evaluation_size(options: TrainingOptions) -> dict[str, int] | None:

@@ -1,16 +1,19 @@
 """The json files of COCO's formats: sections of entries with ids (https://cocodataset.org/#format-data)."""
 
+import contextlib
 import json
 import marshal
 import os
 import reprlib
+from array import array
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
-import numpy as np
-
-from m2f.data.dataset_paths import find_folder, inside
+from m2f.data.coco_values import settle_values
+from m2f.data.dataset_paths import find_folder
+from m2f.data.json_entries import NoJsonObject, read_entries
+from m2f.data.named_files import NamedFiles
 
 
 class Rule(NamedTuple):
@@ -47,7 +50,7 @@ class CocoImage(NamedTuple):
 
 
 class PackedLists:
-    """Lists of json values as one block of bytes, each decoded when it is asked for.
+    """Values of json, mostly lists, as one block of bytes, each decoded when it is asked for.
 
     Parsed polygons take several times the memory of their text, and in each worker process of a data loader once more,
     because counting references writes to them. marshal packs 10 times as fast as json.
@@ -60,24 +63,38 @@ class PackedLists:
         ValueError: a list is nested too deeply.
     """
 
-    def __init__(self, lists: Iterable[list], where: str):
-        try:
-            packed = [marshal.dumps(values) for values in lists]
-        except ValueError as error:
-            raise ValueError(f"{where} has lists that are nested too deeply: {error}") from error
-        self._ends = np.cumsum([0, *map(len, packed)])
-        self._bytes = b"".join(packed)
+    def __init__(self, lists: Iterable[Any], where: str):
+        self._where, self._bytes, self._ends = where, bytearray(), array("q", [0])
+        for values in lists:
+            self.append(values)
 
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    def __getitem__(self, index: int) -> list:
-        start, end = self._ends[range(len(self))[index] :][:2]
-        return marshal.loads(self._bytes[start:end])
+    def __getitem__(self, index: int) -> Any:
+        position = range(len(self))[index]
+        return marshal.loads(self._bytes[self._ends[position] : self._ends[position + 1]])
+
+    def append(self, value: Any) -> int:
+        """Add a value; its index."""
+        try:
+            self._bytes += marshal.dumps(value)
+        except ValueError as error:
+            raise ValueError(f"{self._where} has lists that are nested too deeply: {error}") from error
+        self._ends.append(len(self._bytes))
+        return len(self) - 1
 
 
-def read_json(path: Path) -> Any:
+# Given the section and an entry of it: what is kept of the entry.
+Keep = Callable[[str, Any], Any]
+
+
+def read_json(path: Path, keep: Keep | None = None) -> Any:
     """The content of a json file.
+
+    Args:
+        keep: where the content is an object, each entry of the lists in it is replaced by what this gives for it, one
+            after the other, so that the memory of what is not kept is free again before the rest is read.
 
     Raises:
         FileNotFoundError: no such file.
@@ -85,27 +102,36 @@ def read_json(path: Path) -> Any:
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no such file: {path}")
+    if keep is not None:
+        with contextlib.suppress(NoJsonObject, OSError):
+            return read_entries(path, keep)
     try:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError, OSError) as error:  # ValueError: JSONDecodeError and UnicodeDecodeError
         raise ValueError(f"{path} is not a json file: {error}") from error
 
 
-def read_sections(path: Path, rules: Mapping[str, Mapping[str, Rule]], kind: str) -> dict[str, list[dict]]:
-    """The content of a COCO json whose sections have the given keys.
+def read_sections(
+    path: Path, rules: Mapping[str, Mapping[str, Rule]], kind: str, keep: Keep | None = None
+) -> dict[str, list[dict]]:
+    """The content of a COCO json whose sections have the given keys; values of other tools are settled, see
+    `settle_values`.
 
     Args:
         rules: section -> key -> what its value must be.
         kind: what messages call such a file.
+        keep: see `read_json`; what it keeps is held against the rules.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: no such json.
     """
-    content = read_json(path)
-    for section, keys in rules.items():
+    content = read_json(path, keep)
+    for section in rules:
         if not isinstance(content, dict) or not isinstance(content.get(section), list):
             raise ValueError(f"{path} has no list {section!r}; a {kind} json has {', '.join(rules)}")
+    settle_values(content)
+    for section, keys in rules.items():
         check_entries(content[section], keys, f"{path}: {section!r}")
     return content
 
@@ -151,20 +177,23 @@ def coco_images(content: Mapping[str, list[dict]], path: Path) -> list[CocoImage
     return [CocoImage(*(entry[key] for key in CocoImage._fields)) for entry in content["images"]]
 
 
-def coco_image_folder(
+def coco_image_files(
     images: list[CocoImage], path: Path, folder: str | Path | None, leave_out: Path | None = None
-) -> Path:
-    """The folder given, or the one with the images that a json names; `leave_out` is not it.
+) -> tuple[list[CocoImage], NamedFiles]:
+    """The images, each with its path in the folder as `file_name`, and their files.
+
+    Args:
+        folder: where they are; None: the folder with the images that a json names, of which `leave_out` is none.
 
     Raises:
-        FileNotFoundError: none has them.
+        FileNotFoundError: no folder has them.
         ValueError: several have them, or an image is outside it.
     """
     if folder is None:
         folder = find_folder([image.file_name for image in images], path, "image_folder", leave_out)
-    for image in images:
-        inside(Path(folder), image.file_name, f"{path}, image {image.id}")
-    return Path(folder)
+    files = NamedFiles(Path(folder))
+    names = (files.add(image.file_name, f"{path}, image {image.id}") for image in images)
+    return [image._replace(file_name=name) for image, name in zip(images, names, strict=True)], files
 
 
 def _name(entry: dict, position: int) -> str:

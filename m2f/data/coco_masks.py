@@ -51,6 +51,29 @@ def segments_of_objects(
     return segments
 
 
+def without_bad_parts(segmentation: Any) -> tuple[Any, int]:
+    """The segmentation without the polygons of fewer than three points, [] among them, which annotation tools leave
+    behind, and how many these are. Whatever else is wrong stays, and is refused when it is decoded.
+    """
+    if not isinstance(segmentation, list):
+        return segmentation, 0
+    kept = [part for part in segmentation if not _is_stray(part)]
+    return kept, len(segmentation) - len(kept)
+
+
+def left_out_remarks(total: int, hollow: int, parts: int) -> list[tuple[str, str]]:
+    """(kind of finding, message) for what `without_bad_parts` took away.
+
+    Args:
+        total: annotations.
+        hollow: those of them of which nothing is left.
+        parts: polygons that others of them lost.
+    """
+    found = [(hollow, f"of {total} annotations have no polygon of three points (a box is no mask)")]
+    found += [(parts, "polygons of other annotations have fewer than three points")]
+    return [("left out", f"{count} {text}; left out") for count, text in found if count]
+
+
 def decode_strip(segmentation: Any, height: int, width: int) -> tuple[np.ndarray, int]:
     """The columns that a mask lies in, (H, w) uint8 of 0 and 1, and the first of them; of an empty mask none.
 
@@ -119,6 +142,11 @@ def run_lengths(counts: str | bytes) -> np.ndarray:
     runs[1::2] = np.cumsum(runs[1::2])
     runs[2::2] = np.cumsum(runs[2::2])
     return runs
+
+
+def _is_stray(part: Any) -> bool:
+    """Whether this is a polygon of fewer than three points."""
+    return isinstance(part, list) and len(part) < _MIN_POLYGON_NUMBERS and all(type(n) in (int, float) for n in part)
 
 
 def _decode(entry: CocoObject, size: tuple[int, int], where: str) -> tuple[np.ndarray, int]:

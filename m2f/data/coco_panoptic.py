@@ -2,10 +2,11 @@
 (https://cocodataset.org/#format-data, item 4)."""
 
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+from transformers.utils import logging
 
 from m2f.data.coco_json import (
     CATEGORY_RULES,
@@ -18,16 +19,20 @@ from m2f.data.coco_json import (
     PackedLists,
     by_id,
     check_entries,
-    coco_image_folder,
+    coco_image_files,
     coco_images,
     read_sections,
 )
-from m2f.data.dataset_paths import find_folder, inside, split_of_name
+from m2f.data.crowd_regions import crowd_remarks, takes_as_objects
+from m2f.data.dataset_paths import find_folder, split_of_name
 from m2f.data.image_reading import ImageFile
 from m2f.data.label_maps import read_channels, segments_of_ids
+from m2f.data.named_files import NamedFiles
 from m2f.data.segment_map import Sample, SegmentMap
 from m2f.image_processing.label_values import IGNORED, NOTHING
 from m2f.image_processing.white_level import WhiteLevel
+
+logger = logging.get_logger(__name__)
 
 _RULES = {
     "images": IMAGE_RULES,
@@ -54,17 +59,21 @@ class CocoPanoptic:
             ignores them. Departure: the original's mapper leaves crowd segments out and makes a mask of each other
             segment, so that all these pixels count as background, as with False.
         split: found in the file's name by default, else the name itself.
+        crowd: as for `CocoInstances`.
 
     Attributes beside those of `SegmentationDataset`:
         category_ids: the json's id of each class.
         images: the json's entry of each image.
+        crowds_are_objects: what `crowd` asks for.
+        remarks: (kind of finding, message) for crowd segments, and for annotations of images that are not listed,
+            which are left out with one warning.
 
     Raises:
         FileNotFoundError: no annotation file, or (for an item) no image or PNG.
         ValueError: not such a json: a key is missing or has a wrong value, an id appears twice or is not in
-            [1, 2^24), an annotation names an unknown image or category, a file lies outside its folder; for an item:
-            the image has no annotation, a file cannot be decoded, image, PNG and json differ in size, or PNG and json
-            in segment ids. The message names the file, and the segment's id.
+            [1, 2^24), an annotation names an unknown category, none is of an image that is listed, a file lies outside
+            its folder; for an item: the image has no annotation, a file cannot be decoded, image, PNG and json differ
+            in size, or PNG and json in segment ids. The message names the file, and the segment's id.
     """
 
     task = "panoptic"
@@ -78,7 +87,9 @@ class CocoPanoptic:
         segments_folder: str | Path | None = None,
         ignore_unknown: bool = True,
         split: str | None = None,
+        crowd: str = "ignore",
     ):
+        self.crowds_are_objects = takes_as_objects(crowd)
         self.annotation_file = Path(annotation_file)
         self.ignore_unknown = ignore_unknown
         self.split = split or split_of_name(self.annotation_file.stem) or self.annotation_file.stem
@@ -87,28 +98,34 @@ class CocoPanoptic:
         self.category_ids = sorted(categories)
         self.id2label = {i: categories[category]["name"] for i, category in enumerate(self.category_ids)}
         self.thing_label_ids = [i for i, c in enumerate(self.category_ids) if categories[c].get("isthing", 1)]
-        self.images = coco_images(content, self.annotation_file)
+        images = coco_images(content, self.annotation_file)
         # Where images are PNG too, they have the names of the annotations' files.
         named = self.annotation_file.with_suffix("")
         segments_folder = named if segments_folder is None and named.is_dir() else segments_folder
         known = None if segments_folder is None else Path(segments_folder)
-        self.image_folder = coco_image_folder(self.images, self.annotation_file, image_folder, known)
+        self.images, self._files = coco_image_files(images, self.annotation_file, image_folder, known)
+        self.image_folder = self._files.folder
         self.segments_folder = known or self._find_segments(content["annotations"])
+        self._segment_files = NamedFiles(self.segments_folder, are_labels=True)
+        self.remarks: list[tuple[str, str]] = []
         self._annotations = PackedLists(self._annotations_by_image(content["annotations"]), str(self.annotation_file))
+        for _, text in self.remarks:
+            logger.warning_once(f"{self.annotation_file}: {text}")
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Sample:
         entry = self.images[index]
-        path = self.image_path(index)
-        image = ImageFile(path, f"{path} (image {entry.id})", self.white_level)
+        path, doubt = self._files.find(entry.file_name)
+        name = f"{path} (image {entry.id}{', ' * bool(doubt)}{doubt})"
+        image = ImageFile(path, name, self.white_level)
         image.check_size((entry.height, entry.width), str(self.annotation_file))
         annotation = self._annotations[index]
         if not annotation:
             raise ValueError(f"{self.annotation_file}: image {entry.id} ({entry.file_name}) has no annotation")
         file_name, segment_ids, class_ids, crowd_ids = annotation
-        path = self.segments_folder / file_name
+        path = self._segment_files.path(file_name)
         ids = read_segment_ids(path, str(path))
         if ids.shape != (entry.height, entry.width):
             raise ValueError(
@@ -122,35 +139,55 @@ class CocoPanoptic:
         return self.images[index].file_name
 
     def image_path(self, index: int) -> Path:
-        return self.image_folder / self.images[index].file_name
+        return self._files.path(self.images[index].file_name)
+
+    def segments_path(self, index: int) -> Path | None:
+        """The PNG of an image; None where the image has no annotation."""
+        annotation = self._annotations[index]
+        return self._segment_files.path(annotation[0]) if annotation else None
 
     def _find_segments(self, annotations: list[dict]) -> Path:
+        """Where the PNGs are: in a folder without the images; or with them, if no image has the name of a PNG."""
         names = [entry["file_name"] for entry in annotations]
-        return find_folder(names, self.annotation_file, "segments_folder", self.image_folder)
+        both = {*names}.isdisjoint(image.file_name for image in self.images)
+        return find_folder(names, self.annotation_file, "segments_folder", None if both else self.image_folder)
 
     def _annotations_by_image(self, annotations: list[dict]) -> Iterable[list]:
         """For each image [file name, segment ids, class ids, ids of crowd segments], or [] without annotation."""
         found: dict[int | str, list] = {image.id: [] for image in self.images}
-        class_of = {category: i for i, category in enumerate(self.category_ids)}
+        class_of: dict[int | str, int] = {category: i for i, category in enumerate(self.category_ids)}
+        flags: list[tuple[int, bool]] = []
+        orphans = [entry for entry in annotations if entry["image_id"] not in found]
+        if orphans and len(orphans) == len(annotations):
+            where = f"{self.annotation_file}, annotation of image {orphans[0]['image_id']}"
+            raise ValueError(
+                f"{where}: not among the {len(found)} images; so it is for all {len(orphans)} annotations"
+            )
         for entry in annotations:
-            image_id = entry["image_id"]
+            image_id, segments = entry["image_id"], entry["segments_info"]
             where = f"{self.annotation_file}, annotation of image {image_id}"
-            if image_id not in found or found[image_id]:
-                problem = "a second one" if image_id in found else f"not among the {len(found)} images"
-                raise ValueError(f"{where}: {problem}")
-            inside(self.segments_folder, entry["file_name"], where)
-            found[image_id] = [entry["file_name"], *split_segments(entry["segments_info"], class_of, where)]
+            if found.get(image_id):
+                raise ValueError(f"{where}: a second one")
+            parts = split_segments(segments, class_of, where, self.crowds_are_objects)
+            if image_id in found:
+                found[image_id] = [self._segment_files.add(entry["file_name"], where), *parts]
+                flags += crowd_flags(segments, class_of, self.crowds_are_objects)
+        if orphans:
+            text = f"{len(orphans)} of {len(annotations)} annotations name an image that is not listed; left out"
+            self.remarks.append(("left out", text))
+        self.remarks += crowd_remarks(flags, self.id2label)
         return found.values()
 
 
 def split_segments(
-    segments_info: list[dict], class_of: dict[int | str, int], where: str
+    segments_info: list[dict], class_of: Mapping[int | str, int], where: str, crowds_are_objects: bool = False
 ) -> tuple[list[int], list[int], list[int]]:
     """Ids and classes of the segments, and the ids of crowd segments, of one image.
 
     Args:
         segments_info: dicts with "id", "category_id" and possibly "iscrowd".
         class_of: category id -> class.
+        crowds_are_objects: takes crowd segments for single ones.
 
     Raises:
         ValueError: a key is missing or has a wrong value, an id appears twice or is not in [1, 2^24), or a category is
@@ -163,12 +200,22 @@ def split_segments(
         if entry["category_id"] not in class_of:
             known = f"not among the categories {reprlib.repr(list(class_of))}"
             raise ValueError(f"{where}: segment {number} has category_id {entry['category_id']}, {known}")
-    single = [entry for entry in segments_info if not entry.get("iscrowd")]
+    single = [entry for entry in segments_info if crowds_are_objects or not entry.get("iscrowd")]
     return (
         [entry["id"] for entry in single],
         [class_of[entry["category_id"]] for entry in single],
-        [entry["id"] for entry in segments_info if entry.get("iscrowd")],
+        [entry["id"] for entry in segments_info if entry.get("iscrowd") and not crowds_are_objects],
     )
+
+
+def crowd_flags(
+    segments_info: list[dict], class_of: Mapping[int | str, int], crowds_are_objects: bool
+) -> list[tuple[int, bool]]:
+    """Class of each segment that `split_segments` takes, and whether it is a crowd region that takes no part."""
+    return [
+        (class_of[entry["category_id"]], bool(entry.get("iscrowd")) and not crowds_are_objects)
+        for entry in segments_info
+    ]
 
 
 def read_segment_ids(source: Path | bytes, name: str) -> np.ndarray:

@@ -9,10 +9,10 @@ from typing import Any
 
 from m2f.data.check_report import CheckReport, SplitSummary, summarize
 from m2f.data.dataset_formats import list_splits, open_dataset
-from m2f.data.dataset_paths import split_of_name
+from m2f.data.dataset_paths import split_of_name, unsplit_hint
 from m2f.data.image_inspection import KINDS, READING_ERRORS, Finding, ImageRecord, one_line
 from m2f.data.inspection_workers import Inspector, inspect_all
-from m2f.data.segmentation_dataset import SegmentationDataset
+from m2f.data.segmentation_dataset import SegmentationDataset, remarks_of
 
 # TypeError: an option that the reader does not have.
 _OPENING_ERRORS = (*READING_ERRORS, TypeError)
@@ -100,7 +100,8 @@ def _found_splits(path: Any, format: str, findings: list[Finding]) -> list[str]:
         return []
     # A file of one split is trained on as it is, whatever its name.
     if isinstance(path, str | Path) and not Path(path).is_file() and _called_train(splits) is None:
-        message = f"the splits are called {', '.join(map(repr, splits))}; training needs 'train'"
+        hint = unsplit_hint(splits) or "training needs 'train'"
+        message = f"the splits are called {', '.join(map(repr, splits))}; {hint}"
         findings.append(Finding("no training split", "", "", message))
     return splits
 
@@ -146,6 +147,7 @@ def _split_findings(
     for split, reader in inspector.readers.items():
         is_training, summary, names = split == training, summaries[split], inspector.names[split] or {}
         yield from (Finding("class table", split, "", text) for text in _table_errors(inspector, split, training))
+        yield from (Finding(kind, split, "", text) for kind, text in remarks_of(reader))
         if is_training:
             yield from (Finding("class name", split, "", text) for text in _shared_names(names))
         if not len(reader):

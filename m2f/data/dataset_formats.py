@@ -10,25 +10,41 @@ from m2f.data.class_names import find_class_names
 from m2f.data.coco_instances import CocoInstances
 from m2f.data.coco_layout import ROBOFLOW_FILE, coco_files, coco_format, coco_split
 from m2f.data.coco_panoptic import CocoPanoptic
-from m2f.data.dataset_paths import choose_split, subfolders
+from m2f.data.dataset_paths import choose_split, subfolders, unsplit_hint
 from m2f.data.dataset_rows import DatasetRows
+from m2f.data.folder_pairs import pair_splits
 from m2f.data.huggingface_datasets import is_hub_name, is_rows, load_rows, row_splits, rows_folder
+from m2f.data.instance_maps import InstanceMaps
+from m2f.data.known_formats import known_formats
 from m2f.data.segmentation_dataset import SegmentationDataset
 from m2f.data.semantic_folder import SemanticFolder, semantic_splits
+from m2f.data.tool_formats import (
+    TOOL_FORMATS,
+    TOOL_OPENERS,
+    chosen_pair,
+    named_splits,
+    tool_splits,
+    tool_splits_of_file,
+)
+from m2f.data.yolo_layout import classes_files, is_classes_file
 from m2f.data.yolo_segmentation import YoloSegmentation, read_yolo_yaml, yolo_splits
 from m2f.image_processing.white_level import WhiteLevel, check_white_level
 
 # Format -> what is looked for.
 FORMATS = {
-    "coco-instance": 'a json of COCO instances (annotations with "segmentation"), in the folder or in annotations/',
-    "coco-panoptic": 'a json of COCO panoptic (annotations with "segments_info"), in the folder or in annotations/',
+    "coco-instance": 'a json of COCO instances (annotations with "segmentation"), in it, in annotations/ or train/',
+    "coco-panoptic": 'a json of COCO panoptic (annotations with "segments_info"), in it, in annotations/ or train/',
     "roboflow-coco": f"train/{ROBOFLOW_FILE} and the like",
     "semantic-folder": "images/SPLIT and annotations/SPLIT (or masks, labels) with PNG or TIFF label maps, or "
     "SPLIT/images and SPLIT/annotations",
+    "instance-maps": "as semantic-folder, with a number for each object in PNG or TIFF maps; only where --format asks",
     "cityscapes": f"{IMAGES}/SPLIT and {LABELS_FOLDER}/SPLIT",
-    "yolo-segmentation": "a yaml with names and train, val or test",
+    "yolo-segmentation": "a yaml with names and train, val or test; or classes.txt, images/ and labels/",
     "datasets": "parquet files, a folder written by save_to_disk, or a name on the Hub",
+    **TOOL_FORMATS,
 }
+# Formats whose files are named in several ways -> those that a folder is not, where it is one of the former.
+_INSTEAD_OF = {"object-masks": "semantic-folder", "colour-masks": "semantic-folder", "voc": "semantic-folder"}
 _YAML_SUFFIXES = (".yaml", ".yml")
 _SHOWN = 12
 # Format -> split -> where it is: the annotation files, a pair of folders, or None where its name tells.
@@ -62,7 +78,7 @@ def open_dataset(
     """
     kind, places = _only_format(path, format)
     named = isinstance(path, Mapping) or (not is_rows(path) and not os.path.isfile(path))
-    name = next(iter(places)) if len(places) == 1 and not named else choose_split(split, list(places), _name(path))
+    name = next(iter(places)) if len(places) == 1 and not named else _choose(split, list(places), path)
     white_level = check_white_level(white_level)
     reader = _OPENERS[kind](path, name, places, image_folder, options)
     reader.white_level = white_level
@@ -87,15 +103,30 @@ def _only_format(path: Any, format: str) -> tuple[str, dict[str, Any]]:
     # Roboflow's json is one of COCO, and may be read as such to keep the category that groups others.
     if format == "coco-instance" and "roboflow-coco" in found:
         found = {format: found["roboflow-coco"]}
+    # Maps of instances lie where maps of classes do, and nothing but their numbers tells them apart.
+    if format == "instance-maps" and "semantic-folder" in found:
+        found = {format: found["semantic-folder"]}
     if format != "auto":
-        found = {format: found[format]} if format in found else {}
+        found = {format: found[format]} if format in found else _named(path, format)
     if len(found) == 1:
         return next(iter(found.items()))
     if found:
         several = "; ".join(f"{kind} ({', '.join(splits)})" for kind, splits in found.items())
         raise ValueError(f"{path} can be read in several formats: {several}; give format, or the path of one file")
+    known = known_formats(Path(path)) if format == "auto" else []
+    if known:
+        raise ValueError(f"{path} is not read as it is. It holds {'; '.join(known)}")
     looked_for = "\n".join(f"- {kind}: {text}" for kind, text in FORMATS.items() if format in ("auto", kind))
     raise ValueError(f"{path} is no dataset of a known format. Looked for\n{looked_for}\nFound {_content(path)}")
+
+
+def _choose(split: str, splits: list[str], path: Any) -> str:
+    """As `choose_split`, and says what to do with a dataset that is all in one split."""
+    try:
+        return choose_split(split, splits, _name(path))
+    except ValueError as error:
+        hint = unsplit_hint(splits)
+        raise ValueError(f"{error}{'; ' * bool(hint)}{hint}") from None
 
 
 def _find(path: Any) -> _Places:
@@ -111,22 +142,41 @@ def _find(path: Any) -> _Places:
         raise FileNotFoundError(f"no such file or folder: {path}")
     found: _Places = {
         **coco_files(path),
-        "semantic-folder": semantic_splits(path),
+        **tool_splits(path),
         "cityscapes": _cityscapes_splits(path),
         "yolo-segmentation": _yolo_files(path),
         "datasets": dict.fromkeys(row_splits(path)),
     }
+    found["semantic-folder"] = _semantic_splits(path, any(found.values()))
+    for kind, other in _INSTEAD_OF.items():
+        if found.get(kind):
+            found[other] = {}
     return {kind: found[kind] for kind in FORMATS if found.get(kind)}
+
+
+def _named(path: Any, format: str) -> _Places:
+    """The format that is named, where its files are there but were not recognised."""
+    is_name = isinstance(path, str | os.PathLike) and not is_hub_name(str(path))
+    splits = named_splits(Path(path), format) if is_name else {}
+    return {format: splits} if splits else {}
 
 
 def _find_in_file(path: Path) -> _Places:
     suffix = path.suffix.lower()
     if suffix == ".json":
         kind = coco_format(path)
-        return {kind: {coco_split(path): [path]}} if kind else {}
-    if suffix in _YAML_SUFFIXES:
+        return {kind: {coco_split(path): [path]}} if kind else tool_splits_of_file(path)
+    if suffix in _YAML_SUFFIXES or is_classes_file(path):
         return {"yolo-segmentation": dict.fromkeys(yolo_splits(read_yolo_yaml(path)), [path])}
-    return {"datasets": dict.fromkeys(row_splits(path))} if suffix == ".parquet" else {}
+    return {"datasets": dict.fromkeys(row_splits(path))} if suffix == ".parquet" else tool_splits_of_file(path)
+
+
+def _semantic_splits(root: Path, has_others: bool) -> dict[str, tuple]:
+    """Those of the usual names, with the suffix of the label maps where they have one; else those of other names. The
+    latter takes a look at all files, and so is done only where no other format was found."""
+    usual = semantic_splits(root)
+    paired = {} if has_others and not usual else pair_splits(root)
+    return dict(paired) if not usual or usual.keys() == paired.keys() else dict(usual)
 
 
 def _cityscapes_splits(root: Path) -> dict[str, None]:
@@ -145,6 +195,8 @@ def _yolo_files(root: Path) -> dict[str, list[Path]]:
             continue
         for split in splits:
             found.setdefault(split, []).append(path)
+    for path in classes_files(root) if not found else []:
+        found = {split: [path] for split in yolo_splits(read_yolo_yaml(path))}
     return found
 
 
@@ -198,13 +250,19 @@ def _open_coco_panoptic(path: Any, split: str, places: dict, image_folder: Any, 
 
 
 def _open_semantic(path: Any, split: str, places: dict, image_folder: Any, options: dict) -> SegmentationDataset:
-    images, labels = places[split]
+    pair, options = chosen_pair(path, split, places, image_folder, options)
     if "id2label" not in options:
         names, from_one = find_class_names(Path(path))
         options = {"id2label": names, "reduce_labels": from_one, **options}
-    return SemanticFolder(
-        image_folder or images, labels, split=split, class_folders=[pair[1] for pair in places.values()], **options
-    )
+    folders = [place[1] for place in places.values() if place is not None] or [pair.labels]
+    return SemanticFolder(*pair[:2], split=split, class_folders=folders, label_suffix=pair.label_suffix, **options)
+
+
+def _open_instance_maps(path: Any, split: str, places: dict, image_folder: Any, options: dict) -> SegmentationDataset:
+    pair, options = chosen_pair(path, split, places, image_folder, options)
+    if options.get("classes") is not None and (Path(path) / options["classes"]).is_file():
+        options = {**options, "classes": Path(path) / options["classes"]}
+    return InstanceMaps(*pair[:2], split=split, label_suffix=pair.label_suffix, **options)
 
 
 def _open_cityscapes(path: Any, split: str, places: dict, image_folder: Any, options: dict) -> SegmentationDataset:
@@ -233,7 +291,9 @@ _OPENERS: dict[str, Callable[..., SegmentationDataset]] = {
     "coco-panoptic": _open_coco_panoptic,
     "roboflow-coco": _open_roboflow,
     "semantic-folder": _open_semantic,
+    "instance-maps": _open_instance_maps,
     "cityscapes": _open_cityscapes,
     "yolo-segmentation": _open_yolo,
     "datasets": _open_rows,
+    **TOOL_OPENERS,
 }

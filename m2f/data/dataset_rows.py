@@ -1,14 +1,19 @@
 """Rows of a `datasets.Dataset`: from the Hub, a parquet file, a folder written by `save_to_disk`, or memory."""
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from m2f.data.class_names import check_names
+from m2f.data.crowd_regions import takes_as_objects
 from m2f.data.dataset_paths import inside
 from m2f.data.image_reading import ImageFile
-from m2f.data.label_columns import InstanceChannels, ObjectLabels, PanopticLabels, SemanticLabels
-from m2f.data.label_maps import ClassTable, has_channels, names_by_number
+from m2f.data.label_columns import InstanceChannels, InstanceIds, ObjectLabels, PanopticLabels, SemanticLabels
+from m2f.data.label_maps import ClassTable, has_channels, names_by_number, read_channels
+from m2f.data.label_survey import check_channels, check_two_values, numbered_classes
 from m2f.data.segment_map import Sample, SegmentMap
 from m2f.image_processing.label_values import IGNORE_INDEX, IGNORED, NOTHING
 from m2f.image_processing.white_level import WhiteLevel
@@ -25,7 +30,7 @@ class DatasetRows:
     - objects with a category and a segmentation, COCO's polygons or RLE ("objects", or "annotations");
     - a PNG of segment ids and "segments_info", as of COCO panoptic;
     - a PNG of three channels, class, number of the instance and 0, as transformers' examples have it;
-    - a label map with one number per pixel.
+    - a label map with one number per pixel: a class, or with `instances` an object.
 
     Args:
         rows: a `datasets.Dataset`.
@@ -38,11 +43,15 @@ class DatasetRows:
         ignore_unknown: as for `CocoInstances`, `CocoPanoptic` and `SemanticFolder`.
         thing_label_ids: of panoptic rows, which do not tell; all classes are things by default.
         image_column, label_column: found by their names by default.
+        crowd: as for `CocoInstances`.
+        instances: label maps hold ids of instances, 0 for none, all of one class, which `id2label` names; no id is
+            ignored.
         folder: only image files in it are read, where rows have paths instead of contents; None: all.
         origin: what messages call the rows' source.
 
     Raises:
-        ValueError: no such columns; for an item: what the readers of files raise. The message has the row's number.
+        ValueError: no such columns, label maps of two values of which one is ignored, or colours where classes and
+            instances are looked for; for an item: what the readers of files raise. The message has the row's number.
     """
 
     format = "datasets"
@@ -61,7 +70,10 @@ class DatasetRows:
         label_column: str | None = None,
         folder: Path | None = None,
         origin: str = "dataset",
+        crowd: str = "ignore",
+        instances: bool = False,
     ):
+        self._crowds_are_objects, self._has_instance_ids = takes_as_objects(crowd), instances
         self.split, self._folder, self._origin = split, folder, origin
         rows = rows.with_format(None)
         self._image_column = image_column or _choose(rows, _IMAGE_COLUMNS, _is_image, "image", origin)
@@ -69,6 +81,7 @@ class DatasetRows:
         self._rows = _without_decoding(rows)
         names = None if id2label is None else check_names(id2label, "id2label")
         self._labels, self._names = self._label_kind(names, ignore_index, reduce_labels, ignore_unknown)
+        self._check_values()
         self.task = self._labels.task
         self.thing_label_ids = {"panoptic": thing_label_ids, "instance": None, "semantic": []}[self.task]
 
@@ -76,11 +89,23 @@ class DatasetRows:
     def id2label(self) -> dict[int, str]:
         if self._names is None and isinstance(self._labels, ObjectLabels | PanopticLabels):
             self._names = dict(enumerate(self._labels.names.values()))
+        elif self._names is None and isinstance(self._labels, SemanticLabels):
+            values = (self._labels.values(*self._label_source(row)) for row in range(len(self)))
+            self._names = numbered_classes(values, self._labels.table, self._maps(), "--data-options instances=true")
         elif self._names is None:
-            columns = self._rows.select_columns(self._label_column)
-            maps = (self._segments(columns[i], i) for i in range(len(columns)))
+            maps = (self._labels.segments(*self._label_source(row)) for row in range(len(self)))
             self._names = names_by_number(max((int(m.class_ids.max(initial=-1)) for m in maps), default=-1))
         return self._names
+
+    @property
+    def remarks(self) -> list[tuple[str, str]]:
+        """(kind of finding, message) for crowd regions and what is left out. Reads all labels."""
+        if not isinstance(self._labels, ObjectLabels | PanopticLabels):
+            return []
+        try:
+            return self._labels.remarks()
+        except ValueError:  # of a row that keeps the classes from being listed, which is an error of its own
+            return []
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -113,19 +138,59 @@ class DatasetRows:
     def _label_kind(self, names: dict[int, str] | None, ignore_index: int | None, reduce: bool, ignore_unknown: bool):
         """How labels are read, and the classes' names as far as they are known."""
         if not _is_image(self._rows.features[self._label_column]):
-            return ObjectLabels(self._rows, self._label_column, names, ignore_unknown), None
+            crowds = self._crowds_are_objects
+            return ObjectLabels(self._rows, self._label_column, names, ignore_unknown, crowds), None
+        if self._has_instance_ids:
+            labels = InstanceIds(names)
+            return labels, labels.names
         if _SEGMENTS_COLUMN in self._rows.column_names:
-            return PanopticLabels(self._rows, names, ignore_unknown), None
+            return PanopticLabels(self._rows, names, ignore_unknown, self._crowds_are_objects), None
         if not len(self._rows):
             raise ValueError(f"{self._origin} has no rows; the kind of its labels cannot be told")
         first, where = self._rows[0], f"{self._origin}, row 0, {self._label_column}"
-        is_instance = has_channels(self._source(first[self._label_column], where), where)
+        is_instance = has_channels(self._source(first[self._label_column], where), where) and not self._is_grey()
         names = names or _names_of_row(first.get(_NAMES_COLUMN), reduce, f"{self._origin}, row 0")
         unknown = IGNORED if ignore_unknown else NOTHING
         zero = NOTHING if is_instance else unknown
         table = ClassTable(None if names is None else list(names), ignore_index, reduce, unknown, zero)
         kind = InstanceChannels(table) if is_instance else SemanticLabels(table)
         return kind, None if names is None else dict(enumerate(names.values()))
+
+    def _is_grey(self) -> bool:
+        """Whether the first label image with a pixel that is not 0 has the same in all channels."""
+        for channels in self._channels():
+            if channels.any():
+                return bool((channels == channels[..., :1]).all())
+        return False
+
+    def _check_values(self):
+        """Refuses label images whose values cannot be classes."""
+        if isinstance(self._labels, InstanceChannels):
+            check_channels(self._channels(), self._names is not None, self._maps())
+        if isinstance(self._labels, InstanceChannels | SemanticLabels):
+            names = self._names and list(self._names.values())
+            has_background = isinstance(self._labels, InstanceChannels)
+            check_two_values(self._readable_values(), self._labels.table, names, self._maps(), has_background)
+
+    def _maps(self) -> str:
+        return f"{self._origin}: the label maps in the column {self._label_column}"
+
+    def _label_source(self, index: int) -> tuple[Path | bytes, str]:
+        """File and name of a row's label image."""
+        where = f"{self._origin}, {self.name_of(index)}, {self._label_column}"
+        row = self._rows.select_columns(self._label_column)[index]
+        return self._source(row[self._label_column], where), where
+
+    def _readable_values(self) -> Iterator[list[int]]:
+        for index in range(len(self)):
+            with contextlib.suppress(OSError, ValueError):
+                yield self._labels.values(*self._label_source(index))
+
+    def _channels(self) -> Iterator[np.ndarray]:
+        """(H, W, 3) of each label image that has channels and can be read."""
+        for index in range(len(self)):
+            with contextlib.suppress(OSError, ValueError):
+                yield read_channels(*self._label_source(index))
 
     def _source(self, value: Any, where: str) -> Path | bytes:
         """Content or path of an image file."""

@@ -2,13 +2,15 @@
 
 import hashlib
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from m2f.data.segment_map import Sample
+from m2f.data.segment_map import Sample, SegmentMap
+from m2f.data.segment_runs import segment_runs
 from m2f.data.segmentation_dataset import SegmentationDataset
 from m2f.image_processing.image_opening import decoded, file_content, open_image
 
@@ -25,6 +27,11 @@ KINDS = {
     "bad labels": ("error", "images whose labels are missing, broken or do not fit them, and rows that are broken"),
     "dead worker": ("error", "images that kill the process that reads them"),
     "unknown class": ("error", "segments of a class that is not in the class table"),
+    "only crowd regions": ("error", "splits of which every annotation is a crowd region"),
+    "class of crowd regions": ("error", "classes of which every annotation is a crowd region"),
+    "crowd region": ("warning", "splits with annotations that are crowd regions and take no part"),
+    "left out": ("warning", "annotations and polygons that are left out"),
+    "several pages": ("warning", "images of several pages or frames, of which the first is read"),
     "class name": ("warning", "classes that share their name, so that a name does not tell the class"),
     "shared image": ("warning", "images that are in several splits (same pixels): validation would look too good"),
     "repeated image": ("warning", "images that are in a split more than once (same pixels)"),
@@ -122,12 +129,14 @@ def inspect_image(
             return ImageRecord(split, index, name, findings=(Finding(kind, split, name, one_line(error)),))
     found: list[tuple[str, str, int | None]] = [("decoder warning", text, None) for text in _decoder_warnings(caught)]
     found += [("guessed white", sample.guess, None)] if sample.guess else []
+    pages = f"the first of {sample.pages} pages or frames is read"
+    found += [("several pages", pages, None)] if sample.pages > 1 else []
     misfit = _misfit(sample)
     if misfit:
         return ImageRecord(split, index, name, findings=(Finding("bad labels", split, name, misfit),))
     areas = sample.segments.areas()
     found += _label_findings(sample, areas, names, tiny_pixels)
-    boxes = _boxes(sample.segments.ids, [number for _, _, number in found if number is not None])
+    boxes = _boxes(sample.segments, [number for _, _, number in found if number is not None])
     ids = _annotation_ids(reader, index, len(areas))
     return ImageRecord(
         split,
@@ -215,47 +224,49 @@ def _label_findings(
             yield "empty segment", f"{shown[number]!r} has no pixel{where}", number
         elif area < tiny_pixels:
             yield "tiny segment", f"{shown[number]!r} has {area} pixel{'s' * (area > 1)}", number
-    yield from _overlap_findings(sample.segments.ids, areas, shown)
+    yield from _overlap_findings(sample.segments, areas, shown)
     if ignored.all():
         yield "ignored image", "no pixel has a label that counts", None
     elif not areas.any():
         yield "empty image", "no segment", None
 
 
-def _overlap_findings(ids: np.ndarray, areas: np.ndarray, names: list[str]) -> Iterator[tuple[str, str, int]]:
-    if len(ids) == 1:
+def _overlap_findings(segments: SegmentMap, areas: np.ndarray, names: list[str]) -> Iterator[tuple[str, str, int]]:
+    if len(segments.ids) == 1:
         return
-    single = (ids >= 0).sum(0) == 1
-    alone = np.bincount(ids[:, single][ids[:, single] >= 0], minlength=len(areas))
-    for number in np.flatnonzero((areas > 0) & (alone == 0)).tolist():
-        twin = _twin(ids, areas, number)
-        if twin is None:
+    hidden = np.flatnonzero((areas > 0) & (_pixels_alone(segments) == 0)).tolist()
+    if not hidden:
+        return
+    shapes = segment_runs(segments, _among(hidden, len(areas))).shapes()
+    same: dict[bytes, list[int]] = defaultdict(list)
+    for number in hidden:
+        same[shapes[number]].append(number)
+    for number in hidden:
+        first, *others = same[shapes[number]]
+        if not others:
             yield "covered segment", f"{names[number]!r}, {areas[number]} pixels", number
-        elif twin < number:
-            yield "repeated segment", f"{names[number]!r} has the pixels of segment {twin}, {names[twin]!r}", number
+        elif first != number:
+            yield "repeated segment", f"{names[number]!r} has the pixels of segment {first}, {names[first]!r}", number
 
 
-def _twin(ids: np.ndarray, areas: np.ndarray, number: int) -> int | None:
-    """Another segment with the same pixels, the first of them."""
-    layer, rows, columns = np.nonzero(ids == number)
-    over = ids[:, rows, columns]
-    same = [int(line[0]) for line in over if line[0] >= 0 and (line == line[0]).all()]
-    return min((i for i in same if i != number and areas[i] == areas[number]), default=None)
+def _pixels_alone(segments: SegmentMap) -> np.ndarray:
+    """(N,) pixels of each segment where no other lies."""
+    depth = np.zeros(segments.size, np.int32)
+    for layer in segments.ids:
+        depth += layer >= 0
+    return segment_runs(segments).pixels_in(depth == 1, len(segments.class_ids))
 
 
-def _boxes(ids: np.ndarray, numbers: list[int]) -> dict[int, tuple[int, int, int, int]]:
+def _boxes(segments: SegmentMap, numbers: list[int]) -> dict[int, tuple[int, int, int, int]]:
     """(left, top, right, bottom) of each of these segments that has a pixel."""
-    if not numbers:
-        return {}
-    wanted = np.zeros(max(numbers) + 3, bool)  # the last two entries are those of -2 and -1
-    wanted[numbers] = True
-    layers, rows, columns = np.nonzero(wanted[np.minimum(ids, max(numbers) + 1)] & (ids >= 0))
-    found = ids[layers, rows, columns]
-    boxes = {}
-    for number in np.unique(found).tolist():
-        y, x = rows[found == number], columns[found == number]
-        boxes[number] = (int(x.min()), int(y.min()), int(x.max()) + 1, int(y.max()) + 1)
-    return boxes
+    return segment_runs(segments, _among(numbers, len(segments.class_ids))).boxes() if numbers else {}
+
+
+def _among(numbers: list[int], count: int) -> np.ndarray:
+    """(count,) bool, True at the numbers."""
+    among = np.zeros(count, bool)
+    among[numbers] = True
+    return among
 
 
 def _hash(*arrays: np.ndarray) -> bytes:

@@ -9,8 +9,15 @@ from transformers.utils import logging
 
 from m2f.data.segment_map import Sample, SegmentMap
 from m2f.image_processing.deep_channels import has_deep_channels, upright_pixels
-from m2f.image_processing.image_loading import rgb_with_guess
-from m2f.image_processing.image_opening import decoded, file_content, open_image, orientation, reopened
+from m2f.image_processing.image_loading import SEVERAL_PAGES, rgb_with_guess
+from m2f.image_processing.image_opening import (
+    decoded,
+    file_content,
+    open_image,
+    orientation,
+    page_count,
+    reopened,
+)
 from m2f.image_processing.white_level import WhiteLevel
 
 logger = logging.get_logger(__name__)
@@ -40,6 +47,7 @@ class ImageFile:
     def __init__(self, source: Path | bytes, name: str, white_level: WhiteLevel = None):
         self.name, self.white_level = name, white_level
         self._image = open_image(file_content(source, name), name)
+        self._pages = page_count(self._image)
         self._orientation = decoded(self._stored_orientation, name)
         self.stored_size = (self._image.height, self._image.width)
         self.size = self.stored_size[::-1] if self._orientation in _ARRAY_TURNS else self.stored_size
@@ -70,7 +78,9 @@ class ImageFile:
             ids = np.ascontiguousarray(_ARRAY_TURNS[self._orientation](segments.ids))
             segments = SegmentMap(ids, segments.class_ids)
         image, guess = self.upright_rgb()
-        return Sample(image, segments, name, guess)
+        if self._pages > 1:
+            logger.warning_once(SEVERAL_PAGES)
+        return Sample(image, segments, name, guess, self._pages)
 
     def upright_rgb(self) -> tuple[Image.Image, str]:
         """The upright image of 8 bits, and what had to be guessed for that; "" if nothing was.

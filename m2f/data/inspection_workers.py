@@ -106,7 +106,7 @@ _inherited: list[Inspector] = []
 def _start_worker(inspector: Inspector):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle, once
     # What it says is among the findings, and not to be said by every process.
-    logging.getLogger("m2f.data.image_reading").setLevel(logging.ERROR)
+    logging.getLogger("m2f.data").setLevel(logging.ERROR)
     _inherited[:] = [inspector]
 
 

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers.utils import logging
 
 from m2f.data.coco_json import FLAG, is_integer
-from m2f.data.coco_masks import CocoObject, segments_of_objects
-from m2f.data.coco_panoptic import panoptic_segments, read_segment_ids, split_segments
+from m2f.data.coco_masks import CocoObject, left_out_remarks, segments_of_objects, without_bad_parts
+from m2f.data.coco_panoptic import crowd_flags, panoptic_segments, read_segment_ids, split_segments
+from m2f.data.crowd_regions import CROWD_HINT, crowd_remarks
+from m2f.data.instance_maps import one_class, read_instance_map, segments_of_instances
 from m2f.data.label_maps import (
     ClassTable,
     names_by_number,
@@ -22,6 +25,8 @@ from m2f.data.label_maps import (
 )
 from m2f.data.segment_map import SegmentMap
 from m2f.image_processing.label_values import NOTHING
+
+logger = logging.get_logger(__name__)
 
 _CATEGORY_KEYS = ("category_id", "category", "label", "labels")
 _SEGMENTATION_KEYS = ("segmentation", "segmentations")
@@ -36,13 +41,21 @@ class ObjectLabels:
         column: its column, a list of dicts or a dict of lists.
         id2label: name of each category number; None: the categories have a ClassLabel, are names themselves, or are
             called by their number.
-        ignore_unknown: as for `CocoInstances`.
+        ignore_unknown, crowds_are_objects: as for `CocoInstances`.
     """
 
     task = "instance"
 
-    def __init__(self, rows: Any, column: str, id2label: dict[int, str] | None, ignore_unknown: bool):
+    def __init__(
+        self,
+        rows: Any,
+        column: str,
+        id2label: dict[int, str] | None,
+        ignore_unknown: bool,
+        crowds_are_objects: bool = False,
+    ):
         self._rows, self._column, self._ignore_unknown = rows, column, ignore_unknown
+        self._crowds_are_objects = crowds_are_objects
         self._id2label = id2label or _class_label_names(rows.features[column])
 
     @cached_property
@@ -59,8 +72,34 @@ class ObjectLabels:
 
     def segments(self, value: Any, size: tuple[int, int], where: str) -> SegmentMap:
         """Compact labels of the column's value in a row."""
-        objects = [self._object(entry, i, where) for i, entry in enumerate(dicts_of(value, where))]
-        return segments_of_objects(objects, size, self._ignore_unknown, where)
+        objects = self._objects(value, where)
+        kept = [entry for entry in objects if entry.segmentation != []]
+        if any(entry.is_crowd for entry in kept):
+            logger.warning_once(f"annotations that are crowd regions take no part; {CROWD_HINT}")
+        return segments_of_objects(kept, size, self._ignore_unknown, where)
+
+    def remarks(self) -> list[tuple[str, str]]:
+        """(kind of finding, message) for crowd regions and for what is left out. Reads all labels; rows that
+        `segments` refuses are not counted.
+
+        Raises:
+            ValueError: the classes cannot be listed.
+        """
+        flags: list[tuple[int, bool]] = []
+        total, parts, names = 0, 0, dict(enumerate(self.names.values()))
+        for value in self._rows.select_columns(self._column)[self._column]:
+            try:
+                objects = self._objects(value, "")
+            except ValueError:
+                continue
+            total += len(objects)
+            flags += [(entry.class_id, entry.is_crowd) for entry in objects if entry.segmentation != []]
+            polygons = (_polygons(entry) for entry in dicts_of(value, ""))
+            parts += sum(dropped for kept, dropped in polygons if kept != [])
+        return left_out_remarks(total, total - len(flags), parts) + crowd_remarks(flags, names)
+
+    def _objects(self, value: Any, where: str) -> list[CocoObject]:
+        return [self._object(entry, i, where) for i, entry in enumerate(dicts_of(value, where))]
 
     @cached_property
     def _class_of(self) -> dict[int | str, int]:
@@ -75,10 +114,10 @@ class ObjectLabels:
             raise ValueError(f"{where}, annotation {name}: category {category!r} is not among {known}")
         if not FLAG.holds(crowd):
             raise ValueError(f"{where}, annotation {name}: iscrowd is {crowd!r}; 0 or 1 is needed")
-        segmentation = _first(entry, _SEGMENTATION_KEYS)
-        if isinstance(segmentation, list) and segmentation and not isinstance(segmentation[0], list):
-            segmentation = [segmentation]  # one polygon needs no list of polygons there
-        return CocoObject(name, self._class_of[category], segmentation, bool(crowd))
+        segmentation, dropped = _polygons(entry)
+        if dropped or segmentation == []:
+            logger.warning_once("polygons of fewer than three points are left out; m2f check counts them")
+        return CocoObject(name, self._class_of[category], segmentation, bool(crowd) and not self._crowds_are_objects)
 
 
 class PanopticLabels:
@@ -86,8 +125,11 @@ class PanopticLabels:
 
     task = "panoptic"
 
-    def __init__(self, rows: Any, id2label: dict[int, str] | None, ignore_unknown: bool):
+    def __init__(
+        self, rows: Any, id2label: dict[int, str] | None, ignore_unknown: bool, crowds_are_objects: bool = False
+    ):
         self._rows, self._id2label, self._ignore_unknown = rows, id2label, ignore_unknown
+        self._crowds_are_objects = crowds_are_objects
 
     @cached_property
     def names(self) -> dict[int, str]:
@@ -101,10 +143,28 @@ class PanopticLabels:
 
     def segments(self, source: Path | bytes, segments_info: Any, where: str) -> SegmentMap:
         """Compact labels of a row."""
-        class_of: dict[int | str, int] = {label: i for i, label in enumerate(self.names)}
         ids = read_segment_ids(source, where)
-        parts = split_segments(dicts_of(segments_info, where), class_of, where)
+        parts = split_segments(dicts_of(segments_info, where), self._class_of, where, self._crowds_are_objects)
+        if parts[2]:
+            logger.warning_once(f"annotations that are crowd regions take no part; {CROWD_HINT}")
         return panoptic_segments(ids, *parts, self._ignore_unknown, where)
+
+    def remarks(self) -> list[tuple[str, str]]:
+        """(kind of finding, message) for crowd regions. Rows that `segments` refuses are not counted."""
+        flags: list[tuple[int, bool]] = []
+        names = dict(enumerate(self.names.values()))
+        for value in self._rows.select_columns("segments_info")["segments_info"]:
+            try:
+                infos = dicts_of(value, "")
+                split_segments(infos, self._class_of, "")
+            except ValueError:
+                continue
+            flags += crowd_flags(infos, self._class_of, self._crowds_are_objects)
+        return crowd_remarks(flags, names)
+
+    @cached_property
+    def _class_of(self) -> dict[int | str, int]:
+        return {label: i for i, label in enumerate(self.names)}
 
 
 class InstanceChannels:
@@ -117,7 +177,11 @@ class InstanceChannels:
     task = "instance"
 
     def __init__(self, table: ClassTable):
-        self._table = table
+        self.table = table
+
+    def values(self, source: Path | bytes, where: str) -> list[int]:
+        """The values in the channel of classes."""
+        return values_in(read_channels(source, where)[..., 0])
 
     def segments(self, source: Path | bytes, where: str) -> SegmentMap:
         """Compact labels of a row: a segment for each pair of class and number, by number, then class."""
@@ -126,7 +190,7 @@ class InstanceChannels:
             raise ValueError(f"{where}: the third channel is not 0; this is no PNG of classes and instances")
         pairs = channels[..., 0] + (channels[..., 1] << 8)
         found = np.array(values_in(pairs))
-        classes = self._table.classes(found & 255, where)
+        classes = self.table.classes(found & 255, where)
         classes[(found == 0) & (classes >= 0)] = NOTHING
         return segments_of_values(pairs, dict(zip(found.tolist(), classes.tolist(), strict=True)))
 
@@ -137,11 +201,32 @@ class SemanticLabels:
     task = "semantic"
 
     def __init__(self, table: ClassTable):
-        self._table = table
+        self.table = table
+
+    def values(self, source: Path | bytes, where: str) -> list[int]:
+        """The values in a row's map."""
+        return values_in(read_label_map(source, where))
 
     def segments(self, source: Path | bytes, where: str) -> SegmentMap:
         """Compact labels of a row, a segment for each class."""
-        return segments_of_classes(self._table.classes(read_label_map(source, where), where))
+        return segments_of_classes(self.table.classes(read_label_map(source, where), where))
+
+
+class InstanceIds:
+    """A label map with the id of an object per pixel, all of one class.
+
+    Args:
+        id2label: the name of that class; None: `OBJECT`.
+    """
+
+    task = "instance"
+
+    def __init__(self, id2label: dict[int, str] | None):
+        self.names = one_class(id2label)
+
+    def segments(self, source: Path | bytes, where: str) -> SegmentMap:
+        """Compact labels of a row, a segment for each id but 0."""
+        return segments_of_instances(read_instance_map(source, where), lambda number: 0, None)
 
 
 def dicts_of(value: Any, where: str) -> list[dict]:
@@ -168,6 +253,14 @@ def _category(entry: dict, where: str) -> int | str:
         keys = ", ".join(_CATEGORY_KEYS)
         raise ValueError(f"{where}: an object has no number or name as its category (looked for {keys})")
     return category
+
+
+def _polygons(entry: dict) -> tuple[Any, int]:
+    """The segmentation of an object, and how many bad parts it is without."""
+    segmentation = _first(entry, _SEGMENTATION_KEYS)
+    if isinstance(segmentation, list) and segmentation and not isinstance(segmentation[0], list):
+        segmentation = [segmentation]  # one polygon needs no list of polygons there
+    return without_bad_parts(segmentation)
 
 
 def _first(entry: dict, keys: Sequence[str]) -> Any:

@@ -2,13 +2,14 @@
 
 import struct
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from m2f.data.segment_map import SegmentMap
-from m2f.image_processing.image_opening import decoded, file_content, open_image
+from m2f.image_processing.image_opening import decoded, file_content, open_image, page_count
 from m2f.image_processing.label_values import IGNORE_INDEX, IGNORED, NOTHING
 
 # The formats that keep numbers; JPEG and WebP change them. TIFF has no checksum, and damage to it may go unnoticed.
@@ -22,25 +23,27 @@ _UNKNOWN = -3
 _SHOWN = 10
 
 
-def read_label_map(source: Path | bytes, name: str) -> np.ndarray:
-    """(H, W) int32 labels in [0, 65535] of a PNG or TIFF with one channel: grey of up to 16 bits, or palette indices.
+def read_label_map(source: Path | bytes, name: str, limit: int = _LIMIT) -> np.ndarray:
+    """(H, W) int32 labels in [0, limit) of a PNG or TIFF with one channel: grey of up to 32 bits, or palette indices;
+    or with channels of 8 bits that are the same everywhere.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is damaged, has several channels, or values outside the range.
+        ValueError: it is damaged, has several pages, channels that differ, or values outside the range.
     """
     image, bits = _open(source, name)
     decoded(image.load, name)
-    if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B"):
+    grey = np.asarray(image) if image.mode in ("1", "L", "P", "I", "I;16", "I;16B") else _equal_channels(image, bits)
+    if grey is None:
         raise ValueError(
             f"{name} has the channels {image.mode}; a label map has one number per pixel: grey of 8 or 16 bits, or a "
             "palette"
         )
-    labels = np.asarray(image).astype(np.int32)
+    labels = grey.astype(np.int32)
     if image.mode == "L" and bits in _SPREAD:
         labels //= _SPREAD[bits]
-    if labels.min() < 0 or labels.max() >= _LIMIT:
-        raise ValueError(f"{name} holds labels from {labels.min()} to {labels.max()}; 0 to {_LIMIT - 1} is needed")
+    if labels.min() < 0 or labels.max() >= limit:
+        raise ValueError(f"{name} holds labels from {labels.min()} to {labels.max()}; 0 to {limit - 1} is needed")
     return labels
 
 
@@ -60,6 +63,16 @@ def read_channels(source: Path | bytes, name: str) -> np.ndarray:
 def has_channels(source: Path | bytes, name: str) -> bool:
     """Whether a label image stores numbers in colour channels."""
     return _open(source, name)[0].mode in ("RGB", "RGBA")
+
+
+def _equal_channels(image: Image.Image, bits: int) -> np.ndarray | None:
+    """(H, W) uint8, what all channels of an opaque image hold; None where they differ."""
+    if image.mode not in ("LA", "RGB", "RGBA") or bits == 16:
+        return None
+    channels = np.asarray(image)
+    colours, alpha = (channels, None) if image.mode == "RGB" else (channels[..., :-1], channels[..., -1])
+    is_grey = (colours == colours[..., :1]).all() and (alpha is None or (alpha == 255).all())
+    return colours[..., 0] if is_grey else None
 
 
 class ClassTable:
@@ -82,6 +95,7 @@ class ClassTable:
         unknown: int = IGNORED,
         zero: int = IGNORED,
     ):
+        self.reduce_labels = reduce_labels
         values = range(_LIMIT - 1) if label_ids is None else label_ids
         self._class_of = np.full(_LIMIT, _UNKNOWN, np.int32)
         self._class_of[np.asarray(values, np.int64) + reduce_labels] = np.arange(len(values))
@@ -91,9 +105,18 @@ class ClassTable:
             if not 0 <= ignore_index < _LIMIT:
                 raise ValueError(f"ignore_index must be in [0, {_LIMIT - 1}] or None, got {ignore_index}")
             if label_ids is not None and ignore_index - reduce_labels in label_ids:
-                raise ValueError(f"ignore_index {ignore_index} is a class; give another value, or None")
+                remedy = "give another value, or None (--data-options ignore_index=null)"
+                raise ValueError(f"ignore_index {ignore_index} is a class; {remedy}")
             self._class_of[ignore_index] = unknown
         self._described = f"labels {_shown(values)} (reduce_labels={reduce_labels}, ignore_index={ignore_index})"
+
+    def class_of(self, value: int) -> int:
+        """The class of a value; negative where it is none."""
+        return int(self._class_of[value])
+
+    def is_ignored(self, value: int) -> bool:
+        """Whether the value is known, and no class."""
+        return self.class_of(value) < 0 and self.class_of(value) != _UNKNOWN
 
     def classes(self, labels: np.ndarray, name: str) -> np.ndarray:
         """(H, W) int32 classes of the label map `name`, `IGNORED` or `NOTHING`.
@@ -176,16 +199,14 @@ def names_by_number(highest: int) -> dict[int, str]:
     return {i: str(i) for i in range(highest + 1)}
 
 
-def highest_class(class_maps: Iterable[np.ndarray]) -> int:
-    """The highest class in maps of classes; -1 where there is none."""
-    return max((int(classes.max()) for classes in class_maps), default=-1)
-
-
 def _open(source: Path | bytes, name: str):
     """The PIL image and its bits per channel (0: not a PNG)."""
     content = file_content(source, name)
     bits = _check_png(content, name) if content.startswith(_PNG_SIGNATURE) else 0
-    return open_image(content, name, _LABEL_FORMATS), bits
+    image = open_image(content, name, _LABEL_FORMATS)
+    if (pages := page_count(image)) > 1:
+        raise ValueError(f"{name} has {pages} pages or frames; labels have one: write each page into its own file")
+    return image, bits
 
 
 def _check_png(content: bytes, name: str) -> int:

@@ -70,12 +70,14 @@ class Sample:
         segments: labels of the same size.
         name: what the dataset calls the image: its file relative to the dataset, or its row's number.
         guess: what the reader had to guess of the pixels, see `m2f.image_processing.white_level`; "" if nothing.
+        pages: pages or frames of the image's file, of which this is the first.
     """
 
     image: Image.Image
     segments: SegmentMap
     name: str
     guess: str = ""
+    pages: int = 1
 
 
 def pack_strips(

@@ -51,6 +51,11 @@ class SegmentationDataset(SampleSource, Protocol):
     white_level: WhiteLevel
 
 
+def remarks_of(dataset: SegmentationDataset) -> list[tuple[str, str]]:
+    """(kind of finding, message) for what a reader says of its whole split in `remarks`, which not all have."""
+    return list(getattr(dataset, "remarks", ()))
+
+
 def thing_labels(dataset: SegmentationDataset) -> list[int]:
     """The labels whose objects are told apart."""
     return sorted(dataset.id2label if dataset.thing_label_ids is None else dataset.thing_label_ids)

@@ -1,19 +1,23 @@
 """Folders of images with a label map for each: the layouts of ADE20K, CamVid and many others."""
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from m2f.data.class_names import check_names
-from m2f.data.dataset_paths import files_with, has_files_with, image_files, subfolders
+from m2f.data.dataset_paths import has_files_with, subfolders
 from m2f.data.image_reading import ImageFile
 from m2f.data.label_maps import (
     LABEL_SUFFIXES,
     ClassTable,
-    highest_class,
-    names_by_number,
     read_label_map,
     segments_of_classes,
+    values_in,
 )
+from m2f.data.label_survey import check_two_values, numbered_classes
+from m2f.data.paired_files import label_maps, paired_files
 from m2f.data.segment_map import Sample
 from m2f.image_processing.label_values import IGNORE_INDEX, IGNORED, NOTHING
 from m2f.image_processing.white_level import WhiteLevel
@@ -41,11 +45,14 @@ class SemanticFolder:
         split: name of this part of the dataset; that of the image folder by default.
         class_folders: folders of label maps whose classes count where `id2label` is not given; the label folder by
             default. Give those of all splits, so that all have the same classes.
+        label_suffix: what the label maps' names have behind those of their images, such as "_mask". Both may then be
+            in one folder.
 
     Raises:
         FileNotFoundError: no such folder; for an item: no image or no label map.
-        ValueError: no image at all, two with the same name, or bad class names; for an item: a file that cannot be
-            decoded, a label that is no class, or different sizes.
+        ValueError: no image at all, two with the same name, bad class names, or label maps of two values of which one
+            is ignored, such as 0 and 255; for `id2label`: values that are no classes by number; for an item: a file
+            that cannot be decoded, a label that is no class, or different sizes.
     """
 
     task = "semantic"
@@ -62,6 +69,7 @@ class SemanticFolder:
         ignore_unknown: bool = True,
         split: str | None = None,
         class_folders: Sequence[str | Path] = (),
+        label_suffix: str = "",
     ):
         self.image_folder, self.label_folder = Path(image_folder), Path(label_folder)
         self.thing_label_ids: list[int] = []
@@ -73,24 +81,16 @@ class SemanticFolder:
         self._table = ClassTable(labels, ignore_index, reduce_labels, unknown, zero=unknown)
         self._id2label = None if names is None else dict(enumerate(names.values()))
         self._class_folders = [Path(folder) for folder in class_folders] or [self.label_folder]
-        images, label_maps = _by_stem(self.image_folder, image_files), _by_stem(self.label_folder, _label_files)
-        if not images.keys() & label_maps.keys():
-            raise ValueError(
-                f"no image in {self.image_folder} ({len(images)} files) has a label map of its name in "
-                f"{self.label_folder} ({len(label_maps)} PNG and TIFF files)"
-            )
-        # A missing file keeps the name that it is missed under.
-        self._files = [
-            (images.get(stem, f"{stem}.jpg"), label_maps.get(stem, f"{stem}.png"))
-            for stem in sorted(images.keys() | label_maps.keys())
-        ]
+        self._label_suffix = label_suffix
+        self._files = paired_files(self.image_folder, self.label_folder, label_suffix)
+        named = None if names is None else list(names.values())
+        check_two_values(self._readable_values(), self._table, named, self._maps())
 
     @property
     def id2label(self) -> dict[int, str]:
         if self._id2label is None:
-            paths = (folder / name for folder in self._class_folders for name in _label_files(folder))
-            classes = (self._table.classes(read_label_map(path, str(path)), str(path)) for path in paths)
-            self._id2label = names_by_number(highest_class(classes))
+            values = (values_in(read_label_map(path, str(path))) for path in self._label_paths())
+            self._id2label = numbered_classes(values, self._table, self._maps(), "--format instance-maps")
         return self._id2label
 
     @property
@@ -106,15 +106,32 @@ class SemanticFolder:
         name, label_name = self._files[index]
         image = ImageFile(self.image_path(index), str(self.image_path(index)), self.white_level)
         path = self.label_folder / label_name
-        labels = read_label_map(path, str(path))
-        image.check_size(labels.shape, str(path))
-        return image.sample(segments_of_classes(self._table.classes(labels, str(path))), name)
+        classes = self._classes(path)
+        image.check_size(classes.shape, str(path))
+        return image.sample(segments_of_classes(classes), name)
 
     def name_of(self, index: int) -> str:
         return self._files[index][0]
 
     def image_path(self, index: int) -> Path:
         return self.image_folder / self._files[index][0]
+
+    def _maps(self) -> str:
+        return f"the label maps in {' and '.join(map(str, self._class_folders))}"
+
+    def _label_paths(self) -> Iterator[Path]:
+        for folder in self._class_folders:
+            yield from (folder / name for name in label_maps(folder, self._label_suffix).values())
+
+    def _readable_values(self) -> Iterator[list[int]]:
+        """The values in each label map that can be read; the others are errors of their items."""
+        for path in self._label_paths():
+            with contextlib.suppress(OSError, ValueError):
+                yield values_in(read_label_map(path, str(path)))
+
+    def _classes(self, path: Path) -> np.ndarray:
+        """(H, W) int32 classes of a label map, `IGNORED` or `NOTHING`."""
+        return self._table.classes(read_label_map(path, str(path)), str(path))
 
 
 def semantic_splits(root: Path) -> dict[str, tuple[Path, Path]]:
@@ -136,20 +153,3 @@ def semantic_splits(root: Path) -> dict[str, tuple[Path, Path]]:
 
 def _has_label_maps(images: Path, labels: Path) -> bool:
     return images.is_dir() and labels.is_dir() and has_files_with(labels, LABEL_SUFFIXES)
-
-
-def _label_files(folder: Path) -> list[str]:
-    return files_with(folder, LABEL_SUFFIXES)
-
-
-def _by_stem(folder: Path, list_files: Callable[[Path], list[str]]) -> dict[str, str]:
-    """Name without suffix -> name."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no such folder: {folder}")
-    found: dict[str, str] = {}
-    for name in list_files(folder):
-        stem = name.rpartition(".")[0]
-        if stem in found:
-            raise ValueError(f"{folder} has two files for one image: {found[stem]} and {name}")
-        found[stem] = name
-    return found

@@ -1,5 +1,5 @@
 """YOLO segmentation data as Ultralytics defines it: a yaml, images, and a text file of polygons for each image
-(https://docs.ultralytics.com/datasets/segment/)."""
+(https://docs.ultralytics.com/datasets/segment/); or as Label Studio exports it, with classes.txt for the yaml."""
 
 import os
 import reprlib
@@ -11,7 +11,16 @@ from m2f.data.class_names import check_names
 from m2f.data.coco_masks import CocoObject, segments_of_objects
 from m2f.data.dataset_paths import files_with, inside
 from m2f.data.image_reading import ImageFile
+from m2f.data.named_files import NamedFiles
 from m2f.data.segment_map import Sample
+from m2f.data.yolo_layout import (
+    classes_content,
+    classes_root,
+    ends_of_place,
+    find_path,
+    is_classes_file,
+    labels_like,
+)
 from m2f.image_processing.image_opening import IMAGE_SUFFIXES
 from m2f.image_processing.white_level import WhiteLevel
 
@@ -29,13 +38,16 @@ class YoloSegmentation:
     Args:
         yaml_file: names the classes ("names") and where the images of "train", "val" and "test" are: a folder, a text
             file that lists images, or a list of such, relative to "path", which is relative to the yaml's folder.
+            Where they were elsewhere, the end of a place's path counts (see `ends_of_place`). A classes.txt serves
+            too, with a class in each line and folders of images and labels beside it.
         split: key of the yaml.
         root: folder in place of the yaml's "path".
 
     Raises:
         FileNotFoundError: no yaml, or nothing where it says that images are; for an item: no image.
-        ValueError: not such a yaml, no such split, no image, a file outside the dataset's folder; for an item: a line
-            that is no polygon, or an image that cannot be decoded. The message names file and line.
+        ValueError: not such a yaml, no such split, no image, no text file of labels at all (but for "test"), a file
+            outside the dataset's folder; for an item: a line that is no polygon, or an image that cannot be decoded.
+            The message names file and line.
     """
 
     task = "instance"
@@ -55,10 +67,18 @@ class YoloSegmentation:
         if split not in yolo_splits(content):
             raise ValueError(f"{self.yaml_file} has no split {split!r}; it has {', '.join(yolo_splits(content))}")
         self.root = Path(root) if root else _root(self.yaml_file, content)
+        self._files = NamedFiles(self.root)
+        self._label_folders: dict[Path, Path] = {}
         places = content[split] if isinstance(content[split], list) else [content[split]]
         self._images = [path for place in places for path in self._find_images(place)]
         if not self._images:
             raise ValueError(f"{self.yaml_file}: {split} has no image in {', '.join(map(str, places))}")
+        # The images that are kept for a test often come without labels.
+        if split != "test" and not any(os.path.isfile(self._label_path(path)) for path in self._image_paths()):
+            raise ValueError(
+                f"{self.yaml_file}: none of the {len(self)} images of {split} has a text file of labels; looked for "
+                f"{self._label_path(self.image_path(0))} and the like"
+            )
 
     def __len__(self) -> int:
         return len(self._images)
@@ -66,7 +86,7 @@ class YoloSegmentation:
     def __getitem__(self, index: int) -> Sample:
         path = self.image_path(index)
         image = ImageFile(path, str(path), self.white_level)
-        label_path = yolo_label_path(path, self.root)
+        label_path = self._label_path(path)
         objects = list(self._objects(label_path, image.size)) if os.path.isfile(label_path) else []
         return image.sample(segments_of_objects(objects, image.size, True, str(label_path)), self.name_of(index))
 
@@ -74,7 +94,18 @@ class YoloSegmentation:
         return self._images[index]
 
     def image_path(self, index: int) -> Path:
-        return self.root / self._images[index]
+        return self._files.path(self._images[index])
+
+    def _image_paths(self) -> Iterator[Path]:
+        return map(self.image_path, range(len(self)))
+
+    def _label_path(self, image: Path) -> Path:
+        """The text file of an image; its folder may be in capitals."""
+        path = yolo_label_path(image, self.root)
+        if path.parent not in self._label_folders:
+            found = find_path(self.root, list(path.parent.relative_to(self.root).parts))
+            self._label_folders[path.parent] = found or path.parent
+        return self._label_folders[path.parent] / path.name
 
     def _find_images(self, place: Any) -> list[str]:
         """Images, relative to the root, of a folder or of a text file that lists them."""
@@ -87,17 +118,25 @@ class YoloSegmentation:
         else:
             lines = [line.strip() for line in _read_text(path).split("\n") if line.strip()]
             # "./" stands for the list's own folder, and nothing for the root, as for Ultralytics.
-            found = [inside(path.parent if line.startswith("./") else self.root, line, str(path)) for line in lines]
+            return [self._listed(line, path) for line in lines]
         return [_absolute(image).relative_to(_absolute(self.root)).as_posix() for image in found]
 
+    def _listed(self, line: str, path: Path) -> str:
+        """The image in a line of a list, relative to the root."""
+        if line.startswith("./"):
+            line = str(inside(path.parent, line, str(path)))
+        return self._files.add(line, str(path))
+
     def _locate(self, place: str) -> Path:
-        """The folder or file of a split. Roboflow writes ../train/images for train/images beside the yaml."""
+        """The folder or file of a split. Roboflow writes ../train/images for train/images beside the yaml, and
+        data-1/train/images for a yaml in data-1; Windows has backslashes, and its file system no capitals."""
         candidates = [place, place.removeprefix("../")] if place.startswith("../") else [place]
         inner = [_absolute(self.root / name) for name in candidates]
         inner = [path for path in inner if path.is_relative_to(_absolute(self.root))]
-        if not inner:
+        ends = (find_path(_absolute(self.root), parts) for parts in ends_of_place(place))
+        found = next((path for path in (*inner, *filter(None, ends)) if os.path.exists(path)), None)
+        if found is None and not inner:
             inside(self.root, place, str(self.yaml_file))
-        found = next((path for path in inner if os.path.exists(path)), None)
         if found is None:
             raise FileNotFoundError(f"no such folder or file: {inner[-1]} ({self.split} in {self.yaml_file})")
         return found
@@ -129,7 +168,7 @@ class YoloSegmentation:
 
 
 def read_yolo_yaml(path: Path) -> dict[str, Any]:
-    """The yaml of a YOLO dataset.
+    """The yaml of a YOLO dataset, or what a classes.txt stands for.
 
     Raises:
         FileNotFoundError: no such file.
@@ -139,6 +178,8 @@ def read_yolo_yaml(path: Path) -> dict[str, Any]:
 
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no such file: {path}")
+    if is_classes_file(path):
+        return classes_content(path, _read_text(path).split("\n"))
     try:
         content = yaml.safe_load(_read_text(path))
     except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError) as error:
@@ -155,19 +196,24 @@ def yolo_splits(content: dict[str, Any]) -> list[str]:
 
 
 def yolo_label_path(image: Path, root: Path) -> Path:
-    """The text file of an image: the last folder "images" of its path below the root becomes "labels".
+    """The text file of an image: the last folder "images" of its path below the root becomes "labels", and "Images"
+    becomes "Labels".
 
     Where there is no such folder, the text file is beside the image.
     """
     *folders, _ = image.relative_to(root).parts
-    if "images" in folders:
-        place = len(folders) - 1 - folders[::-1].index("images")
-        folders[place] = "labels"
+    for place in reversed(range(len(folders))):
+        labels = labels_like(folders[place])
+        if labels is not None:
+            folders[place] = labels
+            break
     return root.joinpath(*folders, image.stem + ".txt")
 
 
 def _root(yaml_file: Path, content: dict[str, Any]) -> Path:
     """The dataset's folder: "path" of the yaml, else the yaml's folder."""
+    if is_classes_file(yaml_file):
+        return classes_root(yaml_file)
     folder = yaml_file.parent
     name = content.get("path")
     if not name:

@@ -21,15 +21,17 @@ class CocoTruth:
 
     Args:
         annotation_file: json with "images", "categories" and "annotations".
+        content: what is in it, where that is known already.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: one of the three lists is missing.
     """
 
-    def __init__(self, annotation_file: str | Path):
+    def __init__(self, annotation_file: str | Path, content: Mapping[str, Any] | None = None):
         self.annotation_file = Path(annotation_file)
-        content = json.loads(self.annotation_file.read_text(encoding="utf-8"))
+        if content is None:
+            content = json.loads(self.annotation_file.read_text(encoding="utf-8"))
         missing = [key for key in ("images", "categories", "annotations") if not isinstance(content.get(key), list)]
         if missing:
             raise ValueError(f"{annotation_file} has no list {missing[0]!r}, which a COCO instance json has")

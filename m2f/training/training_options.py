@@ -36,6 +36,9 @@ class TrainingOptions:
     validation_split: str | None = _option(
         None, "split to evaluate on; by default the one called val, valid, validation or dev; none: no evaluation"
     )
+    validation_fraction: float | None = _option(
+        None, "evaluate on this share of the images of --train-split, chosen by their names, and train on the others"
+    )
     white_level: str | None = _option(
         None, "value that is white in images of more than 8 bits: a number, type, data or auto (--model's, or auto)"
     )

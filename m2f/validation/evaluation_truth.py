@@ -9,6 +9,8 @@ every other format: the sample's labels. Their ignored pixels, which may be a cr
     and mIoU, and for AP a crowd of every class: Cityscapes' evaluation leaves such regions out, too.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,10 +18,12 @@ import numpy as np
 from m2f.data.coco_instances import CocoInstances
 from m2f.data.coco_json import read_json
 from m2f.data.coco_panoptic import CocoPanoptic
+from m2f.data.coco_values import settle_values
+from m2f.data.held_out_images import DatasetPart
 from m2f.data.label_maps import read_channels
 from m2f.data.segment_map import IGNORED, NOTHING, Sample, SegmentMap
 from m2f.data.segmentation_dataset import SegmentationDataset, thing_labels
-from m2f.evaluation.coco_truth import CocoTruth, panoptic_target
+from m2f.evaluation.coco_truth import panoptic_target
 from m2f.evaluation.index_maps import segment_indices
 from m2f.evaluation.instance_segments import TrueInstances, rle_areas
 from m2f.evaluation.mask_rle import encode_index_map
@@ -43,6 +47,8 @@ def truth_of(dataset: SegmentationDataset) -> Truth:
     Raises:
         FileNotFoundError, ValueError: its annotations cannot be read again.
     """
+    if isinstance(dataset, DatasetPart):
+        return PartTruth(truth_of(dataset.dataset), dataset.indices)
     if isinstance(dataset, CocoInstances):
         return CocoInstanceTruth(dataset)
     if isinstance(dataset, CocoPanoptic):
@@ -74,26 +80,41 @@ class SampleTruth:
         return sample.segments
 
 
+class PartTruth:
+    """Some images of another truth.
+
+    Args:
+        indices: of the images in `truth`.
+    """
+
+    def __init__(self, truth: Truth, indices: Sequence[int]):
+        self.truth, self.indices = truth, indices
+
+    def image_id(self, index: int) -> int | str:
+        return self.truth.image_id(self.indices[index])
+
+    def panoptic(self, index: int, sample: Sample) -> Any:
+        return self.truth.panoptic(self.indices[index], sample)
+
+    def instance(self, index: int, sample: Sample) -> Any:
+        return self.truth.instance(self.indices[index], sample)
+
+    def semantic(self, index: int, sample: Sample) -> Any:
+        return self.truth.semantic(self.indices[index], sample)
+
+
 class CocoInstanceTruth(SampleTruth):
     """The annotations of a COCO instance json."""
 
     dataset: CocoInstances
 
-    def __init__(self, dataset: CocoInstances):
-        super().__init__(dataset)
-        self._truth = CocoTruth(dataset.annotation_file)
-        # Roboflow's category that groups others has no class in the dataset, and no annotation.
-        label_of = {category: label for label, category in enumerate(dataset.category_ids)}
-        self._label_of = np.array([label_of.get(category, NOTHING) for category in self._truth.category_ids])
-
     def image_id(self, index: int) -> int | str:
         return self.dataset.images[index].id
 
     def instance(self, index: int, sample: Sample) -> TrueInstances:
-        true = self._truth.target(self.image_id(index))
-        return TrueInstances(
-            true.rles, self._label_of[true.class_ids], true.areas, true.crowd, true.ignored, true.size
-        )
+        entry = self.dataset.images[index]
+        annotations = self.dataset.annotations(index)
+        return TrueInstances.from_annotations(annotations, (entry.height, entry.width), self.dataset.category_ids)
 
 
 class CocoPanopticTruth(SampleTruth):
@@ -103,7 +124,7 @@ class CocoPanopticTruth(SampleTruth):
 
     def __init__(self, dataset: CocoPanoptic):
         super().__init__(dataset)
-        entries = read_json(dataset.annotation_file)["annotations"]
+        entries = _content(dataset.annotation_file)["annotations"]
         self._entries = {entry["image_id"]: entry for entry in entries}
 
     def image_id(self, index: int) -> int | str:
@@ -111,9 +132,13 @@ class CocoPanopticTruth(SampleTruth):
 
     def panoptic(self, index: int, sample: Sample) -> dict[str, Any]:
         entry = self._entries[self.image_id(index)]
-        path = self.dataset.segments_folder / entry["file_name"]
+        path = self.dataset.segments_path(index)
+        assert path is not None  # the sample was read from it
         colours = read_channels(path, str(path))
-        return panoptic_target(colours, entry["segments_info"], self.dataset.category_ids)
+        infos = entry["segments_info"]
+        if self.dataset.crowds_are_objects:
+            infos = [{**info, "iscrowd": 0} for info in infos]
+        return panoptic_target(colours, infos, self.dataset.category_ids)
 
     def instance(self, index: int, sample: Sample) -> TrueInstances:
         segments, crowd = self._segments(index, sample)
@@ -133,3 +158,10 @@ class CocoPanopticTruth(SampleTruth):
         ids = np.where(ids == NOTHING, IGNORED, ids).astype(np.int32)
         labels, crowd = (np.array([info[key] for info in infos], np.int64) for key in ("label_id", "iscrowd"))
         return SegmentMap(ids[None], labels), crowd.astype(bool)
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """Of a json that a reader has read."""
+    content = read_json(path)
+    settle_values(content)
+    return content

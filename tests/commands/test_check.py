@@ -204,3 +204,35 @@ def test_the_sheet_shows_an_image_of_16_bits_whose_labels_are_broken(tmp_path):
     report = check_readers({"train": reader})
     pixels = np.asarray(draw_contact_sheet(report, cell=40))
     assert (pixels == 60).all(-1).sum() > 1000
+
+
+def test_writes_the_dataset_as_coco(broken, capsys):
+    """What cannot be read is left out, and a folder that is there is not touched but where it may be."""
+    assert main(["check", str(broken), "--sheet-images", "0", "--write", "coco", "out", "--dry-run"]) == 1
+    assert "would write dataset: out\n" in capsys.readouterr().out and not Path("out").exists()
+    assert main(["check", str(broken), "--sheet-images", "0", "--write", "coco", "out"]) == 1
+    out = capsys.readouterr().out
+    assert "images that cannot be read and are left out: 3\ndataset: out, train: 29 images, " in out
+    assert len(json.loads(Path("out", "instances_train.json").read_text())["images"]) == 29
+    assert main(["check", "out", "--sheet-images", "0"]) == 0
+    capsys.readouterr()
+    assert main(["check", str(NUCLEI), "--sheet-images", "0", "--write", "coco", "out"]) == 2
+    assert "out has a dataset that was written earlier; choose another" in capsys.readouterr().err
+    assert main(["check", str(NUCLEI), "--split", "val", "--write", "coco", "out", "--overwrite", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert "dataset: out, val: 8 images, 201 segments\n" in captured.err and json.loads(captured.out)["may_train"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["yolo", "out"], "cannot write 'yolo'; --write takes coco and a folder"),
+        (["coco", str(NUCLEI)], f"{NUCLEI} has the data that are read; choose another folder to write into"),
+        (["coco", "file/out"], "cannot write into file/out: {here}/file is no folder"),
+    ],
+)
+def test_datasets_that_cannot_be_written_are_refused_before_reading(words, message, capsys, monkeypatch):
+    monkeypatch.setattr("m2f.commands.check.check_dataset", lambda *args, **options: pytest.fail("was read"))
+    Path("file").write_text("")
+    assert main(["check", str(NUCLEI), "--write", *words]) == 2
+    assert capsys.readouterr().err == f"m2f check: error: {message.format(here=Path.cwd())}\n"

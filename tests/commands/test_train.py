@@ -238,6 +238,61 @@ def test_validation_data_of_its_own(data, scratch, tmp_path):
     assert open_datasets(resolve_options({"data": str(data), "validation_split": "none"}))[1] is None
 
 
+@pytest.fixture
+def unsplit(tmp_path) -> Path:
+    """All in one split of a name that tells nothing."""
+    write_split(tmp_path / "export", "images", 12)
+    return (tmp_path / "export" / "images.json").rename(tmp_path / "export" / "instances_default.json").parent
+
+
+def test_a_part_of_an_export_in_one_split_is_held_out(unsplit):
+    with pytest.raises(ValueError, match="has no split 'train'; it has 'instances_default'; --train-split 'instances"):
+        open_datasets(resolve_options({"data": str(unsplit), "validation_fraction": 0.3}))
+    names = []
+    for data in (
+        {"data": str(unsplit), "train_split": "instances_default"},
+        {"data": f"{unsplit}/instances_default.json"},
+    ):
+        parts = open_datasets(resolve_options({**data, "validation_fraction": 0.3}))
+        names.append([[part.name_of(index) for index in range(len(part))] for part in parts])
+        assert open_datasets(resolve_options(data))[1] is None
+    assert names[0] == names[1] and sorted(sum(names[0], [])) == sorted(f"{number}.png" for number in range(12))
+    assert all(names[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"validation_fraction": 0.0}, "validation_fraction is 0.0; above 0 and below 1"),
+        ({"validation_fraction": 1}, "validation_fraction is 1.0; above 0 and below 1"),
+        ({"validation_fraction": 1e-6}, "holds none of them out"),
+        ({"validation_fraction": 0.3, "validation_split": "val"}, "0.3 and validation_split is 'val'; give one"),
+        ({"validation_fraction": 0.3, "validation_split": "none"}, "0.3 and validation_split is 'none'; give one"),
+        ({"validation_fraction": 0.3, "validation_data": "x"}, "0.3 and validation_data is 'x'; give one"),
+    ],
+)
+def test_a_fraction_that_does_not_fit_is_refused(unsplit, options, message):
+    with pytest.raises(ValueError, match=message):
+        open_datasets(resolve_options({"data": str(unsplit), "train_split": "instances_default", **options}))
+
+
+def test_a_fraction_beside_a_split_to_evaluate_on_is_refused(data):
+    with pytest.raises(ValueError, match="fraction is 0.3, but .* has the split 'val' to evaluate on; leave the frac"):
+        open_datasets(resolve_options({"data": str(data), "validation_fraction": 0.3}))
+
+
+def test_a_run_with_held_out_images_goes_on_with_the_same(unsplit, scratch, tmp_path, capsys):
+    words = flags(unsplit, scratch, tmp_path / "run", train_split="instances_default", validation_fraction=0.3)
+    seen = []
+    for steps in (1, 2):
+        assert m2f_train(*words, f"--max-steps={steps}", "--evaluate-every=1") == 0
+        text = capsys.readouterr().err
+        seen.append([line for line in text.splitlines() if "images to train on" in line or "held out" in line])
+        assert "other dataset length" not in text
+    assert seen[0] == seen[1] and len(seen[0]) == 2 and "(--validation-fraction)" in seen[0][1]
+    assert "best model" in text and "step 1 of 2" in text
+
+
 def test_options_of_the_reader_reach_it(data):
     options = resolve_options({"data": str(data), "data_options": ["ignore_unknown=false"]})
     open_datasets(options)
@@ -328,3 +383,17 @@ def test_a_white_level_in_a_file_of_options_may_be_a_number(tmp_path):
     path = tmp_path / "options.yaml"
     path.write_text("white_level: 4095\n")
     assert read_options(path) == {"white_level": "4095"}
+
+
+def test_crowds_alone_are_refused_before_training(tmp_path):
+    """As tools write them that mark every mask; as objects they are trained on."""
+    write_split(tmp_path, "train", 2)
+    content = json.loads((tmp_path / "train.json").read_text())
+    for entry in content["annotations"]:
+        entry["iscrowd"] = 1
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    options = {"data": str(tmp_path), "validation_split": "none", "output": str(tmp_path / "out"), "scratch": "x"}
+    with pytest.raises(ValueError, match="nothing to learn in .*: 4 of 4 annotations are crowd .* crowd=object takes"):
+        open_datasets(resolve_options(options))
+    dataset, _ = open_datasets(resolve_options({**options, "data_options": ("crowd=object",)}))
+    assert len(dataset[0].segments.class_ids) == 2

@@ -60,6 +60,13 @@ def make_semantic_folder(root: Path):
     (root / "id2label.json").write_text(json.dumps({"0": "cat", "1": "dog"}))
 
 
+def make_instance_maps(root: Path):
+    """One object, whose id is 300."""
+    for split in ("train", "val"):
+        save(root / "images" / split / "a.png")
+        save(root / "masks" / split / "a.png", np.where(LABELS == 1, 300, 0).astype(np.uint16))
+
+
 def make_cityscapes(root: Path):
     for split in ("train", "val"):
         save(root / "leftImg8bit" / split / "ulm" / "a_leftImg8bit.png")
@@ -81,12 +88,110 @@ def make_rows(root: Path):
     datasets.Dataset.from_list([entry]).to_parquet(root / "val-00000-of-00001.parquet")
 
 
+OUTLINE = [[0, 0], [4, 0], [4, 2], [0, 2]]
+DOG, VOID = (128, 0, 0), (9, 9, 9)
+
+
+def write_names(root: Path):
+    (root / "id2label.json").write_text(json.dumps({"0": "cat", "1": "dog"}))
+
+
+def colours_of(labels: np.ndarray) -> np.ndarray:
+    return np.where((labels == 1)[..., None], DOG, VOID).astype(np.uint8)
+
+
+def make_colour_masks(root: Path):
+    for split in ("train", "val"):
+        save(root / split / "images" / "a.png")
+        save(root / split / "masks" / "a.png", colours_of(LABELS))
+    table = "# label:color_rgb:parts:actions\ncat:0,128,0::\ndog:128,0,0::\nvoid:9,9,9::\n"
+    (root / "labelmap.txt").write_text(table)
+
+
+def make_voc(root: Path):
+    (root / "ImageSets" / "Segmentation").mkdir(parents=True)
+    for split in ("train", "val"):
+        (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("a\n")
+    save(root / "JPEGImages" / "a.png")
+    save(root / "SegmentationClass" / "a.png", LABELS)
+    (root / "class_names.txt").write_text("cat\ndog\n")
+
+
+def make_labelme(root: Path):
+    for split in ("train", "val"):
+        save(root / split / "a.png")
+        shape = {"label": "dog", "points": OUTLINE, "group_id": None, "shape_type": "polygon", "flags": {}}
+        size = {"imageHeight": SIZE[0], "imageWidth": SIZE[1]}
+        content = {"version": "5.5.0", "flags": {}, "shapes": [shape], "imagePath": "a.png", "imageData": None, **size}
+        (root / split / "a.json").write_text(json.dumps(content))
+    write_names(root)
+
+
+def make_via(root: Path):
+    for split in ("train", "val"):
+        save(root / split / "a.png")
+        x, y = zip(*OUTLINE, strict=True)
+        outline = {"name": "polygon", "all_points_x": x, "all_points_y": y}
+        region = {"shape_attributes": outline, "region_attributes": {"kind": "dog"}}
+        content = {"a.png77": {"filename": "a.png", "size": 77, "regions": [region], "file_attributes": {}}}
+        (root / split / "via_region_data.json").write_text(json.dumps(content))
+    write_names(root)
+
+
+def make_label_studio(root: Path):
+    for split in ("train", "val"):
+        save(root / split / "a.png")
+        value = {"points": [[x * 25, y * 100 / 3] for x, y in OUTLINE], "polygonlabels": ["dog"]}
+        result = {"id": "x1", "type": "polygonlabels", "value": value, "original_width": 4, "original_height": 3}
+        task = {"id": 5, "data": {"image": "/data/upload/1/0123abcd-a.png"}, "annotations": [{"result": [result]}]}
+        (root / split / "tasks.json").write_text(json.dumps([task]))
+    write_names(root)
+
+
+CVAT = """<?xml version="1.0" encoding="utf-8"?>
+<annotations><version>1.1</version>
+<meta><task><labels><label><name>cat</name></label><label><name>dog</name></label></labels></task></meta>
+<image id="0" name="a.png" width="4" height="3">
+<polygon label="dog" source="manual" occluded="0" points="0.00,0.00;4.00,0.00;4.00,2.00;0.00,2.00" z_order="0">
+</polygon></image></annotations>
+"""
+
+
+def make_cvat(root: Path):
+    for split in ("train", "val"):
+        save(root / split / "a.png")
+        (root / split / "annotations.xml").write_text(CVAT)
+
+
+def make_kaggle(root: Path):
+    for split in ("train", "val"):
+        save(root / split / "a.png")
+        (root / f"{split}.csv").write_text("ImageId,EncodedPixels,ClassId\na.png,1 2 4 2 7 2 10 2,dog\n")
+    write_names(root)
+
+
+def make_object_masks(root: Path):
+    for split in ("train", "val"):
+        save(root / split / "pictures" / "a.png")
+        save(root / split / "annotations" / "a_dog_0.png", (LABELS == 1).astype(np.uint8) * 255)
+    write_names(root)
+
+
 MAKERS = {
     "coco-instance": make_coco_instance,
     "coco-panoptic": make_coco_panoptic,
     "roboflow-coco": make_roboflow,
     "semantic-folder": make_semantic_folder,
+    "instance-maps": make_instance_maps,
     "cityscapes": make_cityscapes,
     "yolo-segmentation": make_yolo,
     "datasets": make_rows,
+    "colour-masks": make_colour_masks,
+    "voc": make_voc,
+    "labelme": make_labelme,
+    "via": make_via,
+    "label-studio": make_label_studio,
+    "cvat": make_cvat,
+    "kaggle-rle": make_kaggle,
+    "object-masks": make_object_masks,
 }

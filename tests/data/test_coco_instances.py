@@ -2,6 +2,7 @@
 
 import io
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -125,17 +126,80 @@ def test_same_masks_as_pycocotools_on_the_bundled_images():
 
 
 def test_bad_segmentation_names_file_and_annotation(content, write):
-    content["annotations"][1]["segmentation"] = [[0, 0, 1, 1]]
+    content["annotations"][1]["segmentation"] = [[0, 0, 1, 1, 2, 2, 3]]
     dataset = CocoInstances(write(content))
     with pytest.raises(ValueError, match=r"instances\.json, annotation 11: a polygon needs x and y of at least 3 p"):
         dataset[0]
 
 
-@pytest.mark.parametrize(("key", "value"), [("image_id", 5), ("category_id", 5)])
-def test_annotation_of_an_unknown_image_or_category_is_refused(content, write, key, value):
-    content["annotations"][2][key] = value
-    with pytest.raises(ValueError, match=f"annotation 12: {key} 5 is not among"):
+def test_an_annotation_of_an_unknown_category_and_annotations_of_other_images_are_refused(content, write):
+    content["annotations"][2]["category_id"] = 5
+    with pytest.raises(ValueError, match="annotation 12: category_id 5 is not among"):
         CocoInstances(write(content))
+    content["annotations"][2]["category_id"] = 7
+    for entry in content["annotations"]:
+        entry["image_id"] = 5
+    with pytest.raises(
+        ValueError, match="annotation 10: image_id 5 is not among the 2 images, and so it is for all 3"
+    ):
+        CocoInstances(write(content))
+
+
+def test_bad_pieces_are_left_out_and_counted(content, write):
+    """A polygon of two points and an empty one beside a good one, an annotation of two points, one of a box, and one
+    of an image that is not there; pycocotools gives the mask of what is good."""
+    good = [1, 1, 4, 1, 4, 3, 1, 3]
+    pieces = [[good, [0, 0, 1, 1], []], [[0, 0, 1, 1]], []]
+    content["annotations"] += [
+        {"id": 20 + i, "image_id": 2 if i else 1, "category_id": 3, "segmentation": piece}
+        for i, piece in enumerate(pieces)
+    ]
+    content["annotations"].append({"id": 30, "image_id": 99, "category_id": 3, "segmentation": [good]})
+    dataset = CocoInstances(write(content))
+    expected = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([good], 4, 5)))
+    assert len(dataset[0].segments.class_ids) == 3
+    np.testing.assert_array_equal(dataset[0].segments.masks()[2], expected)
+    assert not len(dataset[1].segments.class_ids)
+    assert [text for kind, text in dataset.remarks if kind == "left out"] == [
+        "1 of 7 annotations name an image that is not listed; left out",
+        "2 of 7 annotations have no polygon of three points (a box is no mask); left out",
+        "2 polygons of other annotations have fewer than three points; left out",
+    ]
+    assert [entry["id"] for entry in dataset.annotations(0)] == [10, 11, 12, 20]
+
+
+def test_a_json_of_boxes_is_refused(content, write):
+    for entry in content["annotations"]:
+        entry["segmentation"] = []
+    with pytest.raises(
+        ValueError, match=r"instances\.json: none of the 3 annotations has a mask \(a box is no mask\)"
+    ):
+        CocoInstances(write(content))
+
+
+def test_crowds_are_counted_and_may_be_objects(content, write):
+    """The crowd is all of the image, so that pycocotools' own reader has the same masks with the flag or without."""
+    path = write(content)
+    dataset = CocoInstances(path, crowd="object")
+    truth = COCO(str(path))
+    expected = [truth.annToMask(annotation) for annotation in truth.loadAnns(truth.getAnnIds(1))]
+    np.testing.assert_array_equal(dataset[0].segments.masks(), expected)
+    np.testing.assert_array_equal(dataset[0].segments.class_ids, [1, 0, 1])
+    assert not dataset[0].segments.ignored().any() and dataset.remarks == []
+    start = (
+        "of 3 annotations are crowd regions and take no part; annotation tools write this for masks; --data-options"
+    )
+    assert [(kind, text.split(" ", 1)) for kind, text in CocoInstances(path).remarks] == [
+        ("crowd region", ["1", f"{start} crowd=object takes them as objects"])
+    ]
+    content["annotations"][0]["iscrowd"] = 1
+    kind, text = CocoInstances(write(content)).remarks[1]
+    assert (kind, text) == ("class of crowd regions", "class 1 'seven' has no other annotation than 2 of these")
+    content["annotations"][1]["iscrowd"] = 1
+    ((kind, text),) = CocoInstances(write(content)).remarks
+    assert kind == "only crowd regions" and text.startswith(f"3 {start}")
+    with pytest.raises(ValueError, match="crowd must be one of ignore, object, got 'objects'"):
+        CocoInstances(path, crowd="objects")
 
 
 @pytest.mark.parametrize("section", ["images", "annotations", "categories"])
@@ -156,10 +220,52 @@ def test_ids_that_appear_twice_are_refused(content, write, section):
         CocoInstances(write(content))
 
 
-def test_images_outside_the_folder_are_refused(content, write):
-    content["images"][1]["file_name"] = "../b.png"
-    with pytest.raises(ValueError, match=r"instances\.json, image 2 names the file '\.\./b\.png', which is outside"):
+def test_images_outside_the_folder_are_refused(content, write, tmp_path):
+    content["images"][1]["file_name"] = "../c.png"
+    Image.new("RGB", (2, 3)).save(tmp_path.parent / "c.png")
+    with pytest.raises(ValueError, match=r"instances\.json, image 2 names the file '\.\./c\.png', which is outside"):
         CocoInstances(write(content))
+
+
+@pytest.mark.parametrize(
+    "name", ["../b.png", "C:\\Users\\me\\b.png", "https://host/x/b.png?s=1", "/home/me/b.PNG", "B.png"]
+)
+def test_images_that_another_machine_named_are_found(content, write, tmp_path, name):
+    content["images"][1]["file_name"] = name
+    dataset = CocoInstances(write(content))
+    assert (dataset.image_path(1), dataset[1].image.size) == (tmp_path / "b.png", (2, 3))
+    assert dataset.name_of(1) in ("b.png", "B.png")
+
+
+def test_an_image_that_may_be_several_files_is_named(content, write, tmp_path):
+    content["images"][1]["file_name"] = "z/b.png"
+    path = write(content)
+    (tmp_path / "b.png").unlink()
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        Image.new("L", (2, 3)).save(tmp_path / folder / "b.png")
+    with pytest.raises(FileNotFoundError, match=r"z/b\.png \(image 2, which may be any of 'x/b\.png', 'y/b\.png' in "):
+        CocoInstances(path)[1]
+
+
+def test_values_that_other_tools_write(content, write):
+    """pandas' floats, VIA's text ids, flat polygon and repeated categories: the same samples."""
+    expected = CocoInstances(write(content))[0].segments
+    for image in content["images"]:
+        image.update(id=float(image["id"]), height=float(image["height"]), width=float(image["width"]))
+    for entry in content["annotations"]:
+        entry.update(image_id="1", category_id=float(entry["category_id"]), iscrowd=float(entry["iscrowd"]))
+    content["annotations"][1]["segmentation"] = content["annotations"][1]["segmentation"][0]
+    content["categories"] *= 2
+    dataset = CocoInstances(write(content))
+    assert (dataset.category_ids, [type(image.id) for image in dataset.images]) == ([3, 7], [int, int])
+    for image in content["images"]:  # LVIS
+        image["coco_url"] = f"http://images.cocodataset.org/train2017/{image.pop('file_name')}"
+    for field in ("ids", "class_ids"):
+        np.testing.assert_array_equal(
+            getattr(CocoInstances(write(content))[0].segments, field), getattr(expected, field)
+        )
+        np.testing.assert_array_equal(getattr(dataset[0].segments, field), getattr(expected, field))
 
 
 def test_image_of_another_size_or_undecodable_is_refused(content, write, tmp_path):
@@ -223,3 +329,24 @@ def test_an_annotation_of_a_dropped_category_is_refused(roboflow, write):
     roboflow["annotations"][1]["category_id"] = 0
     with pytest.raises(ValueError, match='annotation 11: category_id 0 groups .* format="coco-instance"'):
         CocoInstances(write(roboflow), drop_groups=True)
+
+
+def test_opening_takes_less_memory_than_twice_the_json(tmp_path, monkeypatch):
+    """Parsed as a whole, this json takes five times the memory of its text."""
+    monkeypatch.setattr("m2f.data.json_entries._BLOCK", 1 << 14)
+    polygon = [[round(i * 1.01, 2) for i in range(100)]]
+    annotations = [
+        {"id": i, "image_id": 1, "category_id": 1, "segmentation": polygon, "bbox": [0.5] * 4, "area": 1.5}
+        for i in range(800)
+    ]
+    image = {"id": 1, "file_name": "a.png", "height": 100, "width": 100}
+    content = {"images": [image], "annotations": annotations, "categories": [{"id": 1, "name": "a"}]}
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    Image.new("RGB", (100, 100)).save(tmp_path / "a.png")
+    tracemalloc.start()
+    try:
+        reader = CocoInstances(tmp_path / "train.json")
+        assert tracemalloc.get_traced_memory()[1] < 2 * (tmp_path / "train.json").stat().st_size
+    finally:
+        tracemalloc.stop()
+    assert len(reader[0].segments.class_ids) == 800

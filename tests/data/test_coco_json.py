@@ -15,7 +15,7 @@ from m2f.data.coco_json import (
     PackedLists,
     by_id,
     check_entries,
-    coco_image_folder,
+    coco_image_files,
     coco_images,
     read_json,
     read_sections,
@@ -123,7 +123,8 @@ def test_ids_that_appear_twice_are_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["../a.png", "/etc/passwd", "b/../../a.png"])
 @pytest.mark.parametrize("folder", [".", "images", "/images"])
-def test_images_outside_the_folder_are_refused(tmp_path, name, folder):
+def test_images_outside_the_folder_are_refused(tmp_path, monkeypatch, name, folder):
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / "x.json"
     with pytest.raises(ValueError, match=rf"x\.json, image 1 names the file '{name}', which is outside {folder}"):
-        coco_image_folder([CocoImage(1, name, 3, 4)], path, folder)
+        coco_image_files([CocoImage(1, name, 3, 4)], path, folder)

@@ -123,10 +123,12 @@ def info(content: dict) -> dict:
         (lambda c: info(c).update(id=900), "'segments_info': id 900 appears more than once"),
         (lambda c: info(c).pop("category_id"), "id 5 has no 'category_id'"),
         (lambda c: info(c).update(id=True), "'id' is True; an integer is needed"),
-        (lambda c: c["annotations"][0].update(image_id=5), "annotation of image 5: not among the 1 images"),
+        (
+            lambda c: c["annotations"][0].update(image_id=5),
+            "annotation of image 5: not among the 1 images; so it is f",
+        ),
         (lambda c: c["annotations"].append(c["annotations"][0]), "annotation of image 4: a second one"),
-        (lambda c: c["annotations"][0].update(file_name="../a.png"), r"names the file '\.\./a\.png', which is out"),
-        (lambda c: c["images"][0].update(file_name="../a.jpg"), r"image 4 names the file '\.\./a\.jpg', which is out"),
+        (lambda c: c["annotations"][0].update(file_name="../x.png"), r"names the file '\.\./x\.png', which is out"),
         (lambda c: c["annotations"][0].pop("segments_info"), "'annotations', number 0 has no 'segments_info'"),
         (lambda c: c["categories"][0].update(isthing=2), "'isthing' is 2; 0 or 1 is needed"),
         (lambda c: c.pop("categories"), "has no list 'categories'; a COCO panoptic json has images, categories"),
@@ -166,6 +168,44 @@ def test_missing_and_grey_pngs_are_named(content, write, tmp_path):
         dataset[0]
 
 
+def test_files_are_found_by_the_names_of_another_machine(content, write, tmp_path):
+    content["images"][0]["file_name"] = "C:\\data\\A.jpg"
+    content["annotations"][0]["file_name"] = "https://host/masks/a.png"
+    dataset = CocoPanoptic(write(content))
+    assert dataset.image_path(0) == tmp_path / "a.jpg"
+    assert dataset.segments_path(0) == tmp_path / "panoptic_val2017" / "a.png"
+    assert dataset[0].segments.areas().tolist() == [4, 3, 1]
+    content["images"][0]["file_name"] = "../x.jpg"
+    with pytest.raises(ValueError, match=r"val2017\.json, image 4 names the file '\.\./x\.jpg', which is outside"):
+        CocoPanoptic(write(content), tmp_path)
+
+
+def test_images_and_pngs_in_one_folder_three_levels_down(content, write, tmp_path):
+    """As Segments.ai exports: the json, and segments/OWNER_DATASET/RELEASE with both."""
+    content["annotations"][0]["file_name"] = "a_label_ground-truth_coco-panoptic.png"
+    path = write(content)
+    folder = tmp_path / "segments" / "me_data" / "v1.0"
+    folder.mkdir(parents=True)
+    (tmp_path / "a.jpg").rename(folder / "a.jpg")
+    (tmp_path / "panoptic_val2017" / "a.png").rename(folder / "a_label_ground-truth_coco-panoptic.png")
+    (tmp_path / "panoptic_val2017").rmdir()
+    path = path.rename(tmp_path / "export_coco-panoptic_me_data_v1.0.json")
+    dataset = CocoPanoptic(path)
+    assert dataset.image_folder == dataset.segments_folder == folder
+    assert dataset[0].segments.areas().tolist() == [4, 3, 1]
+
+
+def test_integral_floats_are_integers(content, write):
+    """As pandas writes them."""
+    expected = CocoPanoptic(write(content))[0].segments.ids
+    for info in content["annotations"][0]["segments_info"]:
+        info.update({key: float(value) for key, value in info.items()})
+    content["annotations"][0]["image_id"] = 4.0
+    for entry in content["categories"]:
+        entry["id"] = float(entry["id"])
+    np.testing.assert_array_equal(CocoPanoptic(write(content))[0].segments.ids, expected)
+
+
 def test_images_and_annotations_may_have_the_same_names(content, write, tmp_path):
     """Where images are PNG too, "a.png" is in both folders."""
     content["images"][0]["file_name"] = "a.png"
@@ -178,3 +218,23 @@ def test_images_and_annotations_may_have_the_same_names(content, write, tmp_path
     for folders in ((tmp_path / "images", None), (None, tmp_path / "masks")):
         dataset = CocoPanoptic(path, *folders)
         assert (dataset.image_folder, dataset.segments_folder) == (tmp_path / "images", tmp_path / "masks")
+
+
+def test_an_annotation_of_an_image_that_is_not_listed_is_left_out_and_counted(content, write):
+    content["annotations"].append({**content["annotations"][0], "image_id": 5, "file_name": "gone.png"})
+    dataset = CocoPanoptic(write(content))
+    assert len(dataset[0].segments.class_ids) == 3
+    assert dataset.remarks[0] == ("left out", "1 of 2 annotations name an image that is not listed; left out")
+
+
+def test_crowds_are_counted_and_may_be_objects(content, write):
+    """Three of the four segments are single ones, and category 3 has one of these."""
+    path = write(content)
+    ((kind, text),) = CocoPanoptic(path).remarks
+    assert kind == "crowd region" and text.startswith("1 of 4 annotations are crowd regions and take no part; annot")
+    dataset = CocoPanoptic(path, crowd="object")
+    sample = dataset[0]
+    np.testing.assert_array_equal(sample.segments.masks(), [IDS == number for number, _, _ in SEGMENTS])
+    assert (sample.segments.ids[0] == IGNORED).sum() == (IDS == 0).sum() and dataset.remarks == []
+    with pytest.raises(ValueError, match="crowd must be one of ignore, object, got 1"):
+        CocoPanoptic(path, crowd=1)

@@ -159,3 +159,16 @@ def test_folder_of_no_known_format_is_a_finding(tmp_path):
 def test_path_that_does_not_exist(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file or folder: .*nowhere"):
         check_dataset(tmp_path / "nowhere")
+
+
+def test_what_a_reader_says_of_its_split_is_a_finding():
+    reader = FakeReader([good("a")])
+    reader.remarks = [("crowd region", "1 of 4"), ("class of crowd regions", "class 1"), ("left out", "2 of 4")]
+    report = check_readers({"train": reader})
+    assert [(f.severity, f.kind, f.split, f.name, f.message) for f in report.findings] == [
+        ("error", "class of crowd regions", "train", "", "class 1"),
+        ("warning", "crowd region", "train", "", "1 of 4"),
+        ("warning", "left out", "train", "", "2 of 4"),
+    ]
+    reader.remarks = [("only crowd regions", "4 of 4")]
+    assert not check_readers({"train": reader}).may_train()

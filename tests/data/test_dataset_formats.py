@@ -19,6 +19,7 @@ from small_datasets import (
     make_cityscapes,
     make_coco_instance,
     make_coco_panoptic,
+    make_instance_maps,
     make_roboflow,
     make_rows,
     make_semantic_folder,
@@ -26,6 +27,7 @@ from small_datasets import (
     save,
 )
 
+from m2f.data.dataset_check import check_dataset
 from m2f.data.dataset_formats import FORMATS, list_splits, open_dataset
 
 NUCLEI = Path(__file__).parents[2] / "examples" / "nuclei"
@@ -47,7 +49,23 @@ def test_each_format_has_a_maker():
     assert MAKERS.keys() == FORMATS.keys()
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+def test_maps_of_instances_are_read_where_they_are_asked_for(tmp_path):
+    make_instance_maps(tmp_path)
+    with pytest.raises(
+        ValueError, match="the values 0, 300, for which there would be 301 .* give --format instance-m"
+    ):
+        print(open_dataset(tmp_path).id2label)
+    dataset = open_dataset(tmp_path, "val", "instance-maps")
+    assert_one_object(dataset, 0)
+    assert (dataset.format, dataset.split, dataset.id2label) == ("instance-maps", "val", {0: "object"})
+    assert open_dataset(tmp_path, format="instance-maps", id2label=["cell"]).id2label == {0: "cell"}
+    (tmp_path / "classes.csv").write_text("id,class\n1,cat\n300-400,dog\n")
+    dataset = open_dataset(tmp_path, format="instance-maps", classes="classes.csv")
+    assert_one_object(dataset, 1)
+    assert dataset.id2label == {0: "cat", 1: "dog"}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind != "instance-maps"])
 def test_a_folder_is_opened(tmp_path, kind):
     MAKERS[kind](tmp_path)
     splits = list_splits(str(tmp_path))
@@ -99,10 +117,11 @@ def test_the_bundled_images():
 def test_datasets_in_memory():
     rows = datasets.Dataset.from_list([{"image": Image.fromarray(COLOURS), "label": Image.fromarray(LABELS)}])
     both = datasets.DatasetDict(train=rows, valid=rows)
-    assert open_dataset(rows).format == open_dataset(both).format == "datasets"
+    names = ["cat", "dog"]
+    assert open_dataset(rows, id2label=names).format == open_dataset(both, id2label=names).format == "datasets"
     assert (list_splits(rows), list_splits(both)) == (["train"], ["train", "valid"])
-    assert_one_object(open_dataset(rows, "anything"), 1)
-    assert open_dataset(both, "val").split == "valid"
+    assert_one_object(open_dataset(rows, "anything", id2label=names), 1)
+    assert open_dataset(both, "val", id2label=names).split == "valid"
     with pytest.raises(ValueError, match="the dataset has no split 'test'"):
         open_dataset(both, "test")
     with pytest.raises(ValueError, match="a dataset is a path, .* got IterableDataset"):
@@ -233,3 +252,35 @@ def test_images_of_more_than_8_bits_are_read_alike_in_every_format(kind, tmp_pat
         assert ("12 bits" in sample.guess) == (white == 4095)
     with pytest.raises(ValueError, match="white_level must be"):
         open_dataset(tmp_path, "train", white_level="white")
+
+
+def test_an_export_that_is_all_in_one_split_says_how_to_train_on_it(tmp_path):
+    """As CVAT (instances_default.json), Label Studio (result.json) and FiftyOne (labels.json) write it."""
+    for name, split in (("annotations/instances_default.json", "instances_default"), ("labels.json", "labels")):
+        root = tmp_path / split
+        save(root / "images" / "a.png")
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text(coco([INSTANCE]))
+        with pytest.raises(ValueError) as error:
+            open_dataset(root)
+        message = f"{root} has no split 'train'; it has '{split}'; --train-split '{split}' (or the path of the"
+        assert message in str(error.value) and "--validation-fraction 0.1" in str(error.value)
+        assert_one_object(open_dataset(root, split), 1)
+        assert_one_object(open_dataset(root / name), 1)
+        (finding,) = [entry for entry in check_dataset(root, workers=0).findings if entry.kind == "no training split"]
+        assert f"--train-split '{split}'" in finding.message
+
+
+def test_a_folder_of_one_tool_with_several_formats(tmp_path):
+    """Label Studio's exports as COCO and as YOLO, unpacked into one folder: none is guessed."""
+    make_yolo(tmp_path)
+    (tmp_path / "data.yaml").unlink()
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    (tmp_path / "result.json").write_text(coco([INSTANCE]))
+    with pytest.raises(
+        ValueError, match=r"coco-instance \(result\); yolo-segmentation \(train, val\); give format, or"
+    ):
+        open_dataset(tmp_path)
+    assert_one_object(open_dataset(tmp_path, format="yolo-segmentation"), 1)
+    images = tmp_path / "images" / "train"
+    assert_one_object(open_dataset(tmp_path, "result", format="coco-instance", image_folder=images), 1)

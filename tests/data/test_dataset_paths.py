@@ -9,6 +9,7 @@ from m2f.data.dataset_paths import (
     find_folder,
     has_files_with,
     inside,
+    split_of_folder,
     split_of_name,
     subfolders,
 )
@@ -54,6 +55,11 @@ def test_names_outside_are_refused(folder, name, tmp_path, monkeypatch):
 )
 def test_splits_in_names(name, split):
     assert split_of_name(name) == split
+
+
+def test_splits_that_folders_hold():
+    names = ("train", "Train2017", "validation", "test_data", "images", "")
+    assert [split_of_folder(name) for name in names] == ["train", "train", "val", None, None, None]
 
 
 def test_a_split_is_chosen_by_name_or_meaning():
@@ -106,6 +112,31 @@ def test_among_equals_the_folder_of_the_split_counts(tmp_path):
 
 def test_files_outside_are_not_looked_for(tmp_path):
     touch(tmp_path, "a.png", "b/c.png")
-    for names in (["../a.png"], []):
-        with pytest.raises(FileNotFoundError, match="such as none; give option"):
-            find_folder(names, tmp_path / "b" / "x.json", "option")
+    for name, words in ((["../a.png"], "../a.png"), ([str(tmp_path / "a.png")], "/.*a.png"), ([], "none")):
+        with pytest.raises(FileNotFoundError, match=f"such as {words}; give option"):
+            find_folder(name, tmp_path / "b" / "x.json", "option")
+
+
+def test_folders_are_found_by_the_ends_of_names(tmp_path):
+    touch(
+        tmp_path, "d/images/train/a.png", "d/images/val/a.png", "d/images/val/B.JPG", "d/masks/c.png", "d/pics/e.png"
+    )
+    json = tmp_path / "d" / "x.json"
+    for names, folder in (
+        (["/home/me/train/a.png", "/home/me/val/a.png"], "images"),
+        (["C:\\x\\e.png"], "pics"),
+        (["http://host/e.png"], "pics"),
+        (["../../b.jpg"], "images/val"),
+    ):
+        assert find_folder(names, json, "image_folder") == tmp_path / "d" / folder
+    with pytest.raises(FileNotFoundError):
+        find_folder(["../c.png"], json, "image_folder")  # masks are no images
+    assert find_folder(["../c.png"], json, "segments_folder") == tmp_path / "d" / "masks"
+
+
+def test_images_may_be_beside_the_folder_of_the_split(tmp_path):
+    touch(tmp_path, "val/x.json", "images/val/a.png", "train/a.png")
+    assert find_folder(["a.png"], tmp_path / "val" / "x.json", "option") == tmp_path / "images" / "val"
+    touch(tmp_path, "val/y.json", "train/b.png")
+    with pytest.raises(FileNotFoundError):  # images of another split are no substitute
+        find_folder(["b.png"], tmp_path / "val" / "y.json", "option")

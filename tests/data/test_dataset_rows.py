@@ -1,6 +1,7 @@
 """Rows in memory, in parquet files and on disk; the expected labels are those that were written."""
 
 import io
+import shlex
 
 import datasets
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 from small_rows import BLOB, IMAGE, LABELS, channels, rows_of
 
+from m2f.commands.data_arguments import reader_option
 from m2f.data.dataset_rows import DatasetRows
 from m2f.image_processing.label_values import NOTHING
 
@@ -33,15 +35,91 @@ def test_label_maps_with_16_bits_palette_and_reduced_labels():
     wide = Image.fromarray(np.where(LABELS == 2, 300, LABELS.astype(np.uint16)))
     palette = Image.fromarray(LABELS)
     palette.putpalette(list(range(255, -1, -1)) * 3)
-    dataset = DatasetRows(rows_of(pixel_values=[IMAGE] * 2, mask=[wide, palette]))
-    assert len(dataset.id2label) == 301
-    np.testing.assert_array_equal(dataset[0].segments.class_ids, [0, 1, 300])
+    names = {0: "sky", 1: "road", 2: "car", 300: "tree"}
+    dataset = DatasetRows(rows_of(pixel_values=[IMAGE] * 2, mask=[wide, palette]), id2label=names)
+    np.testing.assert_array_equal(dataset[0].segments.class_ids, [0, 1, 3])
     np.testing.assert_array_equal(dataset[1].segments.masks()[2], BLOB)
     dataset = DatasetRows(rows_of(image=[IMAGE], mask=[palette]), reduce_labels=True)
     assert dataset.id2label == {0: "0", 1: "1"}
     np.testing.assert_array_equal(dataset[0].segments.ignored(), (LABELS == 0) | (LABELS == 255))
     dataset = DatasetRows(rows_of(image=[IMAGE], mask=[palette]), ignore_index=2, ignore_unknown=False)
     np.testing.assert_array_equal(dataset[0].segments.ids[0] == NOTHING, BLOB)
+
+
+def coloured(*colours: tuple[int, int, int]) -> Image.Image:
+    """A column of each, and black ones."""
+    return Image.fromarray(np.array([[*colours, *[(0, 0, 0)] * 5][:5]], np.uint8).repeat(4, 0))
+
+
+@pytest.mark.parametrize("as_parquet", [False, True])
+@pytest.mark.parametrize("form", ["grey", "channels"])
+def test_masks_whose_object_would_be_ignored_are_refused_with_the_way_to_read_them(tmp_path, as_parquet, form):
+    mask = Image.fromarray(BLOB * 255)
+    rows = rows_of(image=[IMAGE], label=[mask if form == "grey" else mask.convert("RGB")])
+    if as_parquet:
+        rows.to_parquet(tmp_path / "x.parquet")
+        rows = datasets.Dataset.from_parquet(str(tmp_path / "x.parquet"))
+    with pytest.raises(
+        ValueError, match="the label maps in the column label hold only 0 and 255, and 255 is"
+    ) as error:
+        DatasetRows(rows)
+    words = shlex.split(str(error.value).partition("--data-options ")[2])
+    dataset = DatasetRows(rows, **dict(map(reader_option, words)))
+    np.testing.assert_array_equal(dataset[0].segments.masks(), [BLOB == 0, BLOB == 1])
+    assert (dataset.id2label, dataset.task) == ({0: "background", 1: "object"}, "semantic")
+
+
+def test_a_class_channel_of_0_and_255_is_refused():
+    """With reduced labels 0 is background, and one class may well be all that there is."""
+    mask = np.dstack([BLOB * 255, BLOB, BLOB * 0])
+    rows = rows_of(image=[IMAGE], label=[Image.fromarray(mask)])
+    with pytest.raises(ValueError, match="hold only 0 and 255, and 255 is ignored"):
+        DatasetRows(rows)
+    rows = rows_of(image=[IMAGE], label=[Image.fromarray(mask.clip(max=1))])
+    np.testing.assert_array_equal(DatasetRows(rows, reduce_labels=True)[0].segments.masks(), [BLOB])
+
+
+@pytest.mark.parametrize(
+    ("colours", "names", "found"),
+    [
+        ([(128, 0, 0), (0, 128, 0)], None, "the classes 128, as"),
+        ([(0, 128, 0)], None, "the numbers of instances 128, as"),
+        ([(0, 128, 0)], ["ground", "cell"], "the numbers of instances 128, as"),
+        ([(1, 200, 0)], None, "the numbers of instances 200, as"),
+    ],
+)
+def test_colours_are_no_classes_and_instances(colours, names, found):
+    """Behind a row without objects."""
+    rows = rows_of(image=[IMAGE] * 2, annotation=[coloured((0, 0, 0)), coloured(*colours)])
+    with pytest.raises(ValueError, match=f"in the column annotation have channels, .* but hold {found} colours do"):
+        DatasetRows(rows, id2label=names)
+
+
+def test_equal_channels_are_a_label_map_and_named_classes_may_be_large():
+    grey = Image.fromarray(np.dstack([LABELS] * 3))
+    dataset = DatasetRows(rows_of(image=[IMAGE] * 2, label=[coloured((0, 0, 0)), grey]))
+    assert dataset.task == "semantic"
+    np.testing.assert_array_equal(dataset[1].segments.masks(), [LABELS == 0, LABELS == 1, LABELS == 2])
+    rows = rows_of(image=[IMAGE], label=[coloured((128, 1, 0), (128, 2, 0))])
+    dataset = DatasetRows(rows, id2label={0: "none", 128: "cat"})
+    assert (dataset.task, dataset[0].segments.class_ids.tolist()) == ("instance", [1, 1])
+    assert DatasetRows(rows_of(image=[IMAGE], label=[coloured((0, 0, 0))])).task == "instance"
+
+
+def test_ids_of_instances():
+    ids = np.where(LABELS == 2, 300, LABELS.astype(np.uint16))  # 0, 1, 255 and 300
+    rows = rows_of(image=[IMAGE], mask=[Image.fromarray(ids)])
+    with pytest.raises(ValueError, match="0, 1, 300, for which .* 301 classes; .* give --data-options instances=true"):
+        print(DatasetRows(rows).id2label)
+    dataset = DatasetRows(rows, instances=True)
+    np.testing.assert_array_equal(dataset[0].segments.masks(), [ids == 1, ids == 255, ids == 300])
+    assert (dataset.id2label, dataset.task, dataset.thing_label_ids) == ({0: "object"}, "instance", None)
+    assert dataset[0].segments.class_ids.tolist() == [0, 0, 0]
+    assert DatasetRows(rows, id2label=["cell"], instances=True).id2label == {0: "cell"}
+    with pytest.raises(
+        ValueError, match="id2label names 2 classes; ids of instances without a table are of one class"
+    ):
+        DatasetRows(rows, id2label=["cell", "dog"], instances=True)
 
 
 def test_names_in_the_rows():

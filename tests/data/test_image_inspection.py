@@ -1,5 +1,6 @@
 """Every kind of finding about one image, on images made for it; the expected ones follow from how these are drawn."""
 
+import dataclasses
 import warnings
 
 import numpy as np
@@ -7,8 +8,10 @@ import pytest
 from checked_samples import IMAGE_CASES, check, found, image_with
 from fake_reader import ALL, LEFT, RIGHT, FakeReader, good, sample
 from PIL import Image
+from random_segments import random_segments
 
 from m2f.data.dataset_check import check_readers
+from m2f.data.image_inspection import inspect_image
 from m2f.data.segment_map import Sample, SegmentMap
 
 
@@ -24,6 +27,14 @@ def test_findings_about_one_image(kind):
 def test_segment_has_its_box():
     report = check(image_with("tiny segment"), image_with("empty segment"))
     assert {f.kind: f.box for f in report.findings} == {"tiny segment": (5, 2, 8, 3), "empty segment": None}
+
+
+def test_pages_that_are_not_read():
+    paged = dataclasses.replace(good("a"), pages=3)
+    report = check_readers({"train": FakeReader([paged])})
+    assert [(f.kind, f.name, f.message, f.severity) for f in report.findings] == [
+        ("several pages", "a", "the first of 3 pages or frames is read", "warning")
+    ]
 
 
 class CocoLikeReader(FakeReader):
@@ -99,3 +110,35 @@ def test_warnings_of_the_decoder_are_notes():
         warnings.simplefilter("error")  # none comes out
         report = check_readers({"train": WarningReader([good("a")])}, workers=1)
     assert [(f.kind, f.name, f.message) for f in report.findings] == [("decoder warning", "a", "Corrupt EXIF data")]
+
+
+def plain_overlap_findings(segments: SegmentMap) -> list[tuple]:
+    """(kind, segment, box) from a mask for each segment, each compared with all others."""
+    masks, found = segments.masks() > 0, []
+    for number, mask in enumerate(masks):
+        others = [other for i, other in enumerate(masks) if i != number]
+        if mask.any() and not (mask & ~np.logical_or.reduce([np.zeros_like(mask), *others])).any():
+            twins = [i for i, other in enumerate(masks) if i != number and np.array_equal(other, mask)]
+            rows, columns = np.nonzero(mask)
+            box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+            if not twins:
+                found.append(("covered segment", number, box, None))
+            elif min(twins) < number:
+                found.append(("repeated segment", number, box, min(twins)))
+    return sorted(found)
+
+
+def test_overlaps_are_what_a_comparison_of_all_masks_finds():
+    kinds = set()
+    for seed in range(60):
+        segments = random_segments(seed)
+        sample = Sample(Image.new("RGB", segments.size[::-1]), segments, "x")
+        findings = inspect_image(FakeReader([sample]), "train", 0, dict.fromkeys(range(3), "a"), 0).findings
+        found = sorted(
+            (f.kind, f.segment, f.box, int(f.message.split()[6].rstrip(",")) if f.kind == "repeated segment" else None)
+            for f in findings
+            if f.kind in ("covered segment", "repeated segment")
+        )
+        assert found == plain_overlap_findings(segments), seed
+        kinds |= {kind for kind, *_ in found}
+    assert kinds == {"covered segment", "repeated segment"}

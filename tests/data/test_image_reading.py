@@ -176,6 +176,34 @@ def test_floats_in_0_to_1_are_not_black_and_above_255_need_a_white_level():
         assert not guess
 
 
+def paged(kind: str, **options) -> bytes:
+    first, *others = (Image.new("RGB", (6, 4), (value, 0, 0)) for value in (10, 100, 200))
+    return encoded(first, kind, save_all=True, append_images=others, **options)
+
+
+@pytest.mark.parametrize(("kind", "pages"), [("TIFF", 3), ("GIF", 3), ("WEBP", 3), ("PNG", 3), ("MPO", 1)])
+def test_pages_are_counted_and_the_first_is_read_with_one_warning(kind, pages, monkeypatch):
+    """The other pictures of an MPO file, as cameras write it, are previews."""
+    said = []
+    monkeypatch.setattr("m2f.data.image_reading.logger.warning_once", said.append)
+    options = {"lossless": True} if kind == "WEBP" else {}
+    content = paged(kind, **options)
+    assert Image.open(io.BytesIO(content)).n_frames == 3
+    for name in ("a", "b"):
+        sample = ImageFile(content, name).sample(SegmentMap(np.zeros((1, 4, 6), np.int32), np.array([0])), name)
+        assert (sample.pages, sample.image.mode, sample.image.size) == (pages, "RGB", (6, 4))
+        assert abs(np.asarray(sample.image)[..., 0].astype(int) - 10).max() <= 3  # MPO is lossy
+    assert len(set(said)) == (pages > 1) and (pages == 1 or "several pages or frames" in said[0])
+
+
+@pytest.mark.parametrize("share", [0.5, 0.6, 0.7, 0.8, 0.95])
+def test_what_follows_the_first_page_may_be_damaged(share):
+    """It lies in the first third of the file."""
+    content = paged("TIFF")
+    sample = ImageFile(content[: int(share * len(content))], "x").sample(labels_of(np.full((4, 6, 3), 10)), "x")
+    assert (np.asarray(sample.image) == (10, 0, 0)).all()
+
+
 def test_one_warning_of_many_images_whose_white_is_guessed(monkeypatch):
     """transformers' `warning_once` gives a text once; images with other values have the same text."""
     said = []

@@ -72,6 +72,34 @@ def test_crowds_of_objects_are_ignored():
     assert IGNORED not in DatasetRows(rows, ignore_unknown=False)[0].segments.ids
 
 
+def test_crowds_are_counted_and_may_be_objects():
+    objects = [{"category": i % 2, "segmentation": [POLYGON], "iscrowd": i != 1} for i in range(4)]
+    rows = rows_of(image=[IMAGE], annotations=[objects])
+    kinds = {kind: text for kind, text in DatasetRows(rows).remarks}
+    assert kinds["crowd region"].startswith("3 of 4 annotations are crowd regions and take no part; annotation tools")
+    assert kinds["class of crowd regions"] == "class 0 '0' has no other annotation than 2 of these"
+    dataset = DatasetRows(rows, crowd="object")
+    np.testing.assert_array_equal(dataset[0].segments.class_ids, [0, 1, 0, 1])
+    assert dataset.remarks == [] and not dataset[0].segments.ignored().any()
+    panoptic = DatasetRows(panoptic_rows(), crowd="object")
+    np.testing.assert_array_equal(panoptic[0].segments.masks(), [IDS == 700, IDS == 5, IDS == 70_000])
+    assert panoptic.remarks == []
+    ((_, text), (_, of_class)) = DatasetRows(panoptic_rows()).remarks
+    assert text.startswith("1 of 3 annotations are crowd regions") and of_class.startswith("class 0 '0' has no other")
+
+
+def test_bad_pieces_are_left_out_and_counted():
+    """The expected mask is POLYGON's own, drawn by pycocotools."""
+    pieces = [[POLYGON, [0.0, 0.0, 1.0, 1.0], []], [[0.0, 0.0, 1.0, 1.0]], []]
+    rows = rows_of(image=[IMAGE], objects=[[{"category": 0, "segmentation": piece} for piece in pieces]])
+    expected = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([POLYGON], 4, 5)))
+    np.testing.assert_array_equal(DatasetRows(rows)[0].segments.masks(), [expected])
+    assert DatasetRows(rows).remarks == [
+        ("left out", "2 of 3 annotations have no polygon of three points (a box is no mask); left out"),
+        ("left out", "2 polygons of other annotations have fewer than three points; left out"),
+    ]
+
+
 def test_names_of_categories():
     texts = rows_of(
         image=[IMAGE], objects=[[{"category": name, "segmentation": [POLYGON]} for name in ("dog", "cat")]]
@@ -103,11 +131,10 @@ def test_class_labels_name_categories(as_lists):
     ("entry", "message"),
     [
         (
-            {"category": 0, "segmentation": [[0.0, 0.0, 1.0, 1.0]]},
+            {"category": 0, "segmentation": [[0.0, 0.0, 1.0, 1.0, 2.0, 2.0, 3.0]]},
             "annotation 0: a polygon needs x and y of at",
         ),
-        ({"category": 0, "id": 7, "segmentation": []}, "annotation 7: segmentation is"),
-        ({"category": 0}, "annotation 0: segmentation is None"),
+        ({"category": 0, "id": 7}, "annotation 7: segmentation is None"),
         ({"category": 2, "segmentation": [POLYGON]}, r"annotation 0: category 2 is not among \['a', 'b'\]"),
         ({"category": "c", "segmentation": [POLYGON]}, "category 'c' is not among"),
         ({"category": None, "segmentation": [POLYGON]}, "no number or name as its category"),
@@ -123,6 +150,7 @@ def test_bad_objects_are_named(entry, message):
     dataset = DatasetRows(rows_of(image=[IMAGE], objects=[[entry]]), id2label=["a", "b"])
     with pytest.raises(ValueError, match=f"dataset, row 0.*{message}"):
         dataset[0]
+    assert dataset.remarks == DatasetRows(rows_of(image=[IMAGE], objects=[[entry]])).remarks == []
 
 
 def test_lists_of_different_lengths_are_refused():

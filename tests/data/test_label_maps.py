@@ -1,5 +1,6 @@
 """Label maps hold numbers, whatever the file's bits; all expected numbers are those that were written."""
 
+import io
 import struct
 import zlib
 
@@ -60,9 +61,45 @@ def test_sixteen_bits_and_palettes(tmp_path):
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
 def test_several_channels_are_no_label_map(tmp_path, mode):
-    Image.new(mode, (2, 2)).save(tmp_path / "x.png")
+    different = np.arange(2 * 2 * len(mode), dtype=np.uint8).reshape(2, 2, -1)
+    Image.fromarray(different).save(tmp_path / "x.png")
     with pytest.raises(ValueError, match=f"x.png has the channels {mode}; a label map has one number per pixel"):
         read_label_map(tmp_path / "x.png", "x.png")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_equal_channels_are_one(mode):
+    values = np.array([[0, 1, 2], [7, 200, 255]], np.uint8)
+    channels = np.dstack([values] * (3 if "RGB" in mode else 1) + [np.full_like(values, 255)] * ("A" in mode))
+    np.testing.assert_array_equal(read_label_map(encoded(Image.fromarray(channels)), "x"), values)
+    if "A" in mode:
+        channels[0, 0, -1] = 0  # a pixel that is not seen is no number
+        with pytest.raises(ValueError, match=f"x has the channels {mode}"):
+            read_label_map(encoded(Image.fromarray(channels)), "x")
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PNG"])
+def test_labels_of_several_pages_are_refused(kind):
+    pages = [Image.new("L", (3, 2), value) for value in range(3)]
+    content = encoded(pages[0], kind, save_all=True, append_images=pages[1:])
+    for read in (read_label_map, read_channels, has_channels):
+        with pytest.raises(ValueError, match="x has 3 pages or frames; labels have one"):
+            read(content, "x")
+
+
+def test_a_smaller_copy_in_a_tiff_is_no_page():
+    """GeoTIFF files have overviews: tag 254 with bit 0. Pillow writes it as it is told."""
+    small = Image.new("L", (2, 1), 7)
+    small.encoderinfo = {"tiffinfo": {254: 1}}
+    content = encoded(Image.new("L", (4, 2), 7), "TIFF", save_all=True, append_images=[small])
+    assert Image.open(io.BytesIO(content)).n_frames == 2
+    np.testing.assert_array_equal(read_label_map(content, "x"), np.full((2, 4), 7))
 
 
 def test_numbers_that_a_label_cannot_be_are_refused(tmp_path):

@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image, features
 from pycocotools import mask as coco_mask
+from small_datasets import MAKERS
 
 from m2f.data.coco_instances import CocoInstances
 from m2f.data.coco_panoptic import CocoPanoptic
+from m2f.data.dataset_formats import open_dataset
+from m2f.data.instance_maps import InstanceMaps
 from m2f.data.label_maps import read_label_map
 from m2f.data.segment_map import SegmentMap
 from m2f.data.yolo_segmentation import YoloSegmentation
@@ -99,6 +102,12 @@ def decode_by_definition(segmentation: Any) -> np.ndarray:
     return np.array(pixels, np.uint8).reshape(WIDTH, HEIGHT).T
 
 
+def without_stray_parts(entry: dict) -> dict:
+    """The annotation without its polygons of fewer than three points."""
+    parts = entry["segmentation"]
+    return {**entry, "segmentation": [p for p in parts if len(p) > 5] if isinstance(parts, list) else parts}
+
+
 @pytest.fixture
 def coco(tmp_path) -> dict:
     """Three forms of segmentation, an overlap and a crowd."""
@@ -134,9 +143,10 @@ def check_coco(path: Path) -> bool:
         return False
     content = json.loads(path.read_text())
     for image, sample in zip(content["images"], samples, strict=True):
-        annotations = [entry for entry in content["annotations"] if entry["image_id"] == image["id"]]
+        annotations = [without_stray_parts(e) for e in content["annotations"] if e["image_id"] == image["id"]]
+        annotations = [entry for entry in annotations if entry["segmentation"] != []]
         single = [entry for entry in annotations if not entry.get("iscrowd")]
-        categories = sorted(category["id"] for category in content["categories"])
+        categories = sorted({category["id"] for category in content["categories"]})
         assert [categories[i] for i in sample.segments.class_ids] == [entry["category_id"] for entry in single]
         expected = [decode_by_definition(entry["segmentation"]) for entry in single]
         crowd = [decode_by_definition(entry["segmentation"]) for entry in annotations if entry.get("iscrowd")]
@@ -212,7 +222,7 @@ def check_panoptic(path: Path, colours: np.ndarray) -> bool:
         return False
     ids = colours.astype(int) @ [1, 256, 65536]
     content = json.loads(path.read_text())
-    categories = sorted(category["id"] for category in content["categories"])
+    categories = sorted({category["id"] for category in content["categories"]})
     for image, sample in zip(content["images"], samples, strict=True):
         (infos,) = (a["segments_info"] for a in content["annotations"] if a["image_id"] == image["id"])
         single = [info for info in infos if not info.get("iscrowd")]
@@ -261,6 +271,25 @@ def test_label_map_with_changed_bytes(tmp_path, mode):
         np.testing.assert_array_equal(changed, labels)
 
 
+def test_instance_maps_and_their_table_with_changed_bytes(tmp_path):
+    """The table's file is what is damaged; ids 1 and 2 are in the map."""
+    rng, path, read = random.Random(0), tmp_path / "t.csv", 0
+    ids = np.repeat([[0, 1, 2]], 2, 0).astype(np.uint8)
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(ids).save(tmp_path / folder / "a.png")
+    for _ in range(300):
+        path.write_bytes(mutate_bytes(b"image,id,class\na.png,1,cat\n,2-9,dog\n,1,cow\n", rng))
+        try:
+            segments = InstanceMaps(tmp_path / "images", tmp_path / "masks", path)[0].segments
+        except DECLARED as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            continue
+        np.testing.assert_array_equal(masks_of(segments), [ids == 1, ids == 2])
+        read += 1
+    assert 5 < read < 295
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif", "gif", "bmp", "ppm", "jp2", "avif"])
 def test_image_with_changed_bytes(coco, tmp_path, suffix):
     """An image that can still be decoded is of the json's size."""
@@ -291,7 +320,9 @@ def test_yolo_text_with_changed_bytes(tmp_path, seed):
         (tmp_path / folder).mkdir()
     Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / "a.png")
     (tmp_path / "data.yaml").write_text("train: images\nnames: [zero, one]\n")
-    dataset, labels, read = YoloSegmentation(tmp_path / "data.yaml"), tmp_path / "labels" / "a.txt", 0
+    labels, read = tmp_path / "labels" / "a.txt", 0
+    labels.write_text(YOLO_LINES)
+    dataset = YoloSegmentation(tmp_path / "data.yaml")
     for _ in range(250):
         labels.write_bytes(mutate_bytes(YOLO_LINES.encode(), rng))
         try:
@@ -315,8 +346,10 @@ def test_yolo_text_with_changed_bytes(tmp_path, seed):
 @pytest.mark.parametrize("seed", range(2))
 def test_yolo_yaml_with_changed_bytes(tmp_path, seed):
     rng = random.Random(seed)
-    (tmp_path / "images").mkdir()
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
     Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / "a.png")
+    (tmp_path / "labels" / "a.txt").touch()
     path = tmp_path / "data.yaml"
     for _ in range(300):
         path.write_bytes(mutate_bytes(b"path: .\ntrain: images\nnames:\n  0: zero\n  1: 'one'\nnc: 2\n", rng))
@@ -326,3 +359,77 @@ def test_yolo_yaml_with_changed_bytes(tmp_path, seed):
             assert str(tmp_path) in str(error)
             continue
         assert [sample.name for sample in dataset] == ["images/a.png"]
+
+
+TOOL_FILES = {
+    "labelme": "train/a.json",
+    "via": "train/via_region_data.json",
+    "label-studio": "train/tasks.json",
+    "cvat": "train/annotations.xml",
+    "kaggle-rle": "train.csv",
+    "colour-masks": "labelmap.txt",
+    "voc": "ImageSets/Segmentation/train.txt",
+}
+
+
+def check_tool(root: Path, kind: str) -> bool:
+    """Whether all could be read; what is wrong is one line with the name of a file."""
+    try:
+        dataset = open_dataset(root, "train", format=kind)
+        samples = [dataset[i] for i in range(len(dataset))]
+    except DECLARED as error:
+        assert str(root) in str(error) and "\n" not in str(error).partition("Looked for")[0]
+        return False
+    for sample in samples:
+        masks_of(sample.segments)
+        assert set(sample.segments.class_ids.tolist()) <= dataset.id2label.keys()
+    return True
+
+
+@pytest.mark.parametrize("kind", TOOL_FILES)
+def test_files_of_tools_with_changed_bytes(tmp_path, kind):
+    MAKERS[kind](tmp_path)
+    rng, path, read = random.Random(kind), tmp_path / TOOL_FILES[kind], 0
+    content = path.read_bytes()
+    for _ in range(60):
+        path.write_bytes(mutate_bytes(content, rng))
+        read += check_tool(tmp_path, kind)
+    assert 0 < read < 60  # both outcomes are tried
+
+
+@pytest.mark.parametrize("kind", ["labelme", "via", "label-studio"])
+def test_json_files_of_tools_with_changed_values(tmp_path, kind):
+    MAKERS[kind](tmp_path)
+    rng, path, read = random.Random(kind), tmp_path / TOOL_FILES[kind], 0
+    content = json.loads(path.read_text())
+    for _ in range(80):
+        changed = content
+        for _ in range(rng.choice([1, 1, 2, 4])):
+            changed = mutate_value(changed, rng)
+        path.write_text(json.dumps(changed))
+        read += check_tool(tmp_path, kind)
+    assert 0 < read < 80
+
+
+@pytest.mark.parametrize(
+    ("kind", "file"),
+    [
+        ("colour-masks", "train/masks/a.png"),
+        ("voc", "SegmentationClass/a.png"),
+        ("object-masks", "train/annotations/a_dog_0.png"),
+    ],
+)
+def test_label_pictures_with_changed_bytes(tmp_path, kind, file):
+    """Refused, or as they were."""
+    MAKERS[kind](tmp_path)
+    rng, path = random.Random(kind), tmp_path / file
+    content, dataset = path.read_bytes(), open_dataset(tmp_path, "train")
+    expected = dataset[0].segments.ids
+    for _ in range(60):
+        path.write_bytes(mutate_bytes(content, rng))
+        try:
+            segments = dataset[0].segments
+        except DECLARED as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            continue
+        np.testing.assert_array_equal(segments.ids, expected)

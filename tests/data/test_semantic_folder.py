@@ -1,11 +1,13 @@
 """Folders of label maps; the expected labels are those that were written."""
 
 import json
+import shlex
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from m2f.commands.data_arguments import reader_option
 from m2f.data.semantic_folder import SemanticFolder, semantic_splits
 from m2f.image_processing.label_values import IGNORED, NOTHING
 
@@ -95,6 +97,97 @@ def test_labels_that_are_no_class_are_refused(write):
     dataset = SemanticFolder(*write({"a": LABELS}), ["sky", "road"])
     with pytest.raises(ValueError, match=r"annotations/a\.png holds the labels 2; the classes are the labels 0, 1 \("):
         dataset[0]
+
+
+MASK = np.array([[0, 255], [255, 0]], np.uint8)
+
+
+def as_palette(values: np.ndarray) -> Image.Image:
+    image = Image.fromarray(values)
+    image.putpalette(list(range(256)) * 3)
+    return image
+
+
+@pytest.mark.parametrize("kind", ["grey", "palette", "channels"])
+@pytest.mark.parametrize("names", [None, ["ground", "cell"]])
+def test_masks_whose_object_would_be_ignored_are_refused_with_the_way_to_read_them(write, kind, names):
+    folders = write({"a": MASK, "b": MASK * 0})
+    forms = {"grey": Image.fromarray, "palette": as_palette, "channels": lambda m: Image.fromarray(np.dstack([m] * 3))}
+    forms[kind](MASK).save(folders[1] / "a.png")
+    with pytest.raises(
+        ValueError, match=r"annotations hold only 0 and 255, and 255 is ignored; to have both"
+    ) as error:
+        SemanticFolder(*folders, names)
+    assert "\n" not in str(error.value)
+    words = shlex.split(str(error.value).partition("--data-options ")[2])
+    dataset = SemanticFolder(*folders, **dict(map(reader_option, words)))
+    np.testing.assert_array_equal(dataset[0].segments.masks(), [MASK == 0, MASK == 255])
+    assert dataset.id2label == dict(enumerate(names or ["background", "object"]))
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "refused"),
+    [
+        ([10, 255], {}, True),  # of a palette
+        ([0, 1], {"ignore_index": 1}, True),
+        ([0, 1], {"ignore_index": 0}, True),
+        ([0, 1], {"reduce_labels": True}, True),
+        ([0, 255], {"reduce_labels": True}, True),
+        ([0, 1], {}, False),
+        ([0, 255], {"ignore_index": None, "id2label": {0: "a", 255: "b"}}, False),
+        ([1, 255], {"id2label": ["a", "b"]}, False),  # parts of one class are labelled
+        ([0, 0], {"id2label": ["a", "b"]}, False),
+        ([255, 255], {"id2label": ["a", "b"]}, False),
+    ],
+)
+def test_two_values_of_which_one_is_ignored(write, values, options, refused):
+    folders = write({"a": np.array([values], np.uint8)})
+    if not refused:
+        SemanticFolder(*folders, **options)
+        return
+    with pytest.raises(ValueError, match=f"hold only {values[0]} and {values[1]}, and .* ignored") as error:
+        SemanticFolder(*folders, **options)
+    words = shlex.split(str(error.value).partition("--data-options ")[2])
+    dataset = SemanticFolder(*folders, **options | dict(map(reader_option, words)))
+    assert dataset[0].segments.class_ids.tolist() == [0, 1]
+
+
+def test_one_bit_masks_are_two_classes(write):
+    folders = write({"a": MASK})
+    Image.fromarray(MASK).convert("1").save(folders[1] / "a.png")
+    np.testing.assert_array_equal(SemanticFolder(*folders)[0].segments.masks(), [MASK == 0, MASK == 255])
+
+
+def test_an_image_of_one_class_and_ignored_pixels_is_none_of_a_dataset_of_more(write, tmp_path):
+    folders = write({"a": MASK, "b": LABELS})
+    assert SemanticFolder(*folders)[0].segments.class_ids.tolist() == [0]
+    (folders[1] / "a.png").rename(tmp_path / "a.png")
+    (folders[0] / "a.jpg").unlink()
+    (folders[1] / "0.png").write_bytes(b"broken")  # is an error when it is asked for
+    assert SemanticFolder(*folders)[1].segments.class_ids.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("maps", "message"),
+    [
+        ([[0, 1, 2, 300]], "the values 0, 1, 2, 300, for which there would be 301 classes"),
+        ([[0, 38, 75, 113]], "the values 0, 38, 75, 113, for which there would be 114 classes"),
+        ([[0, 1, 2, 3], range(12), [0]], "the values 1 to n without a gap in each map, with n up to 11, as if c"),
+        ([range(33)], "the values 1 to n without a gap in each map, with n up to 32"),
+    ],
+)
+def test_values_that_are_no_classes_by_number_are_refused(write, maps, message):
+    folders = write({f"{i}": np.array([list(values)], np.uint16) for i, values in enumerate(maps)})
+    with pytest.raises(ValueError, match=f"annotations hold {message}.*; if they are ids of instances give --format "):
+        print(SemanticFolder(*folders).id2label)
+    names = {label: str(label) for label in range(301)}
+    assert len(SemanticFolder(*folders, names, ignore_index=None)) == len(maps)
+
+
+@pytest.mark.parametrize("maps", [[range(12), range(12)], [range(12), [0, 1, 3]], [[0, 1], [0, 1, 2]], [[0, 7, 40]]])
+def test_values_that_may_be_classes_by_number_are_taken(write, maps):
+    folders = write({f"{i}": np.array([list(values)], np.uint8) for i, values in enumerate(maps)})
+    assert len(SemanticFolder(*folders).id2label) == max(map(max, maps)) + 1
 
 
 def test_missing_files_of_a_pair_are_named_when_asked_for(write, tmp_path):

@@ -1,10 +1,13 @@
 """YOLO polygons; pycocotools rasterises the expected masks from the points in pixels."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from m2f.data.dataset_formats import list_splits, open_dataset
 from m2f.data.yolo_segmentation import YoloSegmentation, yolo_label_path
 
 YAML = "train: images/train\nval: images/val\nnames:\n  0: cat\n  1: dog\n"
@@ -66,12 +69,18 @@ def test_shares_belong_to_the_upright_image(root):
     "yaml",
     [
         "path: .\ntrain: images/train\nnames: [cat, dog]\nnc: 2",
-        "path: images\ntrain: train\nnames: [cat, dog]",
         "path: ../elsewhere/coco8-seg\ntrain: images/train\nnames: [cat, dog]",  # copied with its data
         "train: ../images/train\nval: ../valid/images\nnames: [cat, dog]",  # Roboflow's
         "train: [images/train]\ntest:\nnames: [cat, dog]",
         "train: train.txt\nnames: [cat, dog]",
         "train: lists/train.txt\nnames: [cat, dog]",
+        "path: 'C:\\Users\\me\\data'\ntrain: 'images\\train'\nnames: [cat, dog]",
+        "train: 'C:\\Users\\me\\data\\images\\train'\nnames: [cat, dog]",
+        "train: ..\\data-1\\images\\train\nnames: [cat, dog]",
+        "train: data-1/images/train\nnames: [cat, dog]",
+        "train: /content/data-1/images/train\nnames: [cat, dog]",
+        "train: Images/Train\nnames: [cat, dog]",
+        "train: windows.txt\nnames: [cat, dog]",
     ],
 )
 def test_places_of_the_images(root, yaml):
@@ -80,10 +89,61 @@ def test_places_of_the_images(root, yaml):
     names = [f"images/train/{name}.jpg" for name in ("a", "b", "sub/c")]
     (root / "train.txt").write_text("\n".join(f"./{name}" for name in names))
     (root / "lists" / "train.txt").write_text("\r\n".join(names) + "\n")
+    (root / "windows.txt").write_text("\r\n".join("C:\\me\\" + name.replace("/", "\\") for name in names))
     dataset = YoloSegmentation(root / "data.yaml")
     assert [dataset.image_path(i) for i in range(3)] == [root / name for name in names]
-    # With path: images the folder "images" is above the root, and the text files are beside the images.
-    assert len(dataset[0].segments.class_ids) == (0 if "path: images" in yaml else 2)
+    assert len(dataset[0].segments.class_ids) == 2
+
+
+def test_the_place_of_another_split_is_no_substitute(root):
+    """Roboflow's data-1/valid/images does not mean images, which are those of train."""
+    (root / "data.yaml").write_text("train: images/train\nval: data-1/valid/images\nnames: [cat, dog]")
+    with pytest.raises(FileNotFoundError, match=r"no such folder or file: .*data-1/valid/images \(val in"):
+        YoloSegmentation(root / "data.yaml", "val")
+
+
+@pytest.mark.parametrize(("images", "labels"), [("Images", "Labels"), ("IMAGES", "LABELS"), ("images", "Labels")])
+def test_folders_may_be_in_capitals(root, images, labels):
+    (root / "images").rename(root / images)
+    (root / "labels").rename(root / labels)
+    for place in ("images/train", f"{images}/train"):
+        (root / "data.yaml").write_text(f"train: {place}\nnames: [cat, dog]")
+        assert len(YoloSegmentation(root / "data.yaml")[0].segments.class_ids) == 2
+
+
+def test_a_split_without_any_text_file_says_where_they_were_looked_for(root):
+    """Where "images" is the dataset's folder itself, the text files are looked for beside the images."""
+    (root / "data.yaml").write_text("path: images\ntrain: train\ntest: train\nnames: [cat, dog]")
+    where = root / "images" / "train" / "a.txt"
+    with pytest.raises(ValueError, match=f"none of the 3 images of train has a text .* looked for {where} and the"):
+        YoloSegmentation(root / "data.yaml")
+    assert len(YoloSegmentation(root / "data.yaml", "test")[0].segments.class_ids) == 0
+
+
+@pytest.mark.parametrize("place", ["classes.txt", "labels/classes.txt"])
+def test_a_list_of_classes_stands_for_a_yaml(root, place):
+    """Label Studio's export has all in images and labels; others have folders of splits."""
+    (root / "data.yaml").unlink()
+    (root / place).write_text("cat\r\ndog\n")
+    for kind in ("images", "labels"):
+        (root / kind / "valid").mkdir()
+    Image.new("RGB", (10, 8)).save(root / "images" / "valid" / "v.jpg")
+    (root / "labels" / "valid" / "v.txt").write_text(LINES)
+    for path in (root, root / place):
+        assert list_splits(path) == ["train", "val"]
+        for split, count in (("train", 3), ("val", 1)):
+            dataset = open_dataset(path, split)
+            assert (dataset.id2label, len(dataset)) == ({0: "cat", 1: "dog"}, count)
+            assert len(dataset[0].segments.class_ids) == 2
+    for kind, end in (("images", "jpg"), ("labels", "txt")):
+        (root / kind / "train" / f"a.{end}").rename(root / kind / f"a.{end}")
+        for folder in ("train", "valid"):
+            shutil.rmtree(root / kind / folder)
+    assert list_splits(root) == ["train"]
+    assert open_dataset(root).name_of(0) == "images/a.jpg"
+    (root / "labels" / "a.txt").unlink()
+    with pytest.raises(ValueError, match="no dataset of a known format"):
+        open_dataset(root)
 
 
 def test_the_last_folder_named_images_becomes_labels(tmp_path):

@@ -217,3 +217,21 @@ def test_label_maps_are_resized_to_the_nearest_pixel():
 def test_sixteen_bit_values_keep_their_precision():
     image = to_rgb(load_images(np.array([[1, 65535]], dtype=np.uint16))[0])
     np.testing.assert_allclose(image[0, :, 0], [1 / 257, 255.0], rtol=1e-6)
+
+
+def test_pages_of_a_file_are_said_of_images_and_refused_of_labels(tmp_path, monkeypatch):
+    """The page of a PIL image is the caller's choice."""
+    said, path = [], tmp_path / "x.tif"
+    monkeypatch.setattr("m2f.image_processing.image_loading.logger.warning_once", said.append)
+    pages = [Image.new("L", (4, 3), value) for value in (1, 2)]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    (image,) = load_images(path)
+    assert np.asarray(image).max() == 1
+    assert said == ["an image has several pages or frames, of which the first alone is read"]
+    for source in (path, path.read_bytes()):
+        with pytest.raises(ValueError, match="has 2 pages or frames; a segmentation map has one"):
+            load_label_maps(source, 1)
+    chosen = Image.open(path)
+    chosen.seek(1)
+    assert np.asarray(load_images(chosen)[0]).max() == 2 and load_label_maps(chosen, 1)[0].max() == 2
+    assert len(said) == 1

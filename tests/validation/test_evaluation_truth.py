@@ -4,8 +4,10 @@ import numpy as np
 from evaluation_data import CROWDED, write_instances, write_panoptic
 from fake_reader import ALL, LEFT, RIGHT, FakeReader, sample
 from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
 
 from m2f.data.coco_instances import CocoInstances
+from m2f.data.coco_panoptic import CocoPanoptic
 from m2f.data.dataset_formats import open_dataset
 from m2f.validation.evaluation_truth import truth_of
 
@@ -70,3 +72,31 @@ def crowd_pixels(dataset, index) -> np.ndarray:
     target = truth_of(dataset).panoptic(index, dataset[index])
     (crowd,) = [info["id"] for info in target["segments_info"] if info["iscrowd"]]
     return (target["segmentation"] == crowd).astype(np.uint8)
+
+
+def test_crowds_that_are_objects_are_objects_of_the_truth_too(tmp_path):
+    """As pycocotools' reader gives them with all flags at 0."""
+    path = write_instances(tmp_path / "instances")
+    dataset = CocoInstances(path, crowd="object")
+    target = truth_of(dataset).instance(CROWDED, dataset[CROWDED])
+    truth = COCO(str(path))
+    entries = truth.loadAnns(truth.getAnnIds(98))
+    assert not target.crowd.any() and len(target.rles) == len(entries)
+    for rle, entry in zip(target.rles, entries, strict=True):
+        assert np.array_equal(coco_mask.decode(rle), truth.annToMask(entry))
+    dataset = CocoPanoptic(write_panoptic(tmp_path / "panoptic"), crowd="object")
+    infos = truth_of(dataset).panoptic(CROWDED, dataset[CROWDED])["segments_info"]
+    assert [info["iscrowd"] for info in infos] == [0] * len(infos)
+    assert not truth_of(dataset).instance(CROWDED, dataset[CROWDED]).crowd.any()
+
+
+def test_what_the_reader_leaves_out_is_no_truth(tmp_path):
+    path = write_instances(tmp_path)
+    content = json.loads(path.read_text())
+    entry, count = content["annotations"][0], len(content["annotations"])
+    stray = [{**entry, "id": 900, "segmentation": [[0, 0, 1, 1]]}, {**entry, "id": 901, "image_id": 12345}]
+    content["annotations"] = stray + content["annotations"]
+    path.write_text(json.dumps(content))
+    dataset = CocoInstances(path)
+    targets = [truth_of(dataset).instance(index, dataset[index]) for index in range(len(dataset))]
+    assert sum(len(target.rles) for target in targets) == count
