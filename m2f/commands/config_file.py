@@ -2,6 +2,7 @@
 itself. `m2f train` reads its file in m2f/commands/train_arguments.py, where presets come in between."""
 
 import argparse
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,12 @@ def parse_with_config(parser: argparse.ArgumentParser, words: Sequence[str]) -> 
 
 
 def _config_of(words: Sequence[str]) -> Path | None:
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument("--config", type=Path)
-    # "--config" without a file is the parser's to complain about.
-    return None if list(words)[-1:] == ["--config"] else finder.parse_known_args(words)[0].config
+    try:
+        return finder.parse_known_args(words)[0].config
+    except argparse.ArgumentError:  # "--config" without a file is the parser's to complain about
+        return None
 
 
 def _file_values(parser: argparse.ArgumentParser, file: Path) -> dict[str, Any]:
@@ -49,7 +52,7 @@ def _file_values(parser: argparse.ArgumentParser, file: Path) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in read_mapping(file).items():
         if name not in actions:
-            raise ValueError(f"{file}: unknown option {name!r}; {nearest(name, actions, parser.prog)}")
+            raise ValueError(f"{file}: unknown option {reprlib.repr(name)}; {nearest(name, actions, parser.prog)}")
         action = actions[name]
         try:
             found = _value_of(action, name, value)
@@ -89,16 +92,18 @@ def _scalar(action: argparse.Action, name: str, value: Any) -> Any:
     if isinstance(value, bool) and action.nargs == "?":
         return value
     if value is None or isinstance(value, bool | list | dict):
-        raise ValueError(f"{name} is {value!r}; one value is needed")
+        raise ValueError(f"{name} is {reprlib.repr(value)}; one value is needed")
     convert = action.type if callable(action.type) else str
     try:
         found = convert(str(value))
     except argparse.ArgumentTypeError as error:
         raise ValueError(f"{name}: {error}") from error
     except ValueError as error:
-        raise ValueError(f"{name} is {value!r}; {getattr(convert, '__name__', 'another value')} is needed") from error
+        raise ValueError(
+            f"{name} is {reprlib.repr(value)}; {getattr(convert, '__name__', 'another value')} is needed"
+        ) from error
     if action.choices is not None and found not in action.choices:
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(str, action.choices))}")
+        raise ValueError(f"{name} is {reprlib.repr(value)}; it must be one of {', '.join(map(str, action.choices))}")
     return found
 
 

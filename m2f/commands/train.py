@@ -6,14 +6,17 @@ In several processes: `accelerate launch [...] -m m2f train [...]`."""
 import argparse
 import signal
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 from transformers.utils import cached_file, logging
 
 from m2f.checkpoints.bundled_checkpoint import checkpoint_location
 from m2f.checkpoints.checkpoint_config import read_config
+from m2f.checkpoints.folder_lock import locked_folder
 from m2f.commands.data_arguments import reader_option
 from m2f.commands.messages import printer
 from m2f.commands.output_check import check_folder
@@ -88,6 +91,11 @@ def train(options: TrainingOptions) -> int:
     """
     logging.disable_progress_bar()  # transformers shows one for each file that it saves
     accelerator = make_accelerator(options)
+    with locked_folder(options.output) if accelerator.is_main_process else nullcontext():
+        return _train(options, accelerator)
+
+
+def _train(options: TrainingOptions, accelerator: Accelerator) -> int:
     say = printer(accelerator.is_main_process)
     checkpoint = find_checkpoint(options, say)
     dataset, validation = open_datasets(options)

@@ -21,6 +21,7 @@ from m2f.data.yolo_layout import (
     is_classes_file,
     labels_like,
 )
+from m2f.image_processing.flat_yaml import flat_yaml
 from m2f.image_processing.image_opening import IMAGE_SUFFIXES
 from m2f.image_processing.white_level import WhiteLevel
 
@@ -174,17 +175,11 @@ def read_yolo_yaml(path: Path) -> dict[str, Any]:
         FileNotFoundError: no such file.
         ValueError: not such a yaml.
     """
-    import yaml
-
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no such file: {path}")
     if is_classes_file(path):
         return classes_content(path, _read_text(path).split("\n"))
-    try:
-        content = yaml.safe_load(_read_text(path))
-    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError) as error:
-        # The last three come from values that do not fit their tags, such as !!int "".
-        raise ValueError(f"{path} is not a yaml file: {error}") from error
+    content = flat_yaml(_read_text(path), str(path))
     if not isinstance(content, dict) or "names" not in content or not yolo_splits(content):
         raise ValueError(f"{path} is no yaml of a YOLO dataset: it has no names, or none of {', '.join(_SPLITS)}")
     return content

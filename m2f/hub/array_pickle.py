@@ -10,6 +10,8 @@ Sources: Python's `pickle` documentation, "Restricting Globals"; `numpy.ndarray.
 
 import math
 import pickle
+import reprlib
+import struct
 from collections.abc import Callable
 from typing import Any, BinaryIO, Literal
 
@@ -21,6 +23,7 @@ _DTYPES = ("b1", "u1", "i1", "i2", "i4", "i8", "f2", "f4", "f8")
 # operands do not fit (seen with randomly changed bytes).
 UNPICKLING_ERRORS = (
     pickle.UnpicklingError,
+    struct.error,
     ArithmeticError,
     AttributeError,
     EOFError,
@@ -67,7 +70,9 @@ class _DType:
 
     def __init__(self, name: str, align: Any = False, copy: Any = False):
         if name not in _DTYPES:
-            raise pickle.UnpicklingError(f"arrays of dtype {name!r} are not admitted, only {', '.join(_DTYPES)}")
+            raise pickle.UnpicklingError(
+                f"arrays of dtype {reprlib.repr(name)} are not admitted, only {', '.join(_DTYPES)}"
+            )
         self.name = name
         self.order = "="
 
@@ -99,7 +104,7 @@ def _array_from_bytes(raw: Any, dtype: Any, shape: tuple, order: Literal["C", "F
         raise pickle.UnpicklingError(f"the items of an array are a {type(raw).__name__}, not bytes")
     plain = np.dtype(dtype.order + dtype.name)
     if not all(isinstance(size, int) and size >= 0 for size in shape):
-        raise pickle.UnpicklingError(f"{shape} is not the shape of an array")
+        raise pickle.UnpicklingError(f"{reprlib.repr(shape)} is not the shape of an array")
     if math.prod(shape) * plain.itemsize != len(data):
         raise pickle.UnpicklingError(f"an array of shape {shape} and dtype {dtype.name} with {len(data)} bytes")
     # A copy in the machine's byte order: the buffer is read-only, and torch takes no other order.
@@ -118,14 +123,14 @@ def _scalar(dtype: Any, raw: Any) -> _Array:
 
 def _from_buffer(raw: Any, dtype: Any, shape: tuple, order: Any) -> _Array:
     if order not in ("C", "F"):
-        raise pickle.UnpicklingError(f"{order!r} is no order of an array's items")
+        raise pickle.UnpicklingError(f"{reprlib.repr(order)} is no order of an array's items")
     return _finished(_array_from_bytes(raw, dtype, shape, order))
 
 
 def _latin1_bytes(text: str = "", encoding: str = "latin1") -> bytes:
     # How protocols 0 to 2 write bytes. The encoding is not looked up by the file's wish: that imports a module.
     if encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError(f"bytes in the encoding {encoding!r} are not admitted")
+        raise pickle.UnpicklingError(f"bytes in the encoding {reprlib.repr(encoding)} are not admitted")
     return text.encode("latin1")
 
 
@@ -146,7 +151,42 @@ def _admitted() -> dict[tuple[str, str], _Constructor]:
     return {name: _Constructor(build) for name, build in table.items()}
 
 
-class _ArrayUnpickler(pickle.Unpickler):
+_PythonUnpickler: Any = pickle._Unpickler  # whose steps the types of the library leave out
+
+
+class _ArrayUnpickler(_PythonUnpickler):
+    """The unpickler that is written in Python, of which steps can be replaced. It keeps what a file refers to in a
+    dict, where the one in C makes a table as long as the largest number in the file says.
+
+    Keys of dicts must be text, bytes or numbers, and there are no sets: the hash of tuples in tuples that share their
+    parts takes time without end.
+    """
+
+    dispatch: dict[int, Any] = dict(_PythonUnpickler.dispatch)
+
+    def load_setitem(self):
+        _check_keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    dispatch[pickle.SETITEM[0]] = load_setitem
+
+    def load_setitems(self):
+        _check_keys(self.stack[::2])
+        super().load_setitems()
+
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+
+    def load_dict(self):
+        _check_keys(self.stack[::2])
+        super().load_dict()
+
+    dispatch[pickle.DICT[0]] = load_dict
+
+    def load_set(self):
+        raise pickle.UnpicklingError("sets are not admitted")
+
+    dispatch[pickle.ADDITEMS[0]] = dispatch[pickle.FROZENSET[0]] = load_set
+
     def __init__(self, file: BinaryIO):
         # Names pickled by Python 2 are bytes; latin1 is how NumPy's documentation says to read such arrays.
         super().__init__(file, encoding="latin1", fix_imports=False)
@@ -156,6 +196,12 @@ class _ArrayUnpickler(pickle.Unpickler):
         if (module, name) not in self._constructors:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, and only NumPy arrays are admitted")
         return self._constructors[module, name]
+
+
+def _check_keys(keys: list):
+    for key in keys:
+        if not isinstance(key, str | bytes | int | float | None):
+            raise pickle.UnpicklingError(f"a {type(key).__name__} is no key that is admitted")
 
 
 def load_array_pickle(file: BinaryIO) -> Any:
@@ -172,18 +218,33 @@ def load_array_pickle(file: BinaryIO) -> Any:
         pickle.UnpicklingError: anything else in the file (named), or a damaged file.
     """
     try:
-        return _with_arrays(_ArrayUnpickler(file).load())
+        return _with_arrays(_ArrayUnpickler(file).load(), {})
     except UNPICKLING_ERRORS as error:
         raise pickle.UnpicklingError(f"not a pickle of arrays: {error or type(error).__name__}") from error
 
 
-def _with_arrays(value: Any) -> Any:
+def _with_arrays(value: Any, done: dict[int, Any]) -> Any:
+    """The value with arrays in place of what stands for them.
+
+    Args:
+        done: id of a container -> what was made of it, `_OPEN` until it is: a few bytes may say that a list is in
+            another 10^9 times, or in itself.
+    """
     if isinstance(value, _Array):
         if value.array is None:
             raise pickle.UnpicklingError("an array without items")
         return value.array
-    if isinstance(value, dict):
-        return {key: _with_arrays(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_with_arrays(item) for item in value)
-    return value
+    if not isinstance(value, dict | list | tuple):
+        return value
+    if id(value) not in done:
+        done[id(value)] = _OPEN
+        if isinstance(value, dict):
+            done[id(value)] = {key: _with_arrays(item, done) for key, item in value.items()}
+        else:
+            done[id(value)] = type(value)(_with_arrays(item, done) for item in value)
+    if done[id(value)] is _OPEN:
+        raise pickle.UnpicklingError(f"a {type(value).__name__} that holds itself")
+    return done[id(value)]
+
+
+_OPEN = object()

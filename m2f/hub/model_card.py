@@ -20,6 +20,7 @@ from m2f.hub.card_text import card_text
 from m2f.hub.measured_results import training_results, training_speed, validation_results
 from m2f.hub.remote_code import replace_text
 from m2f.hub.weights_license import checked_license, required_license
+from m2f.image_processing.flat_yaml import read_flat_yaml
 
 CARD_FILE = "README.md"
 PICTURES = "card"  # folder beside the card
@@ -217,9 +218,8 @@ def _copy_pictures(folder: Path) -> list[str]:
 
 
 def _training_options(folder: Path) -> dict[str, Any]:
-    import yaml
-
-    return yaml.safe_load(_text_of(folder / _OPTIONS_FILE) or "{}")
+    path = folder / _OPTIONS_FILE
+    return (read_flat_yaml(path) or {}) if path.is_file() else {}
 
 
 def _text_of(path: Path) -> str | None:

@@ -1,7 +1,6 @@
 """Read the original's checkpoint files, and run no code from them."""
 
 import os
-import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from m2f.hub.array_pickle import UNPICKLING_ERRORS, load_array_pickle
 # Levels around the weights, and what detectron2 writes beside them in a flat file.
 _WRAPPERS = ("model", "state_dict")
 _METADATA = ("__author__", "matching_heuristics")
-_DAMAGE = (*UNPICKLING_ERRORS, RuntimeError, AssertionError, struct.error, SafetensorError)
+_DAMAGE = (*UNPICKLING_ERRORS, RuntimeError, AssertionError, SafetensorError)
 
 
 def read_original_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:

@@ -142,14 +142,36 @@ def _publishable(folder: Path) -> list[str]:
     if kind != "m2f":
         raise ValueError(f"{folder} holds a model of model_type {kind!r}, not of m2f; see `m2f convert`")
     others = (path for pattern in _PUBLISHED for path in sorted(folder.glob(pattern)))
-    return [*weights, *(str(path.relative_to(folder)) for path in others if path.is_file())]
+    names = [*weights, *(str(path.relative_to(folder)) for path in others if path.is_file())]
+    code = _code(folder)
+    for name in (*names, *code):
+        _check_inside(folder, name)
+    return [*names, *code]
+
+
+def _code(folder: Path) -> list[str]:
+    """Python files, where an auto_map names one of them."""
+    references = [ref for name in AUTO_MAPS for ref in _auto_map(folder / name).values() if "--" not in ref]
+    if any((folder / f"{reference.split('.')[0]}.py").is_file() for reference in references):
+        return [path.name for path in sorted(folder.glob("*.py"))]
+    return []
+
+
+def _check_inside(folder: Path, name: str):
+    """Whoever made the folder must not have private files of whoever publishes it published too.
+
+    Links within the folder may stay, as `train` and download caches make them.
+    """
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(
+            f"{path} lies outside the folder, at {path.resolve()}, and would be published; put the file itself there, "
+            "or remove the link"
+        )
 
 
 def _fill(stage: Path, folder: Path, names: list[str]):
-    """Weights are linked, because they may be large; the rest is copied, with the code that an auto_map names."""
-    references = [ref for name in AUTO_MAPS for ref in _auto_map(folder / name).values() if "--" not in ref]
-    if any((folder / f"{reference.split('.')[0]}.py").is_file() for reference in references):
-        names = [*names, *(path.name for path in sorted(folder.glob("*.py")))]
+    """Weights are linked, because they may be large; the rest is copied."""
     for name in names:
         (stage / name).parent.mkdir(exist_ok=True)
         if name.endswith(".safetensors"):

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from m2f.image_processing.flat_yaml import read_flat_yaml
+
 FILE_SUFFIXES = (".json", ".yaml", ".yml")
 
 
@@ -63,11 +65,9 @@ def class_weights_of(entries: Sequence[str], names: Mapping[int, str]) -> list[f
 
 
 def _of_file(path: Path) -> tuple[str, ...]:
-    import yaml
-
     try:
-        return weight_entries(yaml.safe_load(path.read_text(encoding="utf-8")))  # json is yaml
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        return weight_entries(read_flat_yaml(path))  # json is yaml
+    except ValueError as error:
         raise ValueError(f"{path} holds no class weights: {error}") from error
 
 

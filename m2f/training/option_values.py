@@ -3,12 +3,14 @@ training run; the first that names one decides. Keys of a file are the names of 
 
 import dataclasses
 import difflib
+import reprlib
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from m2f.image_processing.flat_yaml import read_flat_yaml
 from m2f.training.class_weights import weight_entries
 from m2f.training.training_options import PRECISION_OF_DTYPE, TrainingOptions
 from m2f.training.training_presets import START_FIELDS, training_preset
@@ -27,14 +29,9 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no mapping of options to values, or names one twice.
+        ValueError: it is no mapping of options to values, names one twice, or is no yaml that `flat_yaml` takes.
     """
-    import yaml
-
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no yaml file: {error}") from error
+    values = read_flat_yaml(path)
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -43,7 +40,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     for key, value in values.items():
         name = str(key).removeprefix("--").replace("-", "_")
         if name in named:
-            raise ValueError(f"{path} names the option {name} twice")
+            raise ValueError(f"{path} names the option {reprlib.repr(name)} twice")
         named[name] = value
     return named
 
@@ -62,7 +59,9 @@ def typed(name: str, kind: type, value: Any) -> Any:
             return float(value)
         except ValueError:
             pass
-    raise ValueError(f"{name} is {value!r}; {'true or false' if kind is bool else kind.__name__} is needed")
+    raise ValueError(
+        f"{name} is {reprlib.repr(value)}; {'true or false' if kind is bool else kind.__name__} is needed"
+    )
 
 
 def nearest(name: str, known: Iterable[str], command: str) -> str:
@@ -128,7 +127,7 @@ def is_list(name: str) -> bool:
 def _converted(name: str, value: Any) -> Any:
     """The value in the field's type."""
     if name not in OPTION_FIELDS:
-        raise ValueError(f"unknown option {name!r}; {nearest(str(name), OPTION_FIELDS, _COMMAND)}")
+        raise ValueError(f"unknown option {reprlib.repr(name)}; {nearest(str(name), OPTION_FIELDS, _COMMAND)}")
     if value is None and type(None) in typing.get_args(_TYPES[name]):
         return None
     kind = value_type(name)
@@ -140,6 +139,6 @@ def _converted(name: str, value: Any) -> Any:
         return weight_entries(value)
     if is_list(name):
         if not isinstance(value, list | tuple):
-            raise ValueError(f"{name} is {value!r}; a list is needed, such as [{kind(1)}, {kind(2)}]")
+            raise ValueError(f"{name} is {reprlib.repr(value)}; a list is needed, such as [{kind(1)}, {kind(2)}]")
         return tuple(typed(name, kind, entry) for entry in value)
     return typed(name, kind, value)

@@ -4,6 +4,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import reprlib
 import shlex
 import shutil
 import threading
@@ -97,7 +98,11 @@ def _library_file(source: str, defines: Definitions) -> Path:
 
 def find_compiler() -> list[str]:
     """The command of the C++ compiler: $CXX, or the first of c++, g++, clang++ on the path, or the package ziglang."""
-    wanted = shlex.split(os.environ.get("CXX", ""))
+    named = os.environ.get("CXX", "")
+    try:
+        wanted = shlex.split(named)
+    except ValueError as error:
+        raise KernelUnavailableError(f"CXX is {reprlib.repr(named)}, which is no command: {error}") from error
     for command in [wanted] if wanted else [[name] for name in COMPILERS]:
         path = shutil.which(command[0])
         if path:

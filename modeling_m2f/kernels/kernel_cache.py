@@ -5,17 +5,23 @@ not used. Files are written under a temporary name and renamed, so that a reader
 """
 
 import atexit
+import contextlib
 import hashlib
 import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+_WORKPLACE = "making-"
+_LEFT_SECONDS = 3600  # a compilation is stopped after minutes
+
 
 def cached_file(name: str, suffix: str, make: Callable[[Path], None]) -> Path:
-    """The file that `make` writes, from the cache where it is there.
+    """The file that `make` writes, from the cache where it is there; in a private temporary folder where something
+    else is in its place in the cache.
 
     Args:
         name: identifies the content: a hash of everything that it depends on.
@@ -24,27 +30,48 @@ def cached_file(name: str, suffix: str, make: Callable[[Path], None]) -> Path:
     """
     folder = cache_folder()
     for path in sorted(folder.glob(f"{name}-*{suffix}")):
-        if path.name == _name_of(name, suffix, path.read_bytes()):
+        if path.name == _name_of(name, suffix, _content(path)):
             return path
-    with tempfile.TemporaryDirectory(dir=folder) as workplace:
+    _remove_leftovers(folder)
+    with tempfile.TemporaryDirectory(prefix=_WORKPLACE, dir=folder) as workplace:
         made = Path(workplace) / f"made{suffix}"
         make(made)
-        path = folder / _name_of(name, suffix, made.read_bytes())
-        os.replace(made, path)
-    return path
+        file = _name_of(name, suffix, made.read_bytes())
+        try:
+            os.replace(made, folder / file)
+        except OSError:  # a folder has the name
+            folder = _temporary_folder()
+            shutil.copyfile(made, folder / file)
+    return folder / file
+
+
+def _content(path: Path) -> bytes:
+    """Nothing of what is no file, such as a folder or a link to nowhere, or cannot be read."""
+    try:
+        return path.read_bytes() if path.is_file() else b""
+    except OSError:
+        return b""
+
+
+def _remove_leftovers(folder: Path):
+    """Of compilations that were killed: their folders, once no compilation can still be at work in them."""
+    for path in folder.glob(f"{_WORKPLACE}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _LEFT_SECONDS:
+                shutil.rmtree(path)
 
 
 def cache_folder() -> Path:
     """$M2F_CACHE, or m2f in the user's cache folder (XDG rules); a private temporary folder, removed at exit, where
     that cannot be written or others may write to it."""
     wanted = os.environ.get("M2F_CACHE")
-    folder = Path(wanted) if wanted else _user_cache() / "m2f"
     try:
+        folder = Path(wanted) if wanted else _user_cache() / "m2f"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if _is_private(folder) and os.access(folder, os.W_OK | os.X_OK):
             return folder
-    except OSError:
-        pass  # a read-only home, or a file in the folder's place; the temporary folder serves
+    except (OSError, RuntimeError):
+        pass  # a read-only home, a file in the folder's place, or no home at all; the temporary folder serves
     return _temporary_folder()
 
 

@@ -8,6 +8,7 @@ import pytest
 from m2f.cli import command_parser
 from m2f.commands.config_file import parse_with_config
 from m2f.commands.shared_arguments import add_shared_arguments, count
+from m2f.image_processing.flat_yaml import read_flat_yaml
 
 
 @pytest.fixture
@@ -62,6 +63,10 @@ def test_one_value_is_a_list_of_one_and_cpu_is_a_device(parse):
     assert parse(FILE + "cpu: false\n").device is None
 
 
+# 300 bytes that stand for 10^9 words.
+BOMB = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10))
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -74,13 +79,37 @@ def test_one_value_is_a_list_of_one_and_cpu_is_a_device(parse):
         ("- a", ["lines of the form"]),
         ("a: [", ["no yaml file"]),
         ("!!python/object/apply:os.system ['true']", ["no yaml file"]),  # what yaml.load would run
-        ("batch_size: 1\n--batch-size: 2", ["batch_size twice"]),
+        ("batch_size: 1\n--batch-size: 2", ["'batch_size' twice"]),
+        ("rate: 1\nrate: 2", ["the key 'rate' twice"]),
+        ("a: &x [1]\nb: *x", ["an alias (*)"]),
+        (BOMB, ["an alias (*)"]),
+        ("[" * 5000, ["more than 4 levels"]),
+        ("a: " + "[" * 5000, ["more than 4 levels"]),
+        ("split: [[[1]]]", ["split is [[1]]; one value"]),
+        ("rate: [" + "1," * 9999 + "1]", ["rate is [1, 1, 1, 1, 1, 1, ...]; one value"]),
+        (f"task: {'x' * 9999}", ["...", "one, two"]),
+        ("#" * (2 << 20), ["more than 1 MiB"]),
+        ("rate: 2026-13-40", ["no yaml file"]),
+        (f"rate: {'9' * 5000}", ["no yaml file"]),
     ],
 )
 def test_what_does_not_fit_is_named(parse, line, words):
     with pytest.raises(ValueError) as error:
         parse(line)
     assert all(word in str(error.value) for word in words), error.value
+    assert len(str(error.value)) < 600
+
+
+def test_a_device_is_no_file_of_options(parse):
+    with pytest.raises(ValueError, match="/dev/zero is no file of options: it has more than 1 MiB"):
+        read_flat_yaml("/dev/zero")
+
+
+def test_a_flag_without_a_file_is_the_parsers_to_complain_about(capsys):
+    for words in (["--config"], ["--config", "--"], ["--config", "--json"]):
+        with pytest.raises(SystemExit):
+            parse_with_config(command_parser("check"), words)
+        assert "m2f check: error: argument --config: expected one argument" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("old", "new"), [("1e-3", "fast"), ("batch-size: 2", "batch-size: 0")])

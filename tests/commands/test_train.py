@@ -3,6 +3,7 @@
 import argparse
 import json
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from small_models import BACKBONES, SMALL
 from transformers import AutoModelForUniversalSegmentation
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
+from m2f.checkpoints.folder_lock import FolderBusyError
 from m2f.commands.train import (
     _evaluation_size,
     add_arguments,
@@ -344,6 +346,19 @@ def test_exit_codes(data, scratch, tmp_path, monkeypatch, capsys, how, code, wor
     monkeypatch.setattr(Ended, "how", how, raising=False)
     assert m2f_train(*flags(data, scratch, tmp_path)) == code
     assert words in capsys.readouterr().err
+
+
+def test_a_folder_that_another_run_writes_to_is_left_alone(data, scratch, tmp_path, monkeypatch):
+    """Two runs in one folder wrote two headers into log.csv, and each removed the other's unfinished checkpoint."""
+
+    @contextmanager
+    def busy(folder):
+        raise FolderBusyError(f"another run (process 7 on here) is writing to {folder}")
+        yield
+
+    monkeypatch.setattr("m2f.commands.train.locked_folder", busy)
+    with pytest.raises(FolderBusyError, match="another run"):
+        m2f_train(*flags(data, scratch, tmp_path / "out"))
 
 
 def test_nothing_to_train_on_is_an_error():

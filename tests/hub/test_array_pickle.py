@@ -140,6 +140,51 @@ OPCODES = {
 }
 
 
+def shared(parts: bytes, levels: int = 60) -> bytes:
+    """A tuple of two tuples, which are one, and so on: 2^levels of the parts, in a few bytes for each level."""
+    doubled = b"".join(b"q%ch%ch%c\x86" % (n, n, n) for n in range(levels))
+    return parts + doubled
+
+
+BOMBS = {
+    "a table of 2^31 places": b"\x80\x02Nr\xff\xff\xff\x7f.",
+    "as text": b"Np2147483647\n.",
+    "a tuple as key": b"\x80\x02}" + shared(b")") + b"Ns.",
+    "tuples as keys": b"\x80\x02}(" + shared(b")") + b"Nu.",
+    "a dict of them": b"\x80\x02(" + shared(b")") + b"Nd.",
+    "in a set": b"\x80\x04\x8f(" + shared(b")") + b"\x90.",
+    "in a frozen set": b"\x80\x04(" + shared(b")") + b"\x91.",
+    "as a shape": b"\x80\x02cnumpy.core.numeric\n_frombuffer\n(C\x00cnumpy\ndtype\nU\x02f4\x85R"
+    + shared(b")")
+    + b"U\x01CtR.",
+    "as an order": b"\x80\x02cnumpy.core.numeric\n_frombuffer\n(C\x00N)" + shared(b")") + b"tR.",
+    "as an encoding": b"\x80\x02c_codecs\nencode\n(U\x01x" + shared(b")") + b"tR.",
+    "a list in itself": b"\x80\x02]q\x00h\x00a.",
+    "a dict in itself": b"\x80\x02}q\x00K\x01h\x00s.",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_few_bytes_take_neither_time_nor_memory(name):
+    """The hash, the text and the copy of 2^60 tuples, and 16 GiB for places."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if "table" in name or "text" in name:
+        assert load(BOMBS[name]) is None
+    else:
+        with pytest.raises(pickle.UnpicklingError, match="not a pickle of arrays"):
+            load(BOMBS[name])
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+
+
+def test_what_is_shared_is_read_once():
+    inner = load(b"\x80\x02" + shared(b"K\x07\x85") + b".")
+    for _ in range(60):
+        assert inner[0] is inner[1]
+        inner = inner[0]
+    assert inner == (7,)
+
+
 @pytest.mark.parametrize("name", OPCODES)
 def test_crafted_opcodes_are_refused(name):
     with pytest.raises(pickle.UnpicklingError, match="not a pickle of arrays"):

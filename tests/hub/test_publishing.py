@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -180,6 +181,37 @@ def test_dangling_auto_map_is_refused_and_code_beside_it_is_published(hub, tmp_p
         file.unlink()
     with pytest.raises(ValueError, match="names code that is not in the folder .*--remote-code"):
         push_folder(folder, REPO)
+
+
+# Every kind of file that is published, and a folder of them.
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "preprocessor_config.json", "README.md", "model.safetensors", "model.safetensors.index.json"]
+    + ["training_options.yaml", "LICENSE", "NOTICE.txt", "card/x.png", "card", "modeling_m2f.py", "other.py"],
+)
+def test_what_lies_elsewhere_is_not_published(name, saved, tmp_path):
+    """A link `card/x.png` to a private file was followed."""
+    folder, private = tmp_path / "model", tmp_path / "private"
+    shutil.copytree(saved, folder)
+    if name.endswith(".py"):
+        write_bundle(folder)
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    if name == "card":
+        private.mkdir()
+        (private / "x.png").write_bytes(b"secret")
+    elif path.exists():
+        path.rename(private)
+    else:
+        private.write_text('{"weight_map": {"a": "model.safetensors"}}')
+    path.symlink_to(private)
+    with pytest.raises(ValueError, match=f"{name}.* lies outside the folder, at {private}.*remove the link"):
+        push_folder(folder, REPO, dry_run=True)
+    if private.is_file():  # within the folder it may be one
+        private.rename(folder / "its_own_place")
+        path.unlink()
+        path.symlink_to(Path(*[".."] * name.count("/"), "its_own_place"))
+        assert name in push_folder(folder, REPO, dry_run=True).files
 
 
 TRAINER = """

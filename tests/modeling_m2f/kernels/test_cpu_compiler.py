@@ -33,6 +33,9 @@ def test_a_compiler_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler --flag")
     with pytest.raises(KernelUnavailableError, match="no-such-compiler"):
         find_compiler()
+    monkeypatch.setenv("CXX", "c++ 'half")
+    with pytest.raises(KernelUnavailableError, match="CXX is .*, which is no command: No closing quotation"):
+        find_compiler()
     monkeypatch.delenv("CXX")
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(f"{PLACE}.find_zig", lambda: [])

@@ -36,6 +36,43 @@ def test_a_file_whose_content_is_not_what_its_name_says_is_made_anew(folder, dam
     assert len(calls) == 2
 
 
+@pytest.mark.parametrize("planted", ["folder", "dangling link", "link to a folder", "pipe"])
+def test_what_is_no_file_under_its_name_does_no_harm(folder, planted):
+    path = cached_file("name", ".bin", writer(b"content", []))
+    path.unlink()
+    if planted == "folder":
+        path.mkdir()
+    elif planted == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(folder if planted == "link to a folder" else folder / "nowhere")
+    found = cached_file("name", ".bin", writer(b"content", []))
+    assert found.read_bytes() == b"content" and found.is_file()
+    assert stat.S_IMODE(found.parent.stat().st_mode) == 0o700
+
+
+def test_what_a_killed_compilation_left_is_removed_once_it_is_old(folder):
+    for name in ("making-old", "making-new"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "made.so").write_bytes(b"half")
+    os.utime(folder / "making-old", (0, 0))
+    cached_file("name", ".bin", writer(b"content", []))
+    assert sorted(path.name[:10] for path in folder.iterdir()) == ["making-new", "name-ed700"]
+
+
+def test_a_user_without_a_home_has_a_temporary_folder(monkeypatch):
+    """A number without an entry in the system's table of users, as in containers."""
+    for name in ("M2F_CACHE", "XDG_CACHE_HOME", "HOME", "USERPROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    pwd = pytest.importorskip("pwd")
+
+    def unknown(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert os.access(cache_folder(), os.W_OK)
+
+
 def test_a_failed_make_leaves_nothing(folder):
     def fail(path):
         path.write_bytes(b"half")
