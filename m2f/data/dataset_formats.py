@@ -23,6 +23,7 @@ from m2f.data.tool_formats import (
     TOOL_OPENERS,
     chosen_pair,
     named_splits,
+    only_file,
     tool_splits,
     tool_splits_of_file,
 )
@@ -216,12 +217,6 @@ def _yaml_files(root: Path) -> list[Path]:
     return sorted(path for path in files if not path.name.startswith("."))
 
 
-def _only(files: list[Path], split: str) -> Path:
-    if len(files) > 1:
-        raise ValueError(f"there are several files for {split!r}: {', '.join(map(str, files))}; give the path of one")
-    return files[0]
-
-
 def _name(path: Any) -> str:
     return "the dataset" if is_rows(path) else str(path)
 
@@ -237,16 +232,16 @@ def _content(path: Any) -> str:
 
 
 def _open_coco_instance(path: Any, split: str, places: dict, image_folder: Any, options: dict) -> SegmentationDataset:
-    return CocoInstances(_only(places[split], split), image_folder, split=split, **options)
+    return CocoInstances(only_file(places[split], split), image_folder, split=split, **options)
 
 
 def _open_roboflow(path: Any, split: str, places: dict, image_folder: Any, options: dict) -> SegmentationDataset:
-    file = _only(places[split], split)
+    file = only_file(places[split], split)
     return CocoInstances(file, image_folder or file.parent, drop_groups=True, split=split, **options)
 
 
 def _open_coco_panoptic(path: Any, split: str, places: dict, image_folder: Any, options: dict) -> SegmentationDataset:
-    return CocoPanoptic(_only(places[split], split), image_folder, split=split, **options)
+    return CocoPanoptic(only_file(places[split], split), image_folder, split=split, **options)
 
 
 def _open_semantic(path: Any, split: str, places: dict, image_folder: Any, options: dict) -> SegmentationDataset:
@@ -272,7 +267,7 @@ def _open_cityscapes(path: Any, split: str, places: dict, image_folder: Any, opt
 
 
 def _open_yolo(path: Any, split: str, places: dict, image_folder: Any, options: dict) -> SegmentationDataset:
-    return YoloSegmentation(_only(places[split], split), split, root=image_folder, **options)
+    return YoloSegmentation(only_file(places[split], split), split, root=image_folder, **options)
 
 
 def _open_rows(path: Any, split: str, places: dict, image_folder: Any, options: dict) -> SegmentationDataset:

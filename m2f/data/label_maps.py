@@ -118,6 +118,10 @@ class ClassTable:
         """Whether the value is known, and no class."""
         return self.class_of(value) < 0 and self.class_of(value) != _UNKNOWN
 
+    def ignores_some(self) -> bool:
+        """Whether `is_ignored` holds of any value."""
+        return bool(((self._class_of < 0) & (self._class_of != _UNKNOWN)).any())
+
     def classes(self, labels: np.ndarray, name: str) -> np.ndarray:
         """(H, W) int32 classes of the label map `name`, `IGNORED` or `NOTHING`.
 

@@ -39,6 +39,8 @@ def check_two_values(
     Raises:
         ValueError: the message has the options that read both values.
     """
+    if not table.ignores_some():
+        return  # without a look: pictures of colours are no maps of numbers, and all would be read in vain
     kept, ignored = set[int](), set[int]()
     for values in value_lists:
         for value in values:

@@ -190,7 +190,12 @@ def _object_mask_splits(root: Path) -> Places:
     return found
 
 
-def _only(files: list[Path], split: str) -> Path:
+def only_file(files: list[Path], split: str) -> Path:
+    """The one file of a split.
+
+    Raises:
+        ValueError: there are several.
+    """
     if len(files) > 1:
         raise ValueError(f"there are several files for {split!r}: {', '.join(map(str, files))}; give the path of one")
     return files[0]
@@ -211,7 +216,7 @@ def _image_folder(path: Any, image_folder: Any, split: str, file: Path) -> Path:
 
 def _open_file(reader: Callable[..., SegmentationDataset]) -> Callable[..., SegmentationDataset]:
     def open_one(path: Any, split: str, places: Places, image_folder: Any, options: dict) -> SegmentationDataset:
-        file = _only(places[split], split)
+        file = only_file(places[split], split)
         folder = _image_folder(path, image_folder, split, file)
         if reader in (ViaRegions, LabelStudio):
             options = {"label_files": [name for files in places.values() for name in files], **options}
