@@ -106,3 +106,12 @@ def test_files_that_are_not_there_or_no_text(tmp_path):
     (tmp_path / "t").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="cannot read"):
         read_colour_table(tmp_path / "t")
+
+
+def test_pictures_are_not_read_when_their_folder_is_opened(tmp_path, monkeypatch):
+    """All were, to look for masks of two values."""
+    for folder in ("images", "masks"):
+        save(tmp_path / folder / "a.png", np.zeros((3, 4, 3), np.uint8))
+    (tmp_path / "labelmap.txt").write_text("# label:color_rgb:parts:actions\nblack:0,0,0::\n")
+    monkeypatch.setattr("m2f.data.semantic_folder.read_label_map", lambda *_: pytest.fail("a picture was read"))
+    assert open_dataset(tmp_path).format == "colour-masks"
