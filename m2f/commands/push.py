@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     _check_model(args.folder)
     options = {"remote_code": args.remote_code, "private": args.private, "revision": args.revision}
     with _folder_with_card(args, say) as folder:
-        push_folder(folder, args.repository, **options, dry_run=args.dry_run, say=say)
+        push_folder(folder, args.repository, **options, dry_run=args.dry_run, say=say, copy_of=args.folder)
     return 0
 
 

@@ -50,6 +50,7 @@ def push_folder(
     dry_run: bool = False,
     token: str | None = None,
     say: Callable[[str], None] = lambda text: None,
+    copy_of: str | os.PathLike | None = None,
 ) -> Push:
     """Publish the model in a folder as one commit; the folder is not changed.
 
@@ -63,17 +64,19 @@ def push_folder(
         dry_run: check everything that is here, connect to nothing, publish nothing.
         token: of the Hub; by default the one that is logged in, or HF_TOKEN.
         say: called with lines about what happens.
+        copy_of: the folder that `folder` is a copy of; links may lead there too.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: weights are not safetensors, the card is not complete, there is no token, or the repository holds
-            another kind of model. Nothing is published then.
+        ValueError: a link leads out of the folder, weights are not safetensors, the card is not complete, there is no
+            token, or the repository holds another kind of model. Nothing is published then.
         OSError: the Hub cannot be reached or refuses, or the connection broke. The repository is then as it was,
             because a commit is whole or not at all; the same command may be given again.
     """
     folder = Path(folder)
     _check_repo_id(repo_id)
     names = _publishable(folder)
+    _check_inside(folder, names, Path(copy_of or folder))
     check_card(folder)
     with tempfile.TemporaryDirectory(prefix="m2f-push-") as workplace:
         stage = Path(workplace)
@@ -142,11 +145,7 @@ def _publishable(folder: Path) -> list[str]:
     if kind != "m2f":
         raise ValueError(f"{folder} holds a model of model_type {kind!r}, not of m2f; see `m2f convert`")
     others = (path for pattern in _PUBLISHED for path in sorted(folder.glob(pattern)))
-    names = [*weights, *(str(path.relative_to(folder)) for path in others if path.is_file())]
-    code = _code(folder)
-    for name in (*names, *code):
-        _check_inside(folder, name)
-    return [*names, *code]
+    return [*weights, *(str(path.relative_to(folder)) for path in others if path.is_file()), *_code(folder)]
 
 
 def _code(folder: Path) -> list[str]:
@@ -157,17 +156,17 @@ def _code(folder: Path) -> list[str]:
     return []
 
 
-def _check_inside(folder: Path, name: str):
+def _check_inside(folder: Path, names: list[str], copy_of: Path):
     """Whoever made the folder must not have private files of whoever publishes it published too.
 
     Links within the folder may stay, as `train` and download caches make them.
     """
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(
-            f"{path} lies outside the folder, at {path.resolve()}, and would be published; put the file itself there, "
-            "or remove the link"
-        )
+    for path in (folder / name for name in names):
+        if not any(path.resolve().is_relative_to(root.resolve()) for root in (folder, copy_of)):
+            raise ValueError(
+                f"{path} lies outside the folder, at {path.resolve()}, and would be published; put the file itself "
+                "there, or remove the link"
+            )
 
 
 def _fill(stage: Path, folder: Path, names: list[str]):
