@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from m2f.image_processing.white_level import content_of_open_file, note_highest_in_file
 
@@ -101,7 +101,9 @@ def decoded(read: Callable[[], Read], name: str) -> Read:
     try:
         return read()
     except _DECODE_ERRORS as error:
-        raise ValueError(f"cannot decode {name} as an image: {str(error) or type(error).__name__}") from error
+        is_unknown = isinstance(error, UnidentifiedImageError)  # whose message is an address in memory
+        reason = "it is empty, cut off at its beginning or of an unknown format" if is_unknown else str(error)
+        raise ValueError(f"cannot decode {name} as an image: {reason or type(error).__name__}") from error
 
 
 def orientation(image: Image.Image) -> int:

@@ -60,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         else:
-            print(f"{prog}: error: {line}", file=sys.stderr)
+            from m2f.commands.messages import printable
+
+            print(f"{prog}: error: {printable(line)}", file=sys.stderr)
         return EXIT_ERROR
     except KeyboardInterrupt:
         if debug:

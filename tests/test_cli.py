@@ -66,6 +66,7 @@ def test_command_gets_its_arguments_and_gives_the_exit_code(fake):
         (MemoryError(), "not enough memory; use a smaller --batch-size, smaller images or --tile"),
         (torch.OutOfMemoryError("CUDA out of memory. x"), f"{_MEMORY_ADVICE} (CUDA out of memory. x)"),
         (RuntimeError("[enforce] DefaultCPUAllocator: can't allocate memory: y"), "y)"),
+        (ValueError("a\x1b[31m \u202eb \u00e9"), "a\\x1b[31m \\u202eb \u00e9"),
         (SafetensorError("header"), "header"),
         (KernelUnavailableError("no compiler"), "no compiler"),
     ],

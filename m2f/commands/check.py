@@ -2,15 +2,17 @@
 findings and the rarest classes with their labels; and the dataset as one of COCO, where --write says so."""
 
 import argparse
+import contextlib
 import json
+import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from PIL import Image
 
 from m2f.commands.data_arguments import add_data_arguments
-from m2f.commands.messages import printer
+from m2f.commands.messages import printable, printer
 from m2f.commands.output_check import check_file, check_folder
 from m2f.commands.shared_arguments import add_shared_arguments, count_or_zero
 from m2f.commands.white_level_argument import add_white_level_argument
@@ -29,6 +31,8 @@ _MAX_CLASSES = 40  # shown without --all
 def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("data", metavar="DATA", nargs="?", help="folder or annotation file")
     parser.add_argument("--split", action="append", metavar="NAME", help="check this split; may be repeated (all)")
+    fraction = "check what m2f train holds out for this share as a split of its own"
+    parser.add_argument("--validation-fraction", type=float, metavar="SHARE", help=fraction)
     add_data_arguments(parser)
     add_white_level_argument(parser)
     parser.add_argument("--sheet", type=Path, default=Path("m2f_check.png"), metavar="FILE.png", help="(%(default)s)")
@@ -62,16 +66,18 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"{sheet} has no ending of an image file; give it .png")
     if args.write:
         _check_writing(args, data)
-    report = check_dataset(
-        data,
-        args.split,
-        args.format,
-        args.image_folder,
-        {**dict(args.data_options), **({} if args.white_level is None else {"white_level": args.white_level})},
-        workers=args.workers,
-        tiny_pixels=args.tiny,
-        progress=True,
-    )
+    with _silent_readers():
+        report = check_dataset(
+            data,
+            args.split,
+            args.format,
+            args.image_folder,
+            {**dict(args.data_options), **({} if args.white_level is None else {"white_level": args.white_level})},
+            workers=args.workers,
+            tiny_pixels=args.tiny,
+            progress=True,
+            validation_fraction=args.validation_fraction,
+        )
     text = json.dumps({"data": data, **report.to_dict()}, indent=1)
     say = printer(is_main=True) if prints_json else print
     print(text if prints_json else "\n".join(report_lines(report, data, None if args.all else args.max_lines)))
@@ -83,6 +89,18 @@ def run(args: argparse.Namespace) -> int:
         _write_dataset(args, report, say)
     say(_verdict(report, args.strict))
     return 0 if report.may_train(args.strict) else EXIT_FOUND_ERRORS
+
+
+@contextlib.contextmanager
+def _silent_readers() -> Iterator[None]:
+    """What readers warn of is among the findings."""
+    logger = logging.getLogger("m2f.data")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _write(args: argparse.Namespace, line: str, write: Callable[[], object], say: Callable[[str], object]):
@@ -156,7 +174,7 @@ def report_lines(report: CheckReport, data: str, max_lines: int | None) -> list[
                 lines += ["", f"{severity.upper()} {KINDS[kind][1]}: {len(findings)}"]
                 lines += [f"  {_finding_line(finding)}" for finding in findings[:max_lines]]
                 lines += _more(len(findings), max_lines)
-    return [*lines, ""]
+    return [*map(printable, lines), ""]
 
 
 def _split_lines(split: str, summary: SplitSummary) -> list[str]:

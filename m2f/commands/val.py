@@ -24,6 +24,7 @@ from m2f.commands.tile_arguments import add_tile_arguments
 from m2f.commands.white_level_argument import add_white_level_argument
 from m2f.data.dataset_formats import list_splits, open_dataset
 from m2f.data.dataset_paths import split_of_name
+from m2f.data.held_out_images import hold_out
 from m2f.data.segmentation_dataset import SegmentationDataset
 from m2f.evaluation.measuring_machine import measuring_machine
 from m2f.evaluation.result_folder import ResultFolder, without_nan
@@ -51,6 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser):
     trained_for = "what the checkpoint was trained for, where it does not say (what the labels are made for)"
     parser.add_argument("--trained-for", choices=TASKS, help=trained_for)
     parser.add_argument("--split", metavar="NAME", help="split (the one called val, valid, validation or dev)")
+    fraction = "of --split (the one that is for training), the images that m2f train holds out for this share"
+    parser.add_argument("--validation-fraction", type=float, metavar="SHARE", help=fraction)
     add_data_arguments(parser)
     parser.add_argument("--on-broken-image", choices=("raise", "skip"), default="raise", help="(%(default)s)")
     parser.add_argument("--shortest-edge", type=count, metavar="N", help="resize images to this (the checkpoint's)")
@@ -167,18 +170,27 @@ def open_validation_data(args: argparse.Namespace) -> SegmentationDataset:
             "ignore_unknown=false makes background of pixels that are not labelled, so that predictions there would "
             "count as wrong; leave it out"
         )
-    splits = list_splits(args.data, args.format)
-    split = args.split or next((name for name in splits if split_of_name(name) == "val"), None)
-    if split is None and not Path(args.data).is_file():
-        raise ValueError(
-            f"{args.data} has the splits {', '.join(splits)}, none of which is for validation; give --split"
-        )
     try:
-        return open_dataset(args.data, split or splits[0], args.format, args.image_folder, **options)
+        dataset = open_dataset(args.data, _chosen_split(args), args.format, args.image_folder, **options)
     except TypeError as error:
         if not options:
             raise
         raise ValueError(f"--data-options {', '.join(options)} do not fit the format: {error}") from error
+    return dataset if args.validation_fraction is None else hold_out(dataset, args.validation_fraction)[1]
+
+
+def _chosen_split(args: argparse.Namespace) -> str:
+    """The split that is asked for; else the one for validation or, where a part of it was held out, for training."""
+    if args.split:
+        return args.split
+    splits = list_splits(args.data, args.format)
+    wanted = "val" if args.validation_fraction is None else "train"
+    split = next((name for name in splits if split_of_name(name) == wanted), None)
+    is_only = Path(args.data).is_file() if args.validation_fraction is None else len(splits) == 1
+    if split is None and not is_only:
+        kind = "validation" if wanted == "val" else "training"
+        raise ValueError(f"{args.data} has the splits {', '.join(splits)}, none of which is for {kind}; give --split")
+    return split or splits[0]
 
 
 def dry_run_lines(args: argparse.Namespace, dataset: SegmentationDataset, tasks: list[str]) -> list[str]:

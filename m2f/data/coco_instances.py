@@ -1,5 +1,6 @@
 """COCO instance annotations: one json file and a folder of images (https://cocodataset.org/#format-data)."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from m2f.data.coco_json import (
     read_sections,
 )
 from m2f.data.coco_masks import CocoObject, left_out_remarks, segments_of_objects, without_bad_parts
-from m2f.data.coco_values import settled_polygons
+from m2f.data.coco_values import settled_segmentation
 from m2f.data.crowd_regions import crowd_remarks, takes_as_objects
 from m2f.data.dataset_paths import split_of_name
 from m2f.data.image_reading import ImageFile
@@ -61,8 +62,9 @@ class CocoInstances:
     Raises:
         FileNotFoundError: no annotation file, or (for an item) no image.
         ValueError: not such a json: a key is missing or has a wrong value, an id appears twice, an annotation names an
-            unknown category, no annotation is of an image that is listed, none has a mask, or an image lies outside
-            the folder; for an item: a segmentation or an image that cannot be decoded, or an image of another size
+            unknown category, no annotation is of an image that is listed, none has a mask, no polygon reaches beyond
+            1, or an image lies outside the folder; for an item: a segmentation or an image that cannot be decoded, or
+            an image of another size
             than the json says. The message names the file and the annotation's id.
     """
 
@@ -86,6 +88,7 @@ class CocoInstances:
         self.split = split or split_of_name(self.annotation_file.stem) or self.annotation_file.stem
         self._segmentations = PackedLists((), str(self.annotation_file))
         self._dropped_parts: dict[int | None, int] = {}  # index of a segmentation -> polygons that it lost
+        self._reach = 0.0  # the largest coordinate of a polygon, if it is no more than 1
         content = read_sections(self.annotation_file, _RULES, "COCO instance", self._packed)
         categories = by_id(content["categories"], f"{self.annotation_file}: 'categories'")
         groups = _grouping(content["categories"]) if drop_groups else set()
@@ -95,6 +98,11 @@ class CocoInstances:
         self.images, self._files = coco_image_files(images, self.annotation_file, image_folder)
         self.image_folder = self._files.folder
         self._crowds_are_objects = takes_as_objects(crowd)
+        if 0 < self._reach <= 1:
+            raise ValueError(
+                f"{self.annotation_file}: no polygon reaches beyond {self._reach}, as shares of the image's width and "
+                "height do; pixels are needed, so multiply by the image's size (or export in pixels)"
+            )
         objects = self._objects_by_image(content["annotations"], groups)
         self._objects = PackedLists(objects.values(), str(self.annotation_file))
         flags = ((class_id, is_crowd) for entries in objects.values() for _, class_id, _, is_crowd, *_ in entries)
@@ -145,11 +153,12 @@ class CocoInstances:
         if section != "annotations" or not isinstance(entry, dict):
             return entry
         used = {key: entry[key] for key in (*_RULES[section], "area") if key in entry}
-        if "segmentation" in used:
-            segmentation, dropped = without_bad_parts(settled_polygons(used["segmentation"]))
-            used["segmentation"] = None if segmentation == [] else self._segmentations.append(segmentation)
-            if dropped:
-                self._dropped_parts[used["segmentation"]] = dropped
+        segmentation, dropped = without_bad_parts(settled_segmentation(entry))
+        used["segmentation"] = None if segmentation == [] else self._segmentations.append(segmentation)
+        if dropped:
+            self._dropped_parts[used["segmentation"]] = dropped
+        if self._reach <= 1 and segmentation != []:
+            self._reach = _reach(segmentation)
         return used
 
     def _objects_by_image(self, annotations: list[dict], groups: set[int]) -> dict[int | str, list[tuple]]:
@@ -193,6 +202,13 @@ class CocoInstances:
 
     def _refuse(self, annotation: dict, reason: str):
         raise ValueError(f"{self.annotation_file}, annotation {annotation['id']}: {reason}")
+
+
+def _reach(segmentation: Any) -> float:
+    """The largest coordinate of a segmentation of polygons; infinite for any other."""
+    flat = isinstance(segmentation, list) and all(isinstance(part, list) for part in segmentation)
+    numbers = [number for part in segmentation for number in part] if flat else []
+    return max(numbers) if numbers and all(type(number) in (int, float) for number in numbers) else math.inf
 
 
 def _grouping(categories: list[dict]) -> set[int]:

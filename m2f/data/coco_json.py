@@ -189,6 +189,8 @@ def coco_image_files(
         FileNotFoundError: no folder has them.
         ValueError: several have them, or an image is outside it.
     """
+    if folder is None and not images:
+        raise ValueError(f"{path} lists no image")
     if folder is None:
         folder = find_folder([image.file_name for image in images], path, "image_folder", leave_out)
     files = NamedFiles(Path(folder))

@@ -30,7 +30,8 @@ def coco_format(path: Path) -> str | None:
         while block := file.read(_BLOCK):
             if not text and _NO_DATASET.match(block):
                 return None
-            text = text[-_OVERLAP:] + block  # a key may lie across two blocks
+            # A key may lie across two blocks. Without zeros, text of 16 bits (PowerShell's) is as any other.
+            text = text[-_OVERLAP:] + block.replace(b"\0", b"")
             for match in _KEY.finditer(text):
                 if match[1] in _FORMAT_OF_KEY:
                     return _FORMAT_OF_KEY[match[1]]

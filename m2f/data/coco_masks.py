@@ -189,6 +189,6 @@ def _check_polygon(polygon: Any, height: int, width: int):
     lowest, highest = min(polygon), max(polygon)
     if not (-reach <= lowest and highest <= 2 * reach and not any(map(math.isnan, polygon))):
         raise ValueError(
-            f"a polygon reaches from {lowest} to {highest} pixels, too far outside an image of {height} x {width} "
-            "(height x width)"
+            f"a polygon reaches from {reprlib.repr(lowest)} to {reprlib.repr(highest)} pixels, too far outside an "
+            f"image of {height} x {width} (height x width)"
         )

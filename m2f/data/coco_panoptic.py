@@ -64,7 +64,6 @@ class CocoPanoptic:
     Attributes beside those of `SegmentationDataset`:
         category_ids: the json's id of each class.
         images: the json's entry of each image.
-        crowds_are_objects: what `crowd` asks for.
         remarks: (kind of finding, message) for crowd segments, and for annotations of images that are not listed,
             which are left out with one warning.
 
@@ -89,7 +88,7 @@ class CocoPanoptic:
         split: str | None = None,
         crowd: str = "ignore",
     ):
-        self.crowds_are_objects = takes_as_objects(crowd)
+        self._crowds_are_objects = takes_as_objects(crowd)
         self.annotation_file = Path(annotation_file)
         self.ignore_unknown = ignore_unknown
         self.split = split or split_of_name(self.annotation_file.stem) or self.annotation_file.stem
@@ -124,7 +123,7 @@ class CocoPanoptic:
         annotation = self._annotations[index]
         if not annotation:
             raise ValueError(f"{self.annotation_file}: image {entry.id} ({entry.file_name}) has no annotation")
-        file_name, segment_ids, class_ids, crowd_ids = annotation
+        file_name, segment_ids, class_ids, crowd_ids, _ = annotation
         path = self._segment_files.path(file_name)
         ids = read_segment_ids(path, str(path))
         if ids.shape != (entry.height, entry.width):
@@ -146,6 +145,17 @@ class CocoPanoptic:
         annotation = self._annotations[index]
         return self._segment_files.path(annotation[0]) if annotation else None
 
+    def segments_info(self, index: int) -> list[dict[str, int]]:
+        """The json's segments of an image with "id", "category_id" and "iscrowd", crowd segments last, as they are
+        read: with `iscrowd` as `crowd` has it."""
+        _, segment_ids, class_ids, crowd_ids, crowd_class_ids = self._annotations[index]
+        single, crowds = (zip(segment_ids, class_ids, strict=True), zip(crowd_ids, crowd_class_ids, strict=True))
+        return [
+            {"id": number, "category_id": self.category_ids[label], "iscrowd": is_crowd}
+            for is_crowd, pairs in enumerate((single, crowds))
+            for number, label in pairs
+        ]
+
     def _find_segments(self, annotations: list[dict]) -> Path:
         """Where the PNGs are: in a folder without the images; or with them, if no image has the name of a PNG."""
         names = [entry["file_name"] for entry in annotations]
@@ -153,7 +163,8 @@ class CocoPanoptic:
         return find_folder(names, self.annotation_file, "segments_folder", None if both else self.image_folder)
 
     def _annotations_by_image(self, annotations: list[dict]) -> Iterable[list]:
-        """For each image [file name, segment ids, class ids, ids of crowd segments], or [] without annotation."""
+        """For each image [file name, segment ids, class ids, ids of crowd segments, their class ids], or [] without
+        annotation."""
         found: dict[int | str, list] = {image.id: [] for image in self.images}
         class_of: dict[int | str, int] = {category: i for i, category in enumerate(self.category_ids)}
         flags: list[tuple[int, bool]] = []
@@ -168,10 +179,12 @@ class CocoPanoptic:
             where = f"{self.annotation_file}, annotation of image {image_id}"
             if found.get(image_id):
                 raise ValueError(f"{where}: a second one")
-            parts = split_segments(segments, class_of, where, self.crowds_are_objects)
+            parts = split_segments(segments, class_of, where, self._crowds_are_objects)
             if image_id in found:
-                found[image_id] = [self._segment_files.add(entry["file_name"], where), *parts]
-                flags += crowd_flags(segments, class_of, self.crowds_are_objects)
+                of_image = crowd_flags(segments, class_of, self._crowds_are_objects)
+                crowds = [label for label, is_crowd in of_image if is_crowd]
+                found[image_id] = [self._segment_files.add(entry["file_name"], where), *parts, crowds]
+                flags += of_image
         if orphans:
             text = f"{len(orphans)} of {len(annotations)} annotations name an image that is not listed; left out"
             self.remarks.append(("left out", text))

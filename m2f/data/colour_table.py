@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from m2f.data.csv_delimiter import delimiter_of
 from m2f.data.label_maps import read_channels
 from m2f.image_processing.label_values import IGNORED
 
@@ -102,11 +103,12 @@ def read_colour_table(path: Path, ignore: Iterable[str] = UNKNOWN_NAMES) -> Colo
     except (OSError, ValueError) as error:  # ValueError: no UTF-8
         raise ValueError(f"cannot read {path}: {error}") from error
     kept = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip() and line.strip()[0] != "#"]
-    columns = _columns(kept[0][1]) if kept else None
+    delimiter = delimiter_of(kept[0][1]) if kept else ","
+    columns = _columns(kept[0][1], delimiter) if kept else None
     if columns is None:
         rows = [_entry(line, f"{path}, line {number}") for number, line in kept]
     else:
-        rows = [_csv_entry(line, columns, f"{path}, line {number}") for number, line in kept[1:]]
+        rows = [_csv_entry(line, columns, delimiter, f"{path}, line {number}") for number, line in kept[1:]]
     return ColourTable(rows, str(path), ignore)
 
 
@@ -120,16 +122,16 @@ def _entry(line: str, where: str) -> tuple[Colour, str]:
     return (int(camvid[1]), int(camvid[2]), int(camvid[3])), camvid[4].strip()
 
 
-def _columns(line: str) -> list[int] | None:
+def _columns(line: str, delimiter: str) -> list[int] | None:
     """Places of the name and the three channels; None: the line names no columns."""
-    names = [name.strip().lower() for name in next(csv.reader([line]))]
+    names = [name.strip().lower() for name in next(csv.reader([line], delimiter=delimiter))]
     found = [next((names.index(name) for name in choice if name in names), -1) for choice in _COLUMNS]
     named = next((i for i, name in enumerate(names) if name in ("name", "class", "label")), -1)
     return None if -1 in (named, *found) else [named, *found]
 
 
-def _csv_entry(line: str, columns: list[int], where: str) -> tuple[Colour, str]:
-    values = [value.strip() for value in next(csv.reader([line]))]
+def _csv_entry(line: str, columns: list[int], delimiter: str, where: str) -> tuple[Colour, str]:
+    values = [value.strip() for value in next(csv.reader([line], delimiter=delimiter))]
     if len(values) <= max(columns) or not all(re.fullmatch(r"\d{1,9}", values[i], re.ASCII) for i in columns[1:]):
         raise ValueError(f"{where} is {line[:60]!r}; a name and three numbers are needed")
     name, red, green, blue = (values[i] for i in columns)

@@ -10,6 +10,7 @@ from typing import Any
 from m2f.data.check_report import CheckReport, SplitSummary, summarize
 from m2f.data.dataset_formats import list_splits, open_dataset
 from m2f.data.dataset_paths import split_of_name, unsplit_hint
+from m2f.data.held_out_images import hold_out
 from m2f.data.image_inspection import KINDS, READING_ERRORS, Finding, ImageRecord, one_line
 from m2f.data.inspection_workers import Inspector, inspect_all
 from m2f.data.segmentation_dataset import SegmentationDataset, remarks_of
@@ -32,15 +33,18 @@ def check_dataset(
     workers: int | None = None,
     tiny_pixels: int = TINY_PIXELS,
     progress: bool = False,
+    validation_fraction: float | None = None,
 ) -> CheckReport:
     """Opens the splits of a dataset and checks them; see `check_readers`.
 
     Args:
         path, format, image_folder, options: as for `open_dataset`, `white_level` among the options.
         splits: all that there are by default, among which must be one to train on.
+        validation_fraction: what training would hold out of that one is a split of its own, see `hold_out`.
 
     Raises:
-        FileNotFoundError: there is nothing at `path`. Everything else that is wrong with the data is a finding.
+        FileNotFoundError: there is nothing at `path`.
+        ValueError: a fraction that `hold_out` refuses. Everything else that is wrong with the data is a finding.
     """
     readers: dict[str, SegmentationDataset] = {}
     findings: list[Finding] = []
@@ -49,6 +53,8 @@ def check_dataset(
             readers[split] = open_dataset(path, split, format, image_folder, **(options or {}))
         except _OPENING_ERRORS as error:
             findings.append(Finding("unopened split", split, "", one_line(error)))
+    if validation_fraction is not None and readers:
+        readers = _divided(readers, validation_fraction)
     return check_readers(readers, findings, workers=workers, tiny_pixels=tiny_pixels, progress=progress)
 
 
@@ -78,6 +84,7 @@ def check_readers(
     training = _called_train(readers) or next(iter(readers), None)
     found += [finding for record in records for finding in record.findings]
     found += [*_split_findings(inspector, summaries, training), *_duplicates(records)]
+    found += [finding for split, reader in readers.items() for finding in _mixed_masks(split, reader, by_split[split])]
     order, position = list(KINDS), list(readers)
     found.sort(key=lambda f: (order.index(f.kind), position.index(f.split) if f.split in readers else -1))
     id2label = (names[training] if training is not None else None) or _numbers(summaries.values())
@@ -88,6 +95,13 @@ def usable_cores() -> int:
     """Cores that this process may run on."""
     # Not on macOS and Windows; os.process_cpu_count, which knows it everywhere, came with Python 3.13.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _divided(readers: dict[str, SegmentationDataset], fraction: float) -> dict[str, SegmentationDataset]:
+    """The readers with the held-out part of the training split behind that."""
+    training = _called_train(readers) or next(iter(readers))
+    kept, held = hold_out(readers[training], fraction)
+    return {training: kept, held.split: held, **{name: readers[name] for name in readers if name != training}}
 
 
 def _found_splits(path: Any, format: str, findings: list[Finding]) -> list[str]:
@@ -161,6 +175,21 @@ def _split_findings(
             yield from (Finding(kind, split, "", f"class {label} {names[label]!r}") for label in unused)
 
 
+def _mixed_masks(split: str, reader: SegmentationDataset, records: Sequence[ImageRecord]) -> Iterator[Finding]:
+    """Images of two classes of which some have both, and the others the first class and ignored pixels alone, as masks
+    of 0 and 1 beside masks of 0 and 255 are."""
+    if reader.task != "semantic" or not records:
+        return
+    seen = {label for record in records for label in record.classes}
+    with_object = [record for record in records if 1 in record.classes]
+    without = [record for record in records if record.ignored and set(record.classes) == {0}]
+    if seen == {0, 1} and without and not any(record.ignored for record in with_object):
+        text = f"{len(without)} images have ignored pixels and no class but 0, and no image with class 1 has any"
+        yield Finding(
+            "mixed masks", split, without[0].name, f"{text}; are these masks of 0 and 255 in place of 0 and 1?"
+        )
+
+
 def _table_errors(inspector: Inspector, split: str, training: str | None) -> Iterator[str]:
     """What is wrong with the classes of the training split, and where those of another one differ from them."""
     assert training is not None  # there are splits
@@ -183,6 +212,10 @@ def _shared_names(names: dict[int, str]) -> Iterator[str]:
     for label, name in names.items():
         labels[name].append(label)
     yield from (f"classes {same} are all called {name!r}" for name, same in labels.items() if len(same) > 1)
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in labels:
+        alike[" ".join(name.casefold().split())].append(name)
+    yield from (f"{same} differ in capitals or spaces alone" for same in alike.values() if len(same) > 1)
 
 
 def _duplicates(records: Iterable[ImageRecord]) -> Iterator[Finding]:

@@ -1,21 +1,22 @@
 """Rows of a `datasets.Dataset`: from the Hub, a parquet file, a folder written by `save_to_disk`, or memory."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from m2f.data.class_names import check_names
 from m2f.data.crowd_regions import takes_as_objects
-from m2f.data.dataset_paths import inside
 from m2f.data.image_reading import ImageFile
 from m2f.data.label_columns import InstanceChannels, InstanceIds, ObjectLabels, PanopticLabels, SemanticLabels
 from m2f.data.label_maps import ClassTable, has_channels, names_by_number, read_channels
-from m2f.data.label_survey import check_channels, check_two_values, numbered_classes
+from m2f.data.label_survey import check_channels, check_two_values, chosen_index, numbered_classes
+from m2f.data.named_files import NamedFiles
 from m2f.data.segment_map import Sample, SegmentMap
-from m2f.image_processing.label_values import IGNORE_INDEX, IGNORED, NOTHING
+from m2f.image_processing.label_values import IGNORED, NOTHING
 from m2f.image_processing.white_level import WhiteLevel
 
 _IMAGE_COLUMNS = ("image", "pixel_values")
@@ -46,7 +47,8 @@ class DatasetRows:
         crowd: as for `CocoInstances`.
         instances: label maps hold ids of instances, 0 for none, all of one class, which `id2label` names; no id is
             ignored.
-        folder: only image files in it are read, where rows have paths instead of contents; None: all.
+        folder: only image files in it are read, where rows have paths instead of contents, as `NamedFiles` finds them;
+            None: all.
         origin: what messages call the rows' source.
 
     Raises:
@@ -62,7 +64,7 @@ class DatasetRows:
         rows: Any,
         split: str = "train",
         id2label: Mapping[int, str] | Sequence[str] | None = None,
-        ignore_index: int | None = IGNORE_INDEX,
+        ignore_index: int | None | Literal["auto"] = "auto",
         reduce_labels: bool = False,
         ignore_unknown: bool = True,
         thing_label_ids: list[int] | None = None,
@@ -79,8 +81,10 @@ class DatasetRows:
         self._image_column = image_column or _choose(rows, _IMAGE_COLUMNS, _is_image, "image", origin)
         self._label_column = label_column or _choose(rows, _LABEL_COLUMNS, _is_label, "label", origin)
         self._rows = _without_decoding(rows)
+        self._files: dict[str, NamedFiles] = {}  # by column, where rows have paths
         names = None if id2label is None else check_names(id2label, "id2label")
-        self._labels, self._names = self._label_kind(names, ignore_index, reduce_labels, ignore_unknown)
+        ignored, self._chosen = chosen_index(ignore_index)
+        self._labels, self._names = self._label_kind(names, ignored, reduce_labels, ignore_unknown)
         self._check_values()
         self.task = self._labels.task
         self.thing_label_ids = {"panoptic": thing_label_ids, "instance": None, "semantic": []}[self.task]
@@ -91,7 +95,8 @@ class DatasetRows:
             self._names = dict(enumerate(self._labels.names.values()))
         elif self._names is None and isinstance(self._labels, SemanticLabels):
             values = (self._labels.values(*self._label_source(row)) for row in range(len(self)))
-            self._names = numbered_classes(values, self._labels.table, self._maps(), "--data-options instances=true")
+            remedy = "--data-options instances=true"
+            self._names = numbered_classes(values, self._labels.table, self._maps(), remedy, self._chosen)
         elif self._names is None:
             maps = (self._labels.segments(*self._label_source(row)) for row in range(len(self)))
             self._names = names_by_number(max((int(m.class_ids.max(initial=-1)) for m in maps), default=-1))
@@ -113,7 +118,7 @@ class DatasetRows:
     def __getitem__(self, index: int) -> Sample:
         index = range(len(self))[index]
         row, where = self._rows[index], f"{self._origin}, {self.name_of(index)}"
-        source = self._source(row[self._image_column], where)
+        source = self._source(row[self._image_column], self._image_column, where)
         image = ImageFile(source, f"{where}, {self._image_column}", self.white_level)
         if isinstance(self._labels, ObjectLabels):
             segments = self._labels.segments(row[self._label_column], image.size, where)
@@ -130,7 +135,7 @@ class DatasetRows:
     def _segments(self, row: dict, index: int) -> SegmentMap:
         """Compact labels of a row whose labels are an image."""
         where = f"{self._origin}, {self.name_of(index)}, {self._label_column}"
-        source = self._source(row[self._label_column], where)
+        source = self._source(row[self._label_column], self._label_column, where)
         if isinstance(self._labels, PanopticLabels):
             return self._labels.segments(source, row[_SEGMENTS_COLUMN], where)
         return self._labels.segments(source, where)
@@ -148,7 +153,8 @@ class DatasetRows:
         if not len(self._rows):
             raise ValueError(f"{self._origin} has no rows; the kind of its labels cannot be told")
         first, where = self._rows[0], f"{self._origin}, row 0, {self._label_column}"
-        is_instance = has_channels(self._source(first[self._label_column], where), where) and not self._is_grey()
+        source = self._source(first[self._label_column], self._label_column, where)
+        is_instance = has_channels(source, where) and not self._is_grey()
         names = names or _names_of_row(first.get(_NAMES_COLUMN), reduce, f"{self._origin}, row 0")
         unknown = IGNORED if ignore_unknown else NOTHING
         zero = NOTHING if is_instance else unknown
@@ -170,7 +176,8 @@ class DatasetRows:
         if isinstance(self._labels, InstanceChannels | SemanticLabels):
             names = self._names and list(self._names.values())
             has_background = isinstance(self._labels, InstanceChannels)
-            check_two_values(self._readable_values(), self._labels.table, names, self._maps(), has_background)
+            values, table = self._readable_values(), self._labels.table
+            check_two_values(values, table, names, self._maps(), has_background, self._chosen)
 
     def _maps(self) -> str:
         return f"{self._origin}: the label maps in the column {self._label_column}"
@@ -179,7 +186,7 @@ class DatasetRows:
         """File and name of a row's label image."""
         where = f"{self._origin}, {self.name_of(index)}, {self._label_column}"
         row = self._rows.select_columns(self._label_column)[index]
-        return self._source(row[self._label_column], where), where
+        return self._source(row[self._label_column], self._label_column, where), where
 
     def _readable_values(self) -> Iterator[list[int]]:
         for index in range(len(self)):
@@ -192,14 +199,32 @@ class DatasetRows:
             with contextlib.suppress(OSError, ValueError):
                 yield read_channels(*self._label_source(index))
 
-    def _source(self, value: Any, where: str) -> Path | bytes:
+    def _source(self, value: Any, column: str, where: str) -> Path | bytes:
         """Content or path of an image file."""
         content, path = (value or {}).get("bytes"), (value or {}).get("path")
         if content is not None:
             return content
         if path is None:
             raise ValueError(f"{where} has no image")
-        return Path(path) if self._folder is None else inside(self._folder, path, where)
+        if self._folder is None:
+            return Path(path)
+        files = self._named_files(self._folder, column)
+        found, doubt = files.find(files.add(path, where))
+        if not os.path.isfile(found):
+            raise FileNotFoundError(f"{where}: no such file: {found}{', ' * bool(doubt)}{doubt}")
+        return found
+
+    def _named_files(self, folder: Path, column: str) -> NamedFiles:
+        """The files of a column by the names in all its rows, each of which means a file of its own."""
+        if column not in self._files:
+            files = self._files[column] = NamedFiles(folder, are_labels=column == self._label_column)
+            rows = self._rows.select_columns(column)
+            for index in range(len(rows)):
+                entry = rows[index][column] or {}
+                if entry.get("bytes") is None and entry.get("path") is not None:
+                    with contextlib.suppress(ValueError):  # the row's own error, when it is read
+                        files.add(entry["path"], "")
+        return self._files[column]
 
 
 def _is_image(feature: Any) -> bool:

@@ -1,6 +1,7 @@
 """Folders of images and of label maps under the names that people give them, and label maps that are called after
 their images with a suffix."""
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -38,7 +39,10 @@ def pair_splits(root: Path) -> dict[str, FolderPair]:
     is "train". IMAGES and LABELS may have several names, in any case.
     """
     for pairs in (_by_name(root), _by_split_name(root), _in_one_folder(root)):
-        found = {split: named for split, pair in pairs if (named := _with_suffix(*pair)) is not None}
+        found: dict[str, FolderPair] = {}
+        for split, pair in pairs:
+            if split not in found and (named := _with_suffix(*pair)) is not None:
+                found[split] = named
         if found:
             return found
     return {}
@@ -67,6 +71,31 @@ def named_pair(root: Path, split: str, images: str, labels: str, suffix: str | N
     return FolderPair(image_folder, label_folder, suffix)
 
 
+def check_only_labels(root: Path, pair: FolderPair) -> None:
+    """Whether the label maps that were found for some images are the only ones under a usual name: others may be of
+    instances, or of an earlier version.
+
+    Raises:
+        ValueError: there are several; the message has the options that choose.
+    """
+    parts = pair.labels.relative_to(root).parts if pair.labels.is_relative_to(root) else ()
+    place = next((i for i, part in enumerate(parts) if part.lower() in _LABEL_NAMES), None)
+    if place is None:
+        return
+    named = [path.name for path in _named(root.joinpath(*parts[:place]), _LABEL_NAMES)]
+    folders = {name: root.joinpath(*parts[:place], name, *parts[place + 1 :]) for name in named}
+    if len(folders) < 2:
+        return  # without a look at the files
+    found = [name for name, path in folders.items() if path.is_dir() and label_suffix(pair.images, path) is not None]
+    if len(found) > 1:
+        images = next((p for p in pair.images.relative_to(root).parts if p.lower() in _IMAGE_NAMES), pair.images.name)
+        several = " and ".join(str(folders[name]) for name in found)
+        options = shlex.join([f"images={images}", f"labels={parts[place]}"])
+        raise ValueError(
+            f"{root} has label maps in several folders, {several}; say which with --data-options {options}"
+        )
+
+
 def free_splits(root: Path) -> list[str]:
     """What splits are called in a folder of any layout: the folders in it, or in those, that are named after one."""
     levels = (subfolders(root), [inner for folder in subfolders(root) for inner in subfolders(folder)])
@@ -87,7 +116,7 @@ def _by_name(root: Path) -> Iterator[tuple[str, tuple[Path, Path]]]:
         for i in _named(path, _IMAGE_NAMES)
         for j in _named(path, _LABEL_NAMES)
     ]
-    yield from inner or [("train", pair) for pair in pairs[:1]]
+    yield from inner or [("train", pair) for pair in pairs]
 
 
 def _by_split_name(root: Path) -> Iterator[tuple[str, tuple[Path, Path]]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from m2f.data.class_names import check_names
+from m2f.data.csv_delimiter import delimiter_of
 from m2f.data.image_reading import ImageFile
 from m2f.data.label_maps import read_label_map, segments_of_ids
 from m2f.data.paired_files import paired_files
@@ -177,7 +178,9 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
         raise FileNotFoundError(f"no such file: {path}")
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
+            delimiter = delimiter_of(file.readline())
+            file.seek(0)
+            reader = csv.DictReader(file, delimiter=delimiter)
             columns, rows = list(reader.fieldnames or ()), list(reader)
     except (OSError, ValueError, csv.Error) as error:
         raise ValueError(f"cannot read {path} as csv: {error}") from error

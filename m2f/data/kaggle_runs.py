@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from m2f.data.csv_delimiter import delimiter_of
 from m2f.data.image_finder import ImageFinder
 from m2f.data.shape_dataset import Shape, ShapeDataset, ShapeImage, labels_of
 
@@ -100,7 +101,7 @@ def kaggle_mask(text: str, size: tuple[int, int]) -> np.ndarray:
 
 def is_kaggle_header(line: str) -> bool:
     """Whether the first line of a csv names an image and runs, by names that nothing else has."""
-    names = {name.strip().strip('"').lower() for name in line.lstrip("\ufeff").split(",")}
+    names = {name.strip().strip('"').lower() for name in line.lstrip("\ufeff").split(delimiter_of(line))}
     return not names.isdisjoint(_IMAGE_COLUMNS) and not names.isdisjoint(_RUNS_COLUMNS[:2])
 
 
@@ -109,7 +110,9 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     limit = csv.field_size_limit(2**31 - 1)  # the runs of one object may be longer than the module's limit
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
+            delimiter = delimiter_of(file.readline())
+            file.seek(0)
+            reader = csv.reader(file, delimiter=delimiter)
             header = [name.strip() for name in next(reader, [])]
             rows = [(reader.line_num, row) for row in reader if row]
     except FileNotFoundError:

@@ -4,8 +4,13 @@ that gets a reader is found before the table is asked, and may leave it."""
 import os
 import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
+
+from m2f.data.dataset_paths import LABEL_FOLDERS, subfolders
+from m2f.data.label_maps import LABEL_SUFFIXES
+from m2f.image_processing.image_opening import IMAGE_SUFFIXES
 
 
 class KnownFormat(NamedTuple):
@@ -40,10 +45,10 @@ _FILES = (
         "give the json itself with --format label-studio",
     ),
     KnownFormat(
-        "Labelbox's json",
+        "Labelbox's older json",
         (".json", ".ndjson"),
-        (rb'"(data_row|Labeled Data|DataRow ID)"\s*:',),
-        "convert it with the package labelbox, or export as COCO",
+        (rb'"(Labeled Data|DataRow ID)"\s*:',),
+        "export it anew from Labelbox; rows with data_row are read",
     ),
     KnownFormat(
         "LabelMe's json",
@@ -80,6 +85,18 @@ _FILES = (
         _datum("segment_anything") + "; its masks have no classes",
     ),
     KnownFormat(
+        "Label Studio's JSON-MIN",
+        (".json",),
+        (rb'"(polygon|brush|rectangle|ellipse)labels"\s*:',),
+        "export as JSON in place of it",
+    ),
+    KnownFormat(
+        "COCO's json",
+        (".json",),
+        (rb'"(segmentation|segments_info)"\s*:', rb'"(images|annotations|categories)"\s*:'),
+        "give the json itself, or the folder that has its images",
+    ),
+    KnownFormat(
         "COCO's captions, key points or boxes",
         (".json",),
         (rb'"images"\s*:', rb'"annotations"\s*:'),
@@ -111,6 +128,7 @@ _FOLDERS = (
 )
 _HEAD = 1 << 18  # bytes; LabelMe has the picture itself before the last keys, but the shapes first
 _DEPTH, _FILES_LOOKED_AT = 3, 3  # folders deep, files of each ending in a folder
+_LABELS_LOOKED_AT = 20
 
 
 def known_formats(path: Path) -> list[str]:
@@ -121,8 +139,23 @@ def known_formats(path: Path) -> list[str]:
         known = _of_file(file)
         if known is not None and known.name not in seen:
             seen.add(known.name)
-            ways.append(f"{known.name} ({file.name!r}): {known.way}")
-    return ways
+            ways.append(f"{known.name} ({_place(file, path)!r}): {known.way}")
+    return ways + _unread_labels(path)
+
+
+def _place(file: Path, path: Path) -> str:
+    return file.relative_to(path).as_posix() if path.is_dir() else file.name
+
+
+def _unread_labels(path: Path) -> list[str]:
+    """What to do with pictures of labels in a format that is not read, in a folder that is called after labels."""
+    for folder in (inner for outer in (path, *subfolders(path)) for inner in subfolders(outer)):
+        kinds = {entry.suffix.lower() for entry in islice(folder.iterdir(), _LABELS_LOOKED_AT)} & {*IMAGE_SUFFIXES}
+        if folder.name.lower() in LABEL_FOLDERS and kinds and kinds.isdisjoint(LABEL_SUFFIXES):
+            place, kind = folder.relative_to(path).as_posix(), sorted(kinds)[0]
+            way = "write them as PNG or TIFF with one number per pixel (JPEG changes the numbers)"
+            return [f"{kind} files in {place!r}, which may be label maps: {way}"]
+    return []
 
 
 def _of_file(file: Path) -> KnownFormat | None:

@@ -5,6 +5,7 @@ import json
 import shlex
 from collections.abc import Iterable, Sequence
 from itertools import islice
+from typing import Literal
 
 import numpy as np
 
@@ -19,12 +20,23 @@ _SAMPLED = 20  # images
 _SHOWN = 6
 
 
+def chosen_index(ignore_index: int | None | Literal["auto"]) -> tuple[int | None, int | None]:
+    """The value that is ignored, and the same where it is the user's choice, else None: "auto" is 255, which many
+    maps of two values have for their object."""
+    if isinstance(ignore_index, str):
+        if ignore_index != "auto":
+            raise ValueError(f"ignore_index must be a number, None (null) or 'auto', got {ignore_index!r}")
+        return IGNORE_INDEX, None
+    return ignore_index, ignore_index
+
+
 def check_two_values(
     value_lists: Iterable[Sequence[int]],
     table: ClassTable,
     names: Sequence[str] | None,
     where: str,
     has_background: bool = False,
+    chosen: int | None = None,
 ) -> None:
     """Refuses maps of two values of which one is ignored, such as 0 and 255: the object would be, or all around it.
 
@@ -35,6 +47,7 @@ def check_two_values(
         names: of the classes, where they are known.
         where: what messages call the maps.
         has_background: 0 is what lies around objects, and not ignored.
+        chosen: the value that the user wants to be ignored; maps in which it alone is are as they are meant.
 
     Raises:
         ValueError: the message has the options that read both values.
@@ -49,7 +62,8 @@ def check_two_values(
         if len(kept) > 1:
             return
     both = sorted(kept | ignored)
-    if not ignored or len(both) != 2 or (names and both[0] != 0):  # somebody knows that the other one is a class
+    is_known = bool(names) and both[:1] != [0]  # somebody knows that the other one is a class
+    if ignored <= {chosen} or len(both) != 2 or is_known:
         return
     pair = dict(zip(map(str, both), names if names and len(names) == 2 else ("background", "object"), strict=True))
     options = [f"id2label={json.dumps(pair)}", "ignore_index=null", *["reduce_labels=false"] * table.reduce_labels]
@@ -61,7 +75,7 @@ def check_two_values(
 
 
 def numbered_classes(
-    value_lists: Iterable[Sequence[int]], table: ClassTable, where: str, remedy: str
+    value_lists: Iterable[Sequence[int]], table: ClassTable, where: str, remedy: str, chosen: int | None = None
 ) -> dict[int, str]:
     """Classes that are called by their number, up to the highest in any map.
 
@@ -69,10 +83,15 @@ def numbered_classes(
         value_lists: the values in each map.
         where: what messages call the maps.
         remedy: how ids of instances are read.
+        chosen: as for `check_two_values`.
 
     Raises:
-        ValueError: the values are rather ids of instances, or colours.
+        ValueError: the values are rather ids of instances, or colours, or the same masks are of 0 and 1 in some maps
+            and of 0 and 255 in others.
     """
+    value_lists = list(value_lists)
+    if chosen != IGNORE_INDEX and table.is_ignored(IGNORE_INDEX):
+        _check_one_scale(value_lists, where)
     maps = [[value for value in values if not table.is_ignored(value)] for values in value_lists]
     values = sorted(set().union(*maps))
     highest = max((table.class_of(value) for value in values), default=-1)
@@ -115,6 +134,18 @@ def check_channels(images: Iterable[np.ndarray], has_names: bool, where: str) ->
                 "do; write a label map with one number per pixel, or name the classes with --data-options "
                 "id2label=... if these are classes"
             )
+
+
+def _check_one_scale(value_lists: Sequence[Sequence[int]], where: str) -> None:
+    """Refuses masks of 0 and 1 beside masks of 0 and 255, whose objects would be ignored: where a map has no more than
+    these values, and none has both 1 and 255."""
+    found = {tuple(sorted(values)) for values in value_lists}
+    small, large = found & {(0, 1), (1,)}, found & {(0, IGNORE_INDEX)}
+    if small and large and found <= {(0,), (0, 1), (1,), (0, IGNORE_INDEX), (IGNORE_INDEX,)}:
+        raise ValueError(
+            f"{where} hold 0 and 1 in some maps and 0 and 255 in others, and 255 is ignored; write the same value for "
+            "the same class, or give --data-options ignore_index=255 if 255 means that nothing is known"
+        )
 
 
 def _count_instances(maps: list[list[int]]) -> bool:

@@ -113,6 +113,8 @@ def _read_file(path: Path, name: str) -> ShapeImage | None:
 def _shape(entry: Any, number: int) -> Shape:
     try:
         label, kind = field(entry, "label", str), field(entry, "shape_type", str, "polygon")
+        if not label.strip():
+            raise ValueError("its label is empty")
         group, points = entry.get("group_id"), field(entry, "points", list)
         if kind not in _AREAS:
             return Shape(f"shape {number}", label, "", kind)

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -16,10 +17,10 @@ from m2f.data.label_maps import (
     segments_of_classes,
     values_in,
 )
-from m2f.data.label_survey import check_two_values, numbered_classes
+from m2f.data.label_survey import check_two_values, chosen_index, numbered_classes
 from m2f.data.paired_files import label_maps, paired_files
 from m2f.data.segment_map import Sample
-from m2f.image_processing.label_values import IGNORE_INDEX, IGNORED, NOTHING
+from m2f.image_processing.label_values import IGNORED, NOTHING
 from m2f.image_processing.white_level import WhiteLevel
 
 _LABEL_FOLDERS = ("annotations", "masks", "labels")
@@ -38,7 +39,8 @@ class SemanticFolder:
         id2label: name of each label, a dict or a list. Labels may have gaps; classes are numbered from 0 in ascending
             order of the labels. With `reduce_labels` these are the reduced labels. Without it classes are called by
             their number, and the first look at `id2label` reads all label maps to find the highest.
-        ignore_index: label of the pixels whose class is unknown, as it stands in the files; None: there is none.
+        ignore_index: label of the pixels whose class is unknown, as it stands in the files; None: there is none;
+            "auto": 255, if there are other labels than that and one more.
         reduce_labels: label 0 is unknown too and the others are reduced by 1, as ADE20K needs it.
         ignore_unknown: pixels of unknown class are `IGNORED`. Departure: the original makes a mask of each class that
             is there, so that these pixels count as background of every mask, as with False.
@@ -64,7 +66,7 @@ class SemanticFolder:
         image_folder: str | Path,
         label_folder: str | Path,
         id2label: Mapping[int, str] | Sequence[str] | None = None,
-        ignore_index: int | None = IGNORE_INDEX,
+        ignore_index: int | None | Literal["auto"] = "auto",
         reduce_labels: bool = False,
         ignore_unknown: bool = True,
         split: str | None = None,
@@ -78,19 +80,22 @@ class SemanticFolder:
         unknown = IGNORED if ignore_unknown else NOTHING
         labels = None if names is None else list(names)
         self._labels, self._first_label = labels, int(reduce_labels)
-        self._table = ClassTable(labels, ignore_index, reduce_labels, unknown, zero=unknown)
+        ignored, self._chosen = chosen_index(ignore_index)
+        self._table = ClassTable(labels, ignored, reduce_labels, unknown, zero=unknown)
         self._id2label = None if names is None else dict(enumerate(names.values()))
         self._class_folders = [Path(folder) for folder in class_folders] or [self.label_folder]
         self._label_suffix = label_suffix
         self._files = paired_files(self.image_folder, self.label_folder, label_suffix)
         named = None if names is None else list(names.values())
-        check_two_values(self._readable_values(), self._table, named, self._maps())
+        self._values: dict[Path, list[int]] = {}  # of each label map that was read for them
+        check_two_values(self._readable_values(), self._table, named, self._maps(), chosen=self._chosen)
 
     @property
     def id2label(self) -> dict[int, str]:
         if self._id2label is None:
-            values = (values_in(read_label_map(path, str(path))) for path in self._label_paths())
-            self._id2label = numbered_classes(values, self._table, self._maps(), "--format instance-maps")
+            values = (self._values_of(path) for path in self._label_paths())
+            remedy = "--format instance-maps"
+            self._id2label = numbered_classes(values, self._table, self._maps(), remedy, self._chosen)
         return self._id2label
 
     @property
@@ -127,7 +132,13 @@ class SemanticFolder:
         """The values in each label map that can be read; the others are errors of their items."""
         for path in self._label_paths():
             with contextlib.suppress(OSError, ValueError):
-                yield values_in(read_label_map(path, str(path)))
+                yield self._values_of(path)
+
+    def _values_of(self, path: Path) -> list[int]:
+        """Those in a label map, which is read once for them."""
+        if path not in self._values:
+            self._values[path] = values_in(read_label_map(path, str(path)))
+        return self._values[path]
 
     def _classes(self, path: Path) -> np.ndarray:
         """(H, W) int32 classes of a label map, `IGNORED` or `NOTHING`."""

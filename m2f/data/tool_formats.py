@@ -11,10 +11,11 @@ from m2f.data.colour_masks import ColourMasks
 from m2f.data.colour_table import TABLE_FILES, find_colour_table
 from m2f.data.cvat_xml import CvatImages, cvat_splits
 from m2f.data.dataset_paths import files_with, has_files_with, split_of_name, subfolders
-from m2f.data.folder_pairs import FolderPair, free_splits, named_pair, pair_splits
+from m2f.data.folder_pairs import FolderPair, check_only_labels, free_splits, named_pair, pair_splits
 from m2f.data.kaggle_runs import KaggleRuns, is_kaggle_header
 from m2f.data.label_maps import LABEL_SUFFIXES, has_channels
 from m2f.data.label_studio import LabelStudio
+from m2f.data.labelbox_rows import LabelboxRows
 from m2f.data.labelme_json import LabelMe
 from m2f.data.object_masks import NAMELESS, ObjectMasks, bowl_folders, bowl_images, has_named_masks, named_images
 from m2f.data.segmentation_dataset import SegmentationDataset
@@ -29,17 +30,28 @@ TOOL_FORMATS = {
     "labelme": "a json of LabelMe (shapes, imagePath) for each image",
     "via": "a json of the VGG Image Annotator (a project or its annotations)",
     "label-studio": "a json of Label Studio's tasks (data, annotations)",
+    "labelbox": "a json of Labelbox's rows (data_row, projects), one in each line or a list",
     "cvat": "an xml of CVAT for images",
     "kaggle-rle": "a csv with ImageId and EncodedPixels",
     "object-masks": "ID/images and ID/masks with a mask for each object, or masks called IMAGE_CLASS_NUMBER.png",
 }
-# Format of one file for all images -> its suffix.
-_SUFFIXES = {"via": ".json", "label-studio": ".json", "cvat": ".xml", "kaggle-rle": ".csv"}
+_JSON_SUFFIXES = (".json", ".ndjson", ".jsonl")
+# Format of one file for all images -> its suffixes.
+_SUFFIXES: dict[str, tuple[str, ...]] = {
+    "via": (".json",),
+    "label-studio": (".json",),
+    "labelbox": _JSON_SUFFIXES,
+    "cvat": (".xml",),
+    "kaggle-rle": (".csv",),
+}
 _JSON_KEYS = {
     "labelme": (b"shapes", b"imagePath"),
     "via": (b"filename", b"regions"),
     "label-studio": (b"data", b"annotations|completions"),
+    "labelbox": (b"data_row", b"projects"),
 }
+# Format -> what its json begins with.
+_JSON_STARTS = {"label-studio": b"[", "labelbox": b"[{"}
 _START, _END, _MOST_FILES = 1 << 20, 1 << 16, 20
 _LABELME_FOLDERS = ("", "annotations", "labels", "json", "jsons", "ann")
 
@@ -84,7 +96,7 @@ def _kind(path: Path) -> str | None:
     try:
         with open(path, "rb") as file:
             content = file.read(_START)
-            if suffix == ".json" and len(content) == _START:
+            if suffix in _JSON_SUFFIXES and len(content) == _START:
                 file.seek(-_END, os.SEEK_END)
                 content += file.read()
     except OSError:
@@ -93,23 +105,24 @@ def _kind(path: Path) -> str | None:
         return "kaggle-rle" if is_kaggle_header(content.split(b"\n")[0].decode("utf-8", "replace")) else None
     if suffix == ".xml":
         return "cvat" if re.search(rb"<annotations[\s>]", content) and re.search(rb"<image\s", content) else None
-    if suffix != ".json":
+    if suffix not in _JSON_SUFFIXES:
         return None
     return next((kind for kind, keys in _JSON_KEYS.items() if _is_json_of(kind, keys, content)), None)
 
 
 def _is_json_of(kind: str, keys: tuple[bytes, ...], content: bytes) -> bool:
     """Whether the keys are there, in a list, as Label Studio's tasks are, or in a dict."""
-    if content.lstrip(b"\xef\xbb\xbf \r\n\t")[:1] != (b"[" if kind == "label-studio" else b"{"):
+    start = content.lstrip(b"\xef\xbb\xbf \r\n\t")[:1]
+    if not start or start not in _JSON_STARTS.get(kind, b"{"):
         return False
     return all(re.search(rb'"(?:' + key + rb')"\s*:', content) for key in keys)
 
 
-def _files(root: Path, suffix: str) -> Iterator[Path]:
+def _files(root: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
     """The files in a folder, in its "annotations" and in the folders of splits."""
     inner = [path for path in subfolders(root) if path.name == "annotations" or split_of_name(path.name)]
     for folder in (root, *inner):
-        names = sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(suffix))
+        names = sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(suffixes))
         yield from (folder / name for name in names if not name.startswith(".") and (folder / name).is_file())
 
 
@@ -155,7 +168,8 @@ def _labelme_splits(root: Path) -> Places:
 
 def _has_labelme(folder: Path) -> bool:
     for inner in (folder / name for name in _LABELME_FOLDERS):
-        names = sorted(path.name for path in inner.glob("*.json"))[:_MOST_FILES] if inner.is_dir() else []
+        names = sorted(entry.name for entry in os.scandir(inner)) if inner.is_dir() else []
+        names = [name for name in names if name.lower().endswith(".json")][:_MOST_FILES]
         if any(_kind(inner / name) == "labelme" for name in names):
             return True
     return False
@@ -163,7 +177,8 @@ def _has_labelme(folder: Path) -> bool:
 
 def _colour_splits(root: Path) -> Places:
     pairs = pair_splits(root) if find_colour_table(root) is not None and voc_root(root) is None else {}
-    return {split: pair for split, pair in pairs.items() if _is_coloured(pair)}
+    # One is enough: a palette beside pictures of colours shows colours too.
+    return dict(pairs) if any(map(_is_coloured, pairs.values())) else {}
 
 
 def _is_coloured(pair: FolderPair) -> bool:
@@ -218,7 +233,7 @@ def _open_file(reader: Callable[..., SegmentationDataset]) -> Callable[..., Segm
     def open_one(path: Any, split: str, places: Places, image_folder: Any, options: dict) -> SegmentationDataset:
         file = only_file(places[split], split)
         folder = _image_folder(path, image_folder, split, file)
-        if reader in (ViaRegions, LabelStudio):
+        if reader in (ViaRegions, LabelStudio, LabelboxRows):
             options = {"label_files": [name for files in places.values() for name in files], **options}
         return reader(file, folder, split=split, **_with_names(path, options))
 
@@ -251,7 +266,7 @@ def chosen_pair(
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: no folders were found, and none are given.
+        ValueError: no folders were found, or several of label maps, and none are given.
     """
     options = dict(options)
     images, labels = options.pop("images", None), options.pop("labels", None)
@@ -265,6 +280,7 @@ def chosen_pair(
         )
     else:
         pair = FolderPair(*places[split])
+        check_only_labels(Path(path), pair)
         pair = pair if suffix is None else pair._replace(label_suffix=suffix)
     return pair if image_folder is None else pair._replace(images=Path(image_folder)), options
 
@@ -293,6 +309,7 @@ TOOL_OPENERS: dict[str, Callable[..., SegmentationDataset]] = {
     "labelme": _open_labelme,
     "via": _open_file(ViaRegions),
     "label-studio": _open_file(LabelStudio),
+    "labelbox": _open_file(LabelboxRows),
     "cvat": _open_file(CvatImages),
     "kaggle-rle": _open_file(KaggleRuns),
     "object-masks": _open_object_masks,

@@ -14,6 +14,7 @@ from m2f.data.image_finder import ImageFinder
 from m2f.data.image_reading import ImageFile
 from m2f.data.label_maps import ClassTable, has_channels, read_channels, read_label_map, segments_of_classes
 from m2f.data.segment_map import Sample, SegmentMap
+from m2f.image_processing.image_opening import IMAGE_SUFFIXES
 from m2f.image_processing.label_values import IGNORE_INDEX, IGNORED, NOTHING
 from m2f.image_processing.white_level import WhiteLevel
 
@@ -146,9 +147,17 @@ def _folder(root: Path, names: Sequence[str]) -> Path:
 def _listed(root: Path, split: str) -> list[str]:
     path = root / _LISTS / f"{split}.txt"
     try:
-        return [words[0] for line in path.read_text(encoding="utf-8-sig").splitlines() if (words := line.split())]
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
+    return [_stem(words[0]) for line in lines if (words := line.split())]
+
+
+def _stem(name: str) -> str:
+    """Of an image in a list, which may be written as its path in the dataset."""
+    name = name.replace("\\", "/").removeprefix("/").removeprefix(f"{_IMAGES}/")
+    stem, dot, suffix = name.rpartition(".")
+    return stem if dot + suffix.lower() in IMAGE_SUFFIXES else name
 
 
 def _stems(root: Path, split: str, labels: Path) -> list[str]:

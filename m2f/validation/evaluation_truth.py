@@ -10,15 +10,12 @@ every other format: the sample's labels. Their ignored pixels, which may be a cr
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from m2f.data.coco_instances import CocoInstances
-from m2f.data.coco_json import read_json
 from m2f.data.coco_panoptic import CocoPanoptic
-from m2f.data.coco_values import settle_values
 from m2f.data.held_out_images import DatasetPart
 from m2f.data.label_maps import read_channels
 from m2f.data.segment_map import IGNORED, NOTHING, Sample, SegmentMap
@@ -42,11 +39,7 @@ class Truth(Protocol):
 
 
 def truth_of(dataset: SegmentationDataset) -> Truth:
-    """What the dataset's format calls for.
-
-    Raises:
-        FileNotFoundError, ValueError: its annotations cannot be read again.
-    """
+    """What the dataset's format calls for."""
     if isinstance(dataset, DatasetPart):
         return PartTruth(truth_of(dataset.dataset), dataset.indices)
     if isinstance(dataset, CocoInstances):
@@ -122,23 +115,14 @@ class CocoPanopticTruth(SampleTruth):
 
     dataset: CocoPanoptic
 
-    def __init__(self, dataset: CocoPanoptic):
-        super().__init__(dataset)
-        entries = _content(dataset.annotation_file)["annotations"]
-        self._entries = {entry["image_id"]: entry for entry in entries}
-
     def image_id(self, index: int) -> int | str:
         return self.dataset.images[index].id
 
     def panoptic(self, index: int, sample: Sample) -> dict[str, Any]:
-        entry = self._entries[self.image_id(index)]
         path = self.dataset.segments_path(index)
         assert path is not None  # the sample was read from it
         colours = read_channels(path, str(path))
-        infos = entry["segments_info"]
-        if self.dataset.crowds_are_objects:
-            infos = [{**info, "iscrowd": 0} for info in infos]
-        return panoptic_target(colours, infos, self.dataset.category_ids)
+        return panoptic_target(colours, self.dataset.segments_info(index), self.dataset.category_ids)
 
     def instance(self, index: int, sample: Sample) -> TrueInstances:
         segments, crowd = self._segments(index, sample)
@@ -158,10 +142,3 @@ class CocoPanopticTruth(SampleTruth):
         ids = np.where(ids == NOTHING, IGNORED, ids).astype(np.int32)
         labels, crowd = (np.array([info[key] for info in infos], np.int64) for key in ("label_id", "iscrowd"))
         return SegmentMap(ids[None], labels), crowd.astype(bool)
-
-
-def _content(path: Path) -> dict[str, Any]:
-    """Of a json that a reader has read."""
-    content = read_json(path)
-    settle_values(content)
-    return content

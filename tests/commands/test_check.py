@@ -1,12 +1,14 @@
 """`m2f check` on the bundled images and on broken copies of them."""
 
 import json
+import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from evaluation_data import write_instances
 from fake_reader import LEFT, FakeReader, good, sample
 from PIL import Image
 
@@ -14,6 +16,8 @@ from m2f.cli import main
 from m2f.commands.check import report_lines
 from m2f.data.contact_sheet import draw_contact_sheet
 from m2f.data.dataset_check import check_readers
+from m2f.data.dataset_formats import open_dataset
+from m2f.data.held_out_images import hold_out
 from m2f.data.image_inspection import Finding
 
 NUCLEI = Path(__file__).parents[2] / "examples" / "nuclei"
@@ -49,6 +53,28 @@ def test_bundled_data(capsys):
     assert out.endswith("contact sheet: m2f_check.png\nerrors: 0, warnings: 0, notes: 0; training may start\n")
     with Image.open("m2f_check.png") as sheet:
         assert sheet.format == "PNG" and sheet.width > 1000
+
+
+def test_names_do_not_steer_the_terminal():
+    reader = FakeReader(
+        [sample("a\x1b[2J\nb", [{}], []), sample("\u202ec", [{0: LEFT}], [0])], {0: "\x1b]0;x\x07dog", 1: "\u72d7"}
+    )
+    text = "\n".join(report_lines(check_readers({"tr\x9bain": reader}, workers=1), "da\x1bta", None))
+    assert "\\x1b]0;x\\x07dog" in text and "\u72d7" in text and "\\x1b[2J\\nb" in text and "da\\x1bta" in text
+    assert not any(sign in text for sign in "\x1b\x07\x9b\u202e")
+
+
+def test_what_a_reader_says_is_said_once(broken, capsys, caplog):
+    path = broken / "val.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["segmentation"] = []
+    path.write_text(json.dumps(content))
+    level = logging.getLogger("m2f.data").level
+    main(["check", str(path), "--sheet-images=0"])
+    captured = capsys.readouterr()
+    assert captured.out.count("have no polygon of three points") == 1
+    assert "polygon" not in captured.err and not caplog.records
+    assert logging.getLogger("m2f.data").level == level
 
 
 def test_broken_data(broken, capsys):
@@ -236,3 +262,16 @@ def test_datasets_that_cannot_be_written_are_refused_before_reading(words, messa
     Path("file").write_text("")
     assert main(["check", str(NUCLEI), "--write", *words]) == 2
     assert capsys.readouterr().err == f"m2f check: error: {message.format(here=Path.cwd())}\n"
+
+
+def test_the_part_that_training_holds_out_is_a_split(tmp_path, capsys):
+    path = write_instances(tmp_path, count=12).rename(tmp_path / "instances_default.json")
+    kept, held = hold_out(open_dataset(path), 0.3)
+    same = next(index for index in range(len(kept)) if kept[index].image.size == held[0].image.size)
+    shutil.copy(kept.image_path(same), held.image_path(0))
+    assert main(["check", str(path), "--validation-fraction=0.3", "--sheet-images=0"]) == 0
+    out = capsys.readouterr().out
+    assert f"instances_default: coco-instance, instance\n  images    {len(kept)}\n" in out
+    assert f"instances_default-held-out: coco-instance, instance\n  images    {len(held)}\n" in out
+    assert "WARNING images that are in several splits" in out
+    assert main(["check", str(path), "--validation-fraction=2", "--sheet-images=0"]) == 2

@@ -14,8 +14,11 @@ from PIL import Image
 from shapes_dataset import shapes_model, shapes_processor  # noqa: E402
 from torch import get_num_threads
 
-from m2f.cli import main  # noqa: E402
+from m2f.cli import command_parser, main  # noqa: E402
+from m2f.commands.train import open_datasets
+from m2f.commands.val import open_validation_data
 from m2f.evaluation.measuring_machine import processor_name  # noqa: E402
+from m2f.training.option_values import resolve_options
 
 ROOT = Path(__file__).parents[2]
 
@@ -291,3 +294,34 @@ def test_images_are_read_with_the_white_level_of_checkpoint_or_options(data, mon
     ):
         assert m2f_val("reader", data / "panoptic", "--dry-run", *words) == 0
         assert seen[-1].white_level == expected
+
+
+def names_of(dataset) -> list[str]:
+    return [dataset.name_of(index) for index in range(len(dataset))]
+
+
+def test_the_images_that_training_holds_out(tmp_path):
+    """Of a folder and of the file itself, of the split that training was told or of the only one."""
+    write_instances(tmp_path / "export", count=12)
+    (tmp_path / "export" / "instances_val.json").rename(tmp_path / "export" / "instances_default.json")
+    held = []
+    for words in (
+        [tmp_path / "export"],
+        [tmp_path / "export", "--split=instances_default"],
+        [tmp_path / "export" / "instances_default.json"],
+    ):
+        args = command_parser("val").parse_args(["x", *map(str, words), "--validation-fraction=0.3"])
+        held.append(names_of(open_validation_data(args)))
+    options = {"data": str(words[0]), "validation_fraction": 0.3}
+    kept, evaluated = map(names_of, open_datasets(resolve_options(options)))
+    assert held == [evaluated] * 3 and len(kept) + len(evaluated) == 12 and kept
+
+
+def test_a_fraction_of_no_split_to_train_on(data, reader, tmp_path, capsys):
+    write_instances(tmp_path)
+    copy = tmp_path / "other.json"
+    copy.write_bytes((tmp_path / "instances_val.json").read_bytes())
+    text = error_of(capsys, "reader", tmp_path, "--validation-fraction=0.3")
+    assert "has the splits val, other, none of which is for training; give --split" in text
+    text = error_of(capsys, "reader", tmp_path, "--split=val", "--validation-fraction=1.5")
+    assert "validation_fraction is 1.5; above 0 and below 1 is needed" in text

@@ -148,6 +148,17 @@ def make_label_studio(root: Path):
     write_names(root)
 
 
+def make_labelbox(root: Path):
+    for split in ("train", "val"):
+        save(root / split / "a.png")
+        shape = {"name": "dog", "annotation_kind": "ImagePolygon", "polygon": [{"x": x, "y": y} for x, y in OUTLINE]}
+        label = {"annotations": {"objects": [shape], "classifications": []}}
+        size = {"height": SIZE[0], "width": SIZE[1]}
+        row = {"data_row": {"external_id": "a.png"}, "media_attributes": size, "projects": {"p": {"labels": [label]}}}
+        (root / split / "export.ndjson").write_text(json.dumps(row) + "\n")
+    write_names(root)
+
+
 CVAT = """<?xml version="1.0" encoding="utf-8"?>
 <annotations><version>1.1</version>
 <meta><task><labels><label><name>cat</name></label><label><name>dog</name></label></labels></task></meta>
@@ -191,6 +202,7 @@ MAKERS = {
     "labelme": make_labelme,
     "via": make_via,
     "label-studio": make_label_studio,
+    "labelbox": make_labelbox,
     "cvat": make_cvat,
     "kaggle-rle": make_kaggle,
     "object-masks": make_object_masks,

@@ -12,6 +12,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from m2f.data.coco_instances import CocoInstances
+from m2f.data.dataset_formats import open_dataset
 from m2f.image_processing.label_values import IGNORED
 
 NUCLEI = Path(__file__).parents[2] / "examples" / "nuclei"
@@ -168,6 +169,87 @@ def test_bad_pieces_are_left_out_and_counted(content, write):
     assert [entry["id"] for entry in dataset.annotations(0)] == [10, 11, 12, 20]
 
 
+@pytest.mark.parametrize("shape", [{}, {"segmentation": None}, {"bbox": [0, 0, 1, 1]}, {"points": [[1, 1]]}])
+def test_an_annotation_without_a_mask_is_left_out(content, write, shape):
+    content["annotations"].append({"id": 9, "image_id": 1, "category_id": 3, **shape})
+    dataset = CocoInstances(write(content))
+    assert len(dataset[0].segments.class_ids) == 2
+    assert ("left out", "1 of 4 annotations have no polygon of three points (a box is no mask); left out") in (
+        dataset.remarks
+    )
+
+
+def test_points_are_a_polygon(content, write):
+    """As Segments.ai writes it; where there is a segmentation, that counts."""
+    points = [[1, 1], [4, 1], [4, 3], [1, 3]]
+    content["annotations"].append({"id": 9, "image_id": 1, "category_id": 3, "points": points})
+    content["annotations"][0]["points"] = points
+    masks = CocoInstances(write(content))[0].segments.masks()
+    np.testing.assert_array_equal(masks[2], masks[1])
+    np.testing.assert_array_equal(masks[0], SQUARE)
+
+
+@pytest.mark.parametrize("categories", [[], [{"id": 7, "name": "object"}]])
+def test_annotations_without_a_category_are_of_the_only_one(content, write, categories):
+    for entry in content["annotations"]:
+        del entry["category_id"]
+    dataset = CocoInstances(write({**content, "categories": categories}))
+    assert dataset.id2label == {0: "object"} and dataset[0].segments.class_ids.tolist() == [0, 0]
+    with pytest.raises(ValueError, match="id 10 has no 'category_id'"):
+        CocoInstances(write(content))  # of two
+    content["annotations"][1]["category_id"] = 7
+    with pytest.raises(ValueError, match="id 10 has no 'category_id'"):
+        CocoInstances(write({**content, "categories": [{"id": 7, "name": "object"}]}))
+
+
+CORNERS = [[1, 1], [4, 1], [4, 3], [1, 3]]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        CORNERS,
+        [CORNERS],
+        [sum(CORNERS, [])],
+        [{"size": [4, 5], "counts": [5, 2, 2, 2, 2, 2, 5]}],
+        {"size": [4.0, 5.0], "counts": [5.0, 2, 2, 2, 2, 2, 5]},
+    ],
+)
+def test_forms_of_a_segmentation(content, write, form):
+    """Points in pairs, run lengths in a list and as floats: the rectangle of rows 1 and 2, columns 1 to 3."""
+    content["annotations"][1]["segmentation"] = form
+    dataset = CocoInstances(write(content))
+    rectangle = np.zeros((4, 5))
+    rectangle[1:3, 1:4] = 1
+    np.testing.assert_array_equal(dataset[0].segments.masks()[1], rectangle)
+    assert len(dataset.remarks) == 1  # of the crowd
+
+
+def test_shares_of_the_image_are_no_pixels(content, write):
+    """As Azure's labelling exports them."""
+    for entry in content["annotations"]:
+        entry["segmentation"] = [[0.2, 0.25, 1, 0.25, 1, 0.75, 0.2, 0.75]]
+    with pytest.raises(
+        ValueError, match="instances.json: no polygon reaches beyond 1, as shares .* pixels are needed"
+    ):
+        CocoInstances(write(content))
+    content["annotations"][-1]["segmentation"] = [[0, 0, 2, 0, 2, 2]]
+    assert len(CocoInstances(write(content))[0].segments.class_ids) == 2
+
+
+def test_a_json_without_images_says_so(content, write):
+    with pytest.raises(ValueError, match="instances.json lists no image"):
+        CocoInstances(write({**content, "images": [], "annotations": []}))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_encodings_of_a_json(content, write, encoding):
+    path = write(content)
+    path.write_bytes(path.read_text().encode(encoding))
+    for dataset in (CocoInstances(path), open_dataset(path.parent, "instances")):
+        np.testing.assert_array_equal(dataset[0].segments.masks()[0], SQUARE)
+
+
 def test_a_json_of_boxes_is_refused(content, write):
     for entry in content["annotations"]:
         entry["segmentation"] = []
@@ -204,7 +286,7 @@ def test_crowds_are_counted_and_may_be_objects(content, write):
 
 @pytest.mark.parametrize("section", ["images", "annotations", "categories"])
 def test_missing_sections_and_keys_are_named(content, write, section):
-    key = {"images": "file_name", "annotations": "segmentation", "categories": "name"}[section]
+    key = {"images": "file_name", "annotations": "image_id", "categories": "name"}[section]
     del content[section][1][key]
     with pytest.raises(ValueError, match=rf"instances\.json: '{section}', id \d+ has no '{key}'"):
         CocoInstances(write(content))

@@ -56,6 +56,18 @@ def test_which_classes_are_unknown_can_be_said(tmp_path):
     (tmp_path / "t").write_text(TABLES["labelmap.txt"])
     assert read_colour_table(tmp_path / "t", ["road"]).names == {0: "sky", 1: "Void"}
     assert read_colour_table(tmp_path / "t", []).names == {0: "sky", 1: "road", 2: "Void"}
+    assert read_colour_table(tmp_path / "t", ["ROAD", "Void"]).names == {0: "sky"}
+    save(tmp_path / "images" / "a.png", PIXELS)
+    save(tmp_path / "masks" / "a.png", PIXELS)
+    options = {"format": "colour-masks", "colours": str(tmp_path / "t")}
+    assert open_dataset(tmp_path, ignore="road", **options).id2label == {0: "sky", 1: "Void"}
+
+
+@pytest.mark.parametrize("name", [*TABLES, "semicolons.csv"])
+def test_tables_of_windows(tmp_path, name):
+    text = TABLES["class_dict.csv"].replace(",", ";") if name == "semicolons.csv" else TABLES[name]
+    (tmp_path / name).write_bytes("\ufeff".encode() + text.replace("\n", "\r\n").encode())
+    assert read_colour_table(tmp_path / name).names == {0: "sky", 1: "road"}
 
 
 def test_unknown_colours_are_counted(tmp_path):
@@ -115,3 +127,14 @@ def test_pictures_are_not_read_when_their_folder_is_opened(tmp_path, monkeypatch
     (tmp_path / "labelmap.txt").write_text("# label:color_rgb:parts:actions\nblack:0,0,0::\n")
     monkeypatch.setattr("m2f.data.semantic_folder.read_label_map", lambda *_: pytest.fail("a picture was read"))
     assert open_dataset(tmp_path).format == "colour-masks"
+
+
+def test_palettes_beside_pictures_of_colours_show_colours_too(tmp_path):
+    """The numbers of such a palette are of one picture alone."""
+    for split in ("train", "val"):
+        save(tmp_path / split / "images" / "a.png", PIXELS)
+        save(tmp_path / split / "masks" / "a.png", PIXELS)
+    Image.fromarray(PIXELS).quantize(8).save(tmp_path / "train" / "masks" / "a.png")
+    (tmp_path / "labelmap.txt").write_text(TABLES["labelmap.txt"])
+    for split in ("train", "val"):
+        check(open_dataset(tmp_path, split))

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from checked_samples import check, found, image_with
-from fake_reader import LEFT, FakeReader, good, sample
+from fake_reader import ALL, LEFT, RIGHT, FakeReader, good, sample
 from PIL import Image
 
 from m2f.data.dataset_check import check_dataset, check_readers
@@ -81,6 +81,12 @@ def test_class_table_of_the_training_split():
         ("class name", "classes [1, 3] are all called 'dog'"),
         ("unused class", "class 3 'dog'"),
     ]
+
+
+def test_names_that_differ_in_capitals_or_spaces_alone():
+    reader = FakeReader([good("t")], {0: "red dog", 1: "Red  dog ", 2: "cat"})
+    found = [f.message for f in check_readers({"train": reader}).findings if f.kind == "class name"]
+    assert found == ["['red dog', 'Red  dog '] differ in capitals or spaces alone"]
 
 
 class UnnamedReader(FakeReader):
@@ -172,3 +178,17 @@ def test_what_a_reader_says_of_its_split_is_a_finding():
     ]
     reader.remarks = [("only crowd regions", "4 of 4")]
     assert not check_readers({"train": reader}).may_train()
+
+
+@pytest.mark.parametrize(
+    ("second", "is_found"),
+    [({0: RIGHT, -2: LEFT}, True), ({0: ALL}, False), ({1: RIGHT, -2: LEFT}, False), ({0: LEFT, 2: RIGHT}, False)],
+)
+def test_masks_of_0_and_255_beside_masks_of_0_and_1(second, is_found):
+    """With names, so that the reader itself does not look at the values of all."""
+    ids = sorted(label for label in second if label >= 0)
+    layer = {label if label < 0 else ids.index(label): place for label, place in second.items()}
+    reader = FakeReader([good("a"), sample("b", [layer], ids)], {0: "sky", 1: "dog", 2: "cat"})
+    reader.task = "semantic"
+    found = [f for f in check_readers({"train": reader}).findings if f.kind == "mixed masks"]
+    assert [f.name for f in found] == ["b"] * is_found

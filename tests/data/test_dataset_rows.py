@@ -165,3 +165,71 @@ def test_negative_and_high_indices():
     assert [sample.name for sample in dataset] == ["row 0", "row 1"]
     with pytest.raises(IndexError):
         dataset[2]
+
+
+def test_an_ignored_value_that_the_user_chose_is_ignored():
+    rows = rows_of(image=[IMAGE], label=[Image.fromarray(np.where(BLOB == 1, 1, 255).astype(np.uint8))])
+    with pytest.raises(ValueError, match="hold only 1 and 255, and 255 is ignored"):
+        DatasetRows(rows)
+    segments = DatasetRows(rows, ignore_index=255)[0].segments
+    np.testing.assert_array_equal(segments.ignored(), BLOB == 0)
+    assert segments.class_ids.tolist() == [1]
+
+
+def rows_of_paths(**columns: list[str]) -> datasets.Dataset:
+    return rows_of(**{name: [{"bytes": None, "path": path} for path in paths] for name, paths in columns.items()})
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("images/a.png", "masks/a.png"),
+        ("C:\\data\\images\\a.png", "C:\\data\\masks\\a.png"),
+        ("/elsewhere/images/a.png", "/elsewhere/masks/a.png"),
+        ("../images/A.PNG", "https://host/masks/a.png?size=1"),
+    ],
+)
+def test_paths_of_another_machine_mean_files_in_the_folder(tmp_path, image, label):
+    for name, picture in (("images", IMAGE), ("masks", Image.fromarray(LABELS))):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        picture.save(tmp_path / "data" / name / "a.png")
+    dataset = DatasetRows(rows_of_paths(image=[image], label=[label]), folder=tmp_path / "data")
+    np.testing.assert_array_equal(np.asarray(dataset[0].image), np.asarray(IMAGE))
+    np.testing.assert_array_equal(dataset[0].segments.masks()[2], BLOB)
+
+
+def test_paths_of_rows_mean_no_file_outside_and_none_of_another_row(tmp_path):
+    folder = tmp_path / "data"
+    for place in ("", "data/images", "data/masks"):
+        (tmp_path / place).mkdir(exist_ok=True, parents=True)
+        Image.fromarray(LABELS).save(tmp_path / place / "a.png")
+    masks = ["masks/a.png"] * 4
+    images = ["images/a.png", "../a.png", "/other/A.png", "b.png"]
+    dataset = DatasetRows(rows_of_paths(image=images, label=masks), folder=folder)
+    assert len(dataset[0].segments.class_ids) == 3
+    with pytest.raises(ValueError, match="'images/a.png' in .* is already that of 'images/a.png'"):
+        dataset[1]
+    with pytest.raises(ValueError, match="row 2 names the file '/other/A.png', but"):
+        dataset[2]
+    with pytest.raises(FileNotFoundError, match="b.png"):
+        dataset[3]
+    (folder / "images" / "a.png").unlink()
+    with pytest.raises(ValueError, match="row 0 names the file '../a.png', which is outside .* and is not read"):
+        DatasetRows(rows_of_paths(image=["../a.png"], label=masks[:1]), folder=folder)[0]
+
+
+def test_masks_of_0_and_1_beside_masks_of_0_and_255():
+    rows = rows_of(image=[IMAGE] * 2, label=[Image.fromarray(BLOB), Image.fromarray(BLOB * 255)])
+    with pytest.raises(ValueError, match="hold 0 and 1 in some maps and 0 and 255 in others"):
+        _ = DatasetRows(rows).id2label
+    assert DatasetRows(rows, ignore_index=255).id2label == {0: "0", 1: "1"}
+
+
+def test_a_file_that_a_later_row_names_is_of_no_other(tmp_path):
+    for name, picture in (("images", IMAGE), ("masks", Image.fromarray(LABELS))):
+        (tmp_path / name).mkdir()
+        picture.save(tmp_path / name / "a.png")
+    rows = rows_of_paths(image=["A.PNG", "images/a.png"], label=["masks/a.png"] * 2)
+    with pytest.raises(FileNotFoundError, match="row 0: no such file: .*A.PNG"):
+        DatasetRows(rows, folder=tmp_path)[0]
+    assert len(DatasetRows(rows.select([0]), folder=tmp_path)[0].segments.class_ids) == 3

@@ -1,9 +1,12 @@
 """Folders of images and label maps under many names; which is which, and which split."""
 
+import shlex
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from m2f.commands.data_arguments import reader_option
 from m2f.data.dataset_formats import list_splits, open_dataset
 from m2f.data.folder_pairs import pair_splits
 
@@ -79,3 +82,43 @@ def test_folders_without_label_maps_are_none(tmp_path):
     save(tmp_path / "images" / "a.png")
     save(tmp_path / "masks" / "b.png", LABELS)  # of another image
     assert pair_splits(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "other"),
+    [
+        ("images/{}", "masks/{}", "labels/{}"),
+        ("images", "masks", "labels"),
+        ("imgs", "gt", "Mask"),
+        ("{}/images", "{}/masks", "{}/labels"),
+        ("imgs/{}", "gt/{}", "mask/{}"),
+    ],
+)
+def test_two_folders_of_label_maps_need_a_word(tmp_path, images, labels, other):
+    images, labels, other = (name.format("train") for name in (images, labels, other))
+    for place, pixels in ((images, None), (labels, LABELS), (other, np.zeros_like(LABELS))):
+        save(tmp_path / place / "a.png", pixels)
+    with pytest.raises(ValueError, match="has label maps in several folders, .*; say which") as error:
+        open_dataset(tmp_path)
+    assert labels in str(error.value) and other in str(error.value)
+    words = shlex.split(str(error.value).partition("--data-options ")[2])
+    chosen = dict(map(reader_option, words))
+    assert chosen["labels"] in (labels.replace("train", "").strip("/"), other.replace("train", "").strip("/"))
+    assert len(open_dataset(tmp_path, **chosen)) == 1
+    (tmp_path / other / "a.png").rename(tmp_path / other / "b.png")  # of no image
+    np.testing.assert_array_equal(open_dataset(tmp_path)[0].segments.masks()[1], LABELS == 1)
+
+
+def test_a_folder_beside_the_splits_is_no_split(tmp_path):
+    save(tmp_path / "images" / "thumbs" / "x.jpg")
+    save(tmp_path / "images" / "a.jpg")
+    save(tmp_path / "label" / "a.png", LABELS)
+    assert list_splits(tmp_path) == ["train"] and open_dataset(tmp_path).name_of(0) == "a.jpg"
+
+
+def test_names_come_in_their_order(tmp_path):
+    """ "imgs" before "camerargb" and "label" before "gt", whatever the alphabet says."""
+    for place in ("imgs", "camerargb"):
+        save(tmp_path / place / "a.jpg")
+    save(tmp_path / "label" / "a.png", LABELS)
+    assert pair_splits(tmp_path)["train"].images == tmp_path / "imgs"

@@ -43,9 +43,11 @@ def test_ignored_pixels_and_maps_without_objects(write):
     assert dataset[1].segments.class_ids.tolist() == [] and dataset[2].segments.areas().tolist() == [12]
 
 
-def test_a_table_tells_the_classes(write, tmp_path):
+@pytest.mark.parametrize("delimiter", [",", ";"])
+def test_a_table_tells_the_classes(write, tmp_path, delimiter):
     table = tmp_path / "t.csv"
-    table.write_text("image,id,class\n,1-299,cat\na.tif,2,dog\nb,1,cow\n,300,dog\n", encoding="utf-8-sig")
+    text = "image,id,class\n,1-299,cat\na.tif,2,dog\nb,1,cow\n,300,dog\n"
+    table.write_text(text.replace(",", delimiter), encoding="utf-8-sig")
     dataset = InstanceMaps(*write(a=IDS, b=IDS.clip(max=1), c=IDS + 1), classes=table)
     assert dataset.id2label == {0: "cat", 1: "dog", 2: "cow"}
     assert dataset[0].segments.class_ids.tolist() == [0, 1, 0, 1]  # 1, 2, 255, 300

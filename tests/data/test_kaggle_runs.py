@@ -119,3 +119,12 @@ def test_images_in_folders_of_the_splits(tmp_path, masks):
         write(tmp_path / f"{split}_images", "", "notes.txt")
     (tmp_path / "train.csv").write_text(f"ImageId,EncodedPixels\na.png,{runs(masks[0])}\n")
     assert open_dataset(tmp_path).image_path(0) == tmp_path / "train_images" / "a.png"
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_files_of_spreadsheets(tmp_path, masks, delimiter):
+    text = f"ImageId,EncodedPixels\na.png,{runs(masks[0])}\n".replace(",", delimiter)
+    write(tmp_path, "\ufeff" + text)
+    dataset = open_dataset(tmp_path)
+    assert dataset.format == "kaggle-rle"
+    np.testing.assert_array_equal(dataset[0].segments.masks(), masks[:1])

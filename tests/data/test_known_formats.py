@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from PIL import Image
 
 from m2f.data.dataset_formats import open_dataset
 
@@ -13,18 +14,20 @@ VIA = {"a.png9": {"filename": "a.png", "size": 9, "regions": []}}
 SLY = {"description": "", "size": {"height": 3, "width": 4}, "objects": [{"classTitle": "a", "bitmap": {}}]}
 DATUMARO = {"info": {}, "categories": {"label": {}}, "items": [{"id": "a", "annotations": []}]}
 CASES = {
-    "deep/er/a.json": (SHAPES, "LabelMe's json ('a.json'): give the folder of its jsons with --format labelme"),
-    "deep/er/tasks.json": (TASK, "Label Studio's json ('tasks.json'): give the json itself with --format label-s"),
-    "deep/er/via.json": (VIA, "VGG Image Annotator's json ('via.json'): give the json itself with --format via"),
+    "deep/er/a.json": (SHAPES, "LabelMe's json ('deep/er/a.json'): give the folder of its jsons with --format label"),
+    "deep/er/tasks.json": (TASK, "Label Studio's json ('deep/er/tasks.json'): give the json itself with --form"),
+    "deep/er/via.json": (VIA, "VGG Image Annotator's json ('deep/er/via.json'): give the json itself with"),
     "project.json": ({"_via_settings": {}, "_via_img_metadata": {}}, "VGG Image Annotator's json"),
     "instances_val2017.segm.json": ([PREDICTION], "COCO's results (predictions)"),
     "default.json": (DATUMARO, "Datumaro's json ('default.json'): convert it with `datum convert -if datumaro"),
-    "ann/a.png.json": (SLY, "Supervisely's json ('a.png.json')"),
+    "ann/a.png.json": (SLY, "Supervisely's json ('ann/a.png.json')"),
     "sa_1.json": ({"image": {"image_id": 1}, "annotations": [{"segmentation": {}}]}, "Segment Anything's json"),
     "captions_val.json": ({"images": [], "annotations": [{"caption": "a"}]}, "COCO's captions, key points or boxes"),
-    "export.ndjson": ({"data_row": {"id": "x"}, "projects": {}}, "Labelbox's json"),
+    "deep/task/a.json": ({"images": [], "annotations": [{"segmentation": 0}]}, "COCO's json ('deep/task/a.json')"),
+    "min.json": ([{"image": "a.png", "label": [{"polygonlabels": ["x"]}]}], "Label Studio's JSON-MIN ('min.json')"),
+    "export.ndjson": ({"DataRow ID": "x", "Labeled Data": "https://x/a.png"}, "Labelbox's older json"),
     "annotations.xml": ("<?xml?>\n<annotations>\n <version>1.1", "CVAT's xml of a video ('annotations.xml'): export"),
-    "Annotations/a.xml": ("<annotation><folder>x</folder><filename>a.jpg</filename>", "Pascal VOC's xml ('a.xml')"),
+    "Annotations/a.xml": ("<annotation><folder>x</folder><filename>a.jpg</filename>", "Pascal VOC's xml"),
     "train-masks.csv": ("MaskPath,ImageID,LabelName,BoxID\n", "Open Images' csv"),
     "train.csv": ("picture,annotation\na.jpg,1 3\n", "a csv of run lengths (Kaggle)"),
     "via.csv": ("filename,file_size,region_count,region_shape_attributes\n", "VGG Image Annotator's csv"),
@@ -42,7 +45,8 @@ def test_a_file_of_another_format_is_named_with_the_way_in(tmp_path, name):
     for path in (tmp_path,) if name.startswith("deep/") else (tmp_path, file):
         with pytest.raises(ValueError) as error:
             open_dataset(path)
-        assert f"{path} is not read as it is. It holds {message}" in str(error.value)
+        place = "" if path == tmp_path else f"{file.parent.name}/"
+        assert f"{path} is not read as it is. It holds {message.replace(place, '')}" in str(error.value)
         assert "\n" not in str(error.value)
 
 
@@ -66,3 +70,17 @@ def test_a_name_in_a_message_brings_no_control_characters(tmp_path):
     with pytest.raises(ValueError) as error:
         open_dataset(tmp_path)
     assert r"'a\x1b[31m.zip'" in str(error.value) and "\x1b" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_named"), [("masks/a.jpg", True), ("train/Labels/a.gif", True), ("x/a.jpg", False)]
+)
+def test_label_maps_that_are_not_read_are_named(tmp_path, name, is_named):
+    for place in ("images/a.jpg", name):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (3, 2)).save(tmp_path / place)
+    with pytest.raises(ValueError) as error:
+        open_dataset(tmp_path)
+    place, suffix = name.rpartition("/")[0], name[-4:]
+    wanted = f"{suffix} files in {place!r}, which may be label maps: write them as PNG or TIFF"
+    assert (wanted in str(error.value)) == is_named

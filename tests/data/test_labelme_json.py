@@ -125,6 +125,7 @@ def test_images_in_a_folder_beside(tmp_path):
         ([shape("dog", [[1, 1], [2, 2], [3, 3]], "rectangle")], "annotation shape 0: 6 numbers are given"),
         ([shape("dog", [[1, None], [2, 2], [3, 3]])], "None is no number"),
         ([shape("dog", [[0, 0], [1e6, 2], [3, 3]])], "reaches from 0.0 to 1000000.0 pixels, too far outside"),
+        ([shape(" ", TRIANGLE)], "shape 0: its label is empty"),
         ([shape(7, TRIANGLE)], "shape 0: 'label' is 7; a text is needed"),
         (["x"], "shape 0: 'x' stands where a dict is needed"),
         ([shape("dog", [[0, 0], [1, 1]], "mask", mask="%")], "the mask is no base64"),

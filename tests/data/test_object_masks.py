@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from m2f.data.dataset_formats import list_splits, open_dataset
-from m2f.data.object_masks import read_binary_mask
+from m2f.data.object_masks import named_images, read_binary_mask
 
 SIZE = (6, 8)
 MASKS = np.random.default_rng(0).random((3, *SIZE)) > 0.5
@@ -91,3 +91,48 @@ def test_masks_that_are_none(tmp_path, pixels, message):
     with pytest.raises(ValueError, match=message) as error:
         open_dataset(tmp_path)[0]
     assert "bad.png" in str(error.value)
+
+
+def test_masks_of_one_class_are_in_the_order_of_their_numbers(tmp_path):
+    save(tmp_path / "images" / "x.png")
+    for number, mask in ((10, MASKS[1]), (9, MASKS[0])):
+        save(tmp_path / "annotations" / f"x_cell_{number}.png", mask.astype(np.uint8))
+    np.testing.assert_array_equal(open_dataset(tmp_path)[0].segments.masks(), MASKS[:2])
+
+
+def test_a_mask_after_no_image_is_refused(tmp_path):
+    save(tmp_path / "images" / "x.png")
+    save(tmp_path / "annotations" / "x_cell_0.png", MASKS[0].astype(np.uint8))
+    save(tmp_path / "annotations" / "y_cell_0.png", MASKS[0].astype(np.uint8))
+    with pytest.raises(ValueError, match="y_cell_0.png is not called IMAGE_CLASS_NUMBER after an image in"):
+        named_images(tmp_path / "images", tmp_path / "annotations")
+
+
+def test_label_maps_of_the_images_names_are_no_masks_of_objects(tmp_path):
+    """In folders of one image each, and with names that only look like IMAGE_CLASS_NUMBER."""
+    save(tmp_path / "one" / "part1" / "images" / "x.png")
+    save(tmp_path / "one" / "part1" / "masks" / "x.png", MASKS[0].astype(np.uint8))
+    for stem in ("x", "x_left_1"):
+        save(tmp_path / "two" / "images" / f"{stem}.png")
+    save(tmp_path / "two" / "annotations" / "x_left_1.png", MASKS[0].astype(np.uint8))
+    assert open_dataset(tmp_path / "one", "part1").format == open_dataset(tmp_path / "two").format == "semantic-folder"
+
+
+def test_masks_of_a_sideways_photo_have_one_size(tmp_path):
+    """Upright or as stored, but not both."""
+    bowl(tmp_path, "abc", MASKS[:1])
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", SIZE[::-1]).save(tmp_path / "abc" / "images" / "abc.png", exif=exif)
+    assert open_dataset(tmp_path)[0].segments.masks().shape == (1, *SIZE[::-1])
+    save(tmp_path / "abc" / "masks" / "turned.png", MASKS[1].T.astype(np.uint8))
+    with pytest.raises(ValueError, match=r"its masks have different sizes \(height, width\): \[\(6, 8\), \(8, 6\)\]"):
+        open_dataset(tmp_path)[0]
+
+
+def test_splits_share_their_classes(tmp_path):
+    for split, name in (("train", "square"), ("val", "circle")):
+        save(tmp_path / split / "images" / "x.png")
+        save(tmp_path / split / "annotations" / f"x_{name}_0.png", MASKS[0].astype(np.uint8))
+    assert open_dataset(tmp_path, "val").id2label == {0: "circle", 1: "square"}
+    assert open_dataset(tmp_path)[0].segments.class_ids.tolist() == [1]

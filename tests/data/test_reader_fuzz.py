@@ -104,7 +104,7 @@ def decode_by_definition(segmentation: Any) -> np.ndarray:
 
 def without_stray_parts(entry: dict) -> dict:
     """The annotation without its polygons of fewer than three points."""
-    parts = entry["segmentation"]
+    parts = entry.get("segmentation") or []
     return {**entry, "segmentation": [p for p in parts if len(p) > 5] if isinstance(parts, list) else parts}
 
 
@@ -365,6 +365,7 @@ TOOL_FILES = {
     "labelme": "train/a.json",
     "via": "train/via_region_data.json",
     "label-studio": "train/tasks.json",
+    "labelbox": "train/export.ndjson",
     "cvat": "train/annotations.xml",
     "kaggle-rle": "train.csv",
     "colour-masks": "labelmap.txt",
@@ -397,7 +398,7 @@ def test_files_of_tools_with_changed_bytes(tmp_path, kind):
     assert 0 < read < 60  # both outcomes are tried
 
 
-@pytest.mark.parametrize("kind", ["labelme", "via", "label-studio"])
+@pytest.mark.parametrize("kind", ["labelme", "via", "label-studio", "labelbox"])
 def test_json_files_of_tools_with_changed_values(tmp_path, kind):
     MAKERS[kind](tmp_path)
     rng, path, read = random.Random(kind), tmp_path / TOOL_FILES[kind], 0

@@ -129,9 +129,9 @@ def test_masks_whose_object_would_be_ignored_are_refused_with_the_way_to_read_th
     ("values", "options", "refused"),
     [
         ([10, 255], {}, True),  # of a palette
-        ([0, 1], {"ignore_index": 1}, True),
-        ([0, 1], {"ignore_index": 0}, True),
+        ([0, 255], {"ignore_index": "auto"}, True),
         ([0, 1], {"reduce_labels": True}, True),
+        ([0, 1], {"reduce_labels": True, "ignore_index": 1}, True),
         ([0, 255], {"reduce_labels": True}, True),
         ([0, 1], {}, False),
         ([0, 255], {"ignore_index": None, "id2label": {0: "a", 255: "b"}}, False),
@@ -150,6 +150,49 @@ def test_two_values_of_which_one_is_ignored(write, values, options, refused):
     words = shlex.split(str(error.value).partition("--data-options ")[2])
     dataset = SemanticFolder(*folders, **options | dict(map(reader_option, words)))
     assert dataset[0].segments.class_ids.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(("other", "index"), [(1, 11), (0, 255), (1, 0)])
+def test_an_ignored_value_that_the_user_chose_is_ignored(write, other, index):
+    """Though it is one of two."""
+    labels = np.where(LABELS == 1, other, index).astype(np.uint8)
+    segments = SemanticFolder(*write({"a": labels}), ignore_index=index)[0].segments
+    assert segments.class_ids.tolist() == [other]
+    np.testing.assert_array_equal(segments.ignored(), LABELS != 1)
+
+
+def test_a_choice_of_another_word_is_refused(write):
+    with pytest.raises(ValueError, match=r"ignore_index must be a number, None \(null\) or 'auto', got 'none'"):
+        SemanticFolder(*write({"a": LABELS}), ignore_index="none")
+
+
+def test_a_label_map_is_read_once_for_the_classes(write, monkeypatch):
+    read = []
+    monkeypatch.setattr("m2f.data.semantic_folder.read_label_map", lambda *args: read.append(args[1]) or LABELS)
+    dataset = SemanticFolder(*write({name: LABELS for name in "abc"}))
+    assert len(read) == 1 and len(dataset.id2label) == 3
+    assert sorted(read) == [str(path) for path in sorted(dataset.label_folder.iterdir())]
+
+
+@pytest.mark.parametrize(
+    ("maps", "options", "refused"),
+    [
+        ([[0, 1], [0, 255]], {}, True),
+        ([[0, 1], [0, 255], [0, 0], [255, 255], [1, 1]], {}, True),
+        ([[0, 1], [0, 255]], {"ignore_index": 255}, False),
+        ([[0, 1], [0, 255], [1, 255]], {}, False),
+        ([[0, 1], [0, 255], [0, 2]], {}, False),
+        ([[0, 1], [255, 255]], {}, False),
+    ],
+)
+def test_masks_of_0_and_1_beside_masks_of_0_and_255(write, maps, options, refused):
+    folders = write({str(number): np.array([values], np.uint8) for number, values in enumerate(maps)})
+    dataset = SemanticFolder(*folders, **options)
+    if refused:
+        with pytest.raises(ValueError, match="hold 0 and 1 in some maps and 0 and 255 in others, .*ignore_index=255"):
+            _ = dataset.id2label
+    else:
+        assert dataset.id2label[1] == "1"
 
 
 def test_one_bit_masks_are_two_classes(write):

@@ -20,6 +20,20 @@ from small_datasets import (
     save,
     write_names,
 )
+from tool_exports import (
+    cvat_coco,
+    cvat_coco_masks,
+    fiftyone,
+    labelbox,
+    labelbox_with_masks,
+    roboflow_coco,
+    roboflow_yolo,
+    segments_instance,
+    segments_panoptic,
+    segments_vector,
+    ultralytics,
+    via_coco,
+)
 
 from m2f.cli import command_parser
 from m2f.data.dataset_check import check_dataset
@@ -120,6 +134,18 @@ MAKERS = {
     "CVAT": make_cvat,
     "CVAT, classes": cvat_masks,
     "CVAT, objects": cvat_masks,
+    "CVAT, polygons": cvat_coco,
+    "CVAT, masks": cvat_coco_masks,
+    "Roboflow, COCO": roboflow_coco,
+    "Roboflow, YOLO": roboflow_yolo,
+    "Ultralytics": ultralytics,
+    "Segments.ai, bitmaps": segments_instance,
+    "Segments.ai, polygons": segments_vector,
+    "Segments.ai, panoptic": segments_panoptic,
+    "Labelbox, polygons": labelbox,
+    "Labelbox, with masks": labelbox_with_masks,
+    "FiftyOne": fiftyone,
+    "VIA, COCO": via_coco,
     "Pascal VOC, classes": voc,
     "Pascal VOC, objects": voc,
     "Kaggle's run lengths": make_kaggle,
@@ -134,7 +160,7 @@ MAKERS = {
     "other names": pair("scans/train/x.jpg", "truth/train/x.png"),
 }
 # What the object, the first two rows of the image, is called; "dog" where it is not here.
-NAMES = {"Pascal VOC, classes": "dog", "Data Science Bowl 2018": "object", "CamVid of SegNet": "1"}
+NAMES = {"Data Science Bowl 2018": "object", "CamVid of SegNet": "1", "VIA, COCO": "object"}
 
 
 def test_each_row_has_a_folder():
@@ -148,7 +174,8 @@ def test_the_command_reads_it(tmp_path, row, command):
     args = command_parser("check").parse_args(words[2:])
     report = check_dataset(args.data, None, args.format, args.image_folder, dict(args.data_options), workers=1)
     assert report.count("error") == 0, report.findings
-    split, reader = next((split, reader) for split, reader in report.readers.items() if "train" in split)
+    split = next((split for split in report.readers if "train" in split), next(iter(report.readers)))
+    reader = report.readers[split]
     assert report.splits[split].images == 1
     segments = reader[0].segments
     names = [reader.id2label[label] for label in segments.class_ids.tolist()]

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from m2f.data.dataset_formats import list_splits, open_dataset
-from m2f.data.voc_segmentation import NAMES, voc_colour
+from m2f.data.voc_segmentation import NAMES, voc_colour, voc_root
 
 CLASSES = np.array([[0, 1, 1, 255, 15], [0, 1, 255, 15, 15], [0, 0, 0, 15, 1]], np.uint8)
 OBJECTS = np.array([[0, 1, 1, 255, 2], [0, 1, 255, 2, 2], [0, 0, 0, 2, 3]], np.uint8)
@@ -114,3 +114,44 @@ def test_what_is_wrong(root):
     (root / "ImageSets" / "Segmentation" / "train.txt").write_text("b\na\n")
     with pytest.raises(FileNotFoundError, match="SegmentationClass/a.png"):
         open_dataset(root)[1]
+
+
+def test_an_object_on_two_classes_and_maps_of_two_sizes(root):
+    save(root / "SegmentationObject" / "a.png", np.where(CLASSES == 0, 0, 1).astype(np.uint8))
+    with pytest.raises(ValueError, match=r"SegmentationObject/a.png: the object 1 lies on 2 classes"):
+        open_dataset(root, task="instance")[0]
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (5, 3)).save(root / "JPEGImages" / "a.jpg", exif=exif)
+    save(root / "SegmentationObject" / "a.png", np.ascontiguousarray(OBJECTS.T))
+    with pytest.raises(ValueError, match=r"have different sizes: \(5, 3\), \(3, 5\)"):
+        open_dataset(root, task="instance")[0]
+
+
+def test_a_colour_that_has_a_channel_of_void_is_none(tmp_path):
+    """(224, 0, 0) is a class of one's own, (224, 224, 192) is unknown."""
+    pixels = np.array([[[224, 0, 0], [224, 224, 192], [0, 0, 0]]], np.uint8)
+    for folder in ("JPEGImages", "SegmentationClass", "SegmentationObject"):
+        save(tmp_path / folder / "a.png", pixels)
+    (tmp_path / "labelmap.txt").write_text("background:0,0,0::\ndog:224,0,0::\n")
+    segments = open_dataset(tmp_path, task="instance")[0].segments
+    np.testing.assert_array_equal(segments.masks(), [[[1, 0, 0]]])
+    np.testing.assert_array_equal(segments.ignored(), [[False, True, False]])
+
+
+@pytest.mark.parametrize(
+    "line", ["a", "a  1", "a.jpg", "/JPEGImages/a.jpg /SegmentationClass/a.png", "JPEGImages\\a.jpg"]
+)
+def test_lists_as_people_write_them(root, line):
+    path = root / "ImageSets" / "Segmentation" / "train.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + line.encode() + b"\r\n\r\n")
+    assert list_splits(root) == ["train", "val"]
+    dataset = open_dataset(root)
+    assert len(dataset) == 1 and dataset[0].segments.class_ids.tolist() == [0, 1, 15]
+
+
+def test_two_folders_of_this_layout_are_none(root, tmp_path_factory):
+    above = tmp_path_factory.mktemp("kit")
+    for name in ("VOC2007", "VOC2012"):
+        (above / name).symlink_to(root)
+    assert voc_root(above) is None and voc_root(above / "VOC2007") == above / "VOC2007"

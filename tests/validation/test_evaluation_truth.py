@@ -74,6 +74,21 @@ def crowd_pixels(dataset, index) -> np.ndarray:
     return (target["segmentation"] == crowd).astype(np.uint8)
 
 
+def test_a_panoptic_json_is_not_read_again(tmp_path):
+    path = write_panoptic(tmp_path)
+    dataset = CocoPanoptic(path)
+    entries = {entry["image_id"]: entry["segments_info"] for entry in json.loads(path.read_text())["annotations"]}
+    path.unlink()
+    truth = truth_of(dataset)
+    for index in range(len(dataset)):
+        infos = truth.panoptic(index, dataset[index])["segments_info"]
+        wanted = [
+            (entry["id"], dataset.category_ids.index(entry["category_id"]), entry.get("iscrowd", 0))
+            for entry in entries[truth.image_id(index)]
+        ]
+        assert sorted((info["id"], info["label_id"], info["iscrowd"]) for info in infos) == sorted(wanted)
+
+
 def test_crowds_that_are_objects_are_objects_of_the_truth_too(tmp_path):
     """As pycocotools' reader gives them with all flags at 0."""
     path = write_instances(tmp_path / "instances")
