@@ -5,15 +5,26 @@ its COCO models are the defaults); transformers' `Mask2FormerConfig` (names, so 
 """
 
 import copy
-import math
+import reprlib
+import sys
 from collections.abc import Callable, Sequence
-from numbers import Real
+from numbers import Integral
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoConfig, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from m2f.configuration.config_values import (
+    check_backbone,
+    check_fields,
+    check_label_count,
+    check_values,
+    checked_labels,
+    is_number,
+)
 
 # That of the package, which remote code cannot ask: it runs where m2f is not installed.
 M2F_VERSION = "0.1.0"
@@ -87,9 +98,13 @@ class M2FConfig(PretrainedConfig):
         recompute_feedforward: whether training computes the wide activations of the feed-forward networks in backbone
             and pixel decoder again instead of keeping them: a third less memory for a few percent of the time.
 
+    Numbers have upper limits too, which are in `m2f.configuration.config_values` with their reasons: nobody trains
+    10,000 queries, and a file that asks for 10^9 is refused before any memory is taken. Ids of `id2label` are 0 to
+    K - 1, because they are the places of the classes in the logits.
+
     Raises:
-        ValueError: an unknown `task` or backbone, label ids or weights out of range, or pretrained weights asked for
-            here: see `M2FForUniversalSegmentation.from_pretrained_backbone`.
+        ValueError: an unknown `task` or backbone, a value of another type or out of its range, label ids with gaps, or
+            pretrained weights asked for here: see `M2FForUniversalSegmentation.from_pretrained_backbone`.
     """
 
     model_type = "m2f"
@@ -160,23 +175,28 @@ class M2FConfig(PretrainedConfig):
             self.backbone_config, use_timm_backbone=use_timm_backbone, **backbone_kwargs
         )
         kwargs.pop(VERSION_FIELD, None)  # of the file, which is not the version that saves the next one
-        super().__post_init__(**kwargs)
+        if self.id2label is not None:
+            self.id2label = checked_labels(self.id2label)
+        elif kwargs.get("num_labels") is not None:
+            check_label_count(kwargs["num_labels"])
+        else:
+            kwargs.pop("num_labels", None)
+        _checked(lambda: super(M2FConfig, self).__post_init__(**kwargs), "a field of the configuration")
         self.check()
 
     def check(self):
-        """Raise ValueError where fields contradict each other; the model's constructor calls it again, because
-        fields may be set after construction."""
-        for name, kind in M2FConfig.__annotations__.items():
-            value = getattr(self, name)
-            if kind in (int, float) and isinstance(value, str | list | tuple | dict):
-                hint = " The weights of single classes are class_weights." if name == "class_weight" else ""
-                raise ValueError(f"{name}={value!r} is no number.{hint}")
+        """Raise ValueError where fields contradict each other or are out of range; the model's constructor calls it
+        again, because fields may be set after construction."""
+        check_values(self)
+        checked_labels(self.id2label)
+        _check_dtype(self.dtype)
+        if not isinstance(self.backbone_config, PretrainedConfig):
+            raise ValueError(f"backbone_config={reprlib.repr(self.backbone_config)} is no configuration.")
+        check_backbone(self.backbone_config.to_dict())
         if self.task not in TASKS:
-            raise ValueError(f"task={self.task!r} is unknown; it must be one of {', '.join(TASKS)}.")
+            raise ValueError(f"task={reprlib.repr(self.task)} is unknown; it must be one of {', '.join(TASKS)}.")
         if self.thing_label_ids is not None:
-            self._check_thing_label_ids(list(self.thing_label_ids))
-        if not 0 <= self.no_object_weight < math.inf:
-            raise ValueError(f"no_object_weight={self.no_object_weight} must be finite and >= 0.")
+            self._check_thing_label_ids(self.thing_label_ids)
         if self.class_weights is not None:
             self.class_weights = self._checked_class_weights()
         for name in ("feature_size", "hidden_dim"):
@@ -186,41 +206,38 @@ class M2FConfig(PretrainedConfig):
                 )
         if self.feature_size % 32:
             raise ValueError(f"feature_size={self.feature_size} is not a multiple of 32, the groups of GroupNorm.")
-        if self.decoder_layers < 2:
-            raise ValueError(f"decoder_layers={self.decoder_layers}: at least 2 predictions are needed (one layer).")
-        if self.train_num_points < 1 or self.oversample_ratio < 1 or not 0 <= self.importance_sample_ratio <= 1:
-            raise ValueError(
-                f"train_num_points={self.train_num_points} must be >= 1, oversample_ratio={self.oversample_ratio} "
-                f">= 1 and importance_sample_ratio={self.importance_sample_ratio} in [0, 1]."
-            )
 
-    def _check_thing_label_ids(self, ids: list[int]):
+    def _check_thing_label_ids(self, ids: Sequence[int]):
         assert self.num_labels is not None  # two, where neither they nor their number were given
+        if isinstance(ids, str) or not isinstance(ids, Sequence | set) or not all(map(_is_whole, ids)):
+            raise ValueError(f"thing_label_ids={reprlib.repr(ids)} must be a list of label ids, or None.")
         wrong = [i for i in ids if not 0 <= i < self.num_labels]
         if wrong:
             raise ValueError(
-                f"thing_label_ids={wrong} are outside 0..{self.num_labels - 1} (num_labels={self.num_labels}); give "
-                "id2label or num_labels with them, or thing_label_ids=None."
+                f"thing_label_ids={reprlib.repr(wrong)} are outside 0..{self.num_labels - 1} "
+                f"(num_labels={self.num_labels}); give id2label or num_labels with them, or thing_label_ids=None."
             )
         if len(set(ids)) != len(ids):
-            raise ValueError(f"thing_label_ids={ids} names a label twice.")
+            raise ValueError(f"thing_label_ids={reprlib.repr(ids)} names a label twice.")
 
     def _checked_class_weights(self) -> list[float]:
         """As json has them."""
         weights = getattr(self.class_weights, "tolist", lambda: self.class_weights)()  # of an array or tensor
-        if not isinstance(weights, Sequence) or not all(_is_number(weight) for weight in weights):
+        if not isinstance(weights, Sequence) or not all(is_number(weight) for weight in weights):
             raise ValueError(
-                f"class_weights={self.class_weights!r} is no list of numbers, one for each of the {self.num_labels} "
-                "labels. (The weight of the classification loss as a whole is class_weight.)"
+                f"class_weights={reprlib.repr(self.class_weights)} is no list of numbers, one for each of the "
+                f"{self.num_labels} labels. (The weight of the classification loss as a whole is class_weight.)"
             )
         if len(weights) != self.num_labels:
             raise ValueError(
                 f"class_weights has {len(weights)} entries, but there are {self.num_labels} labels; give one for "
                 'each (that of "no object" is no_object_weight), or class_weights=None with other labels.'
             )
-        wrong = {i: weight for i, weight in enumerate(weights) if not 0 <= weight < math.inf}
+        wrong = {i: weight for i, weight in enumerate(weights) if not 0 <= weight <= sys.float_info.max}
         if wrong:
-            raise ValueError(f"class_weights of the labels {wrong} (id: weight) must be finite and >= 0.")
+            raise ValueError(
+                f"class_weights of the labels {reprlib.repr(wrong)} (id: weight) must be finite and >= 0."
+            )
         if not any(weights):
             raise ValueError("class_weights are all 0: no class would be learned.")
         return [float(weight) for weight in weights]
@@ -229,7 +246,11 @@ class M2FConfig(PretrainedConfig):
     def get_config_dict(cls, pretrained_model_name_or_path: str | PathLike, **kwargs) -> tuple[dict[str, Any], dict]:
         """As in transformers; a `mask2former` config.json is read as an m2f one, without its "different model type"
         warning, because every field of it has the same meaning here."""
-        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        config_dict, kwargs = _checked(
+            lambda: super(M2FConfig, cls).get_config_dict(pretrained_model_name_or_path, **kwargs),
+            f"the config.json of {pretrained_model_name_or_path}",
+        )
+        check_fields(config_dict)
         return _with_license(_from_mask2former(config_dict), pretrained_model_name_or_path), kwargs
 
     def save_pretrained(self, save_directory: str | PathLike, *args, **kwargs):
@@ -248,18 +269,45 @@ class M2FConfig(PretrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> "M2FConfig":
-        """As in transformers; accepts the content of a `mask2former` config.json too."""
+        """As in transformers; accepts the content of a `mask2former` config.json too.
+
+        Raises:
+            ValueError: see the class.
+        """
+        check_fields(config_dict)
         config_dict = _with_license(_from_mask2former(config_dict), kwargs.get("name_or_path"))
         # transformers makes the configuration with another num_labels before it sets the rest of what is asked for,
         # and what the file says of its labels would not fit.
         of_the_labels: dict[str, Any] = {
             name: kwargs[name] for name in ("class_weights", "thing_label_ids") if name in kwargs
         }
-        return super().from_dict({**config_dict, **of_the_labels}, **kwargs)
+        if "num_labels" in kwargs:
+            check_label_count(kwargs["num_labels"])
+        found = {**config_dict, **of_the_labels}
+        return _checked(lambda: super(M2FConfig, cls).from_dict(found, **kwargs), "the configuration")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
+def _checked(make: Callable[[], Any], what: str) -> Any:
+    """What `make` returns. Other libraries' code meets a file's values there, and fails on them in any way; all but an
+    error that says of itself what is wrong is a ValueError of one line."""
+    try:
+        return make()
+    except (OSError, ValueError, MemoryError):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise ValueError(f"{what} cannot be read ({reason}); correct the file, or get it again.") from error
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _check_dtype(dtype: Any):
+    """Raise ValueError unless it is a type of floating point numbers, or None."""
+    kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype is not None and not (isinstance(kind, torch.dtype) and kind.is_floating_point):
+        raise ValueError(f"dtype={reprlib.repr(dtype)} is no type of weights; use float32, bfloat16 or float16.")
 
 
 def _local_references(auto_map: dict[str, str], folder: Path) -> dict[str, str]:
@@ -291,26 +339,42 @@ def _resolve_backbone_config(
     use_timm_backbone: bool,
 ) -> PretrainedConfig:
     if backbone_config is not None and backbone is not None:
-        raise ValueError(f"Give backbone_config or backbone={backbone!r}, not both.")
-    if backbone is not None and use_timm_backbone:
-        timm_backbone: Callable[..., PretrainedConfig] = CONFIG_MAPPING["timm_backbone"]
-        backbone_config = timm_backbone(backbone=backbone, **(backbone_kwargs or {}))
-    elif backbone is not None:
-        backbone_config = AutoConfig.from_pretrained(backbone, **(backbone_kwargs or {}))
+        raise ValueError(f"Give backbone_config or backbone={reprlib.repr(backbone)}, not both.")
+    if backbone is not None:
+        backbone_config = _named_backbone_config(backbone, backbone_kwargs or {}, use_timm_backbone)
     elif backbone_config is None:
         backbone_config = dict(DEFAULT_BACKBONE)
     if isinstance(backbone_config, dict):
-        backbone_config = _backbone_config_from_dict(backbone_config)
-    _name_four_stages(backbone_config)
-    return backbone_config
+        fields = backbone_config
+        backbone_config = _checked(lambda: _backbone_config_from_dict(fields), "backbone_config")
+    if not isinstance(backbone_config, PretrainedConfig):
+        raise ValueError(
+            f"backbone_config={reprlib.repr(backbone_config)} must hold the fields of a backbone, with model_type."
+        )
+    found = backbone_config
+    _checked(lambda: _name_four_stages(found), "backbone_config")
+    return found
+
+
+def _named_backbone_config(backbone: Any, fields: Any, use_timm_backbone: bool) -> PretrainedConfig:
+    if not isinstance(backbone, str) or not isinstance(fields, dict):
+        wrong = reprlib.repr((backbone, fields))
+        raise ValueError(f"backbone and backbone_kwargs {wrong} must be a name and a mapping of fields.")
+    if use_timm_backbone:
+        timm_backbone: Callable[..., PretrainedConfig] = CONFIG_MAPPING["timm_backbone"]
+        return _checked(lambda: timm_backbone(backbone=backbone, **fields), "backbone_kwargs")
+    if "trust_remote_code" in fields:  # a file may not say so, but who loads it
+        raise ValueError("backbone_kwargs has trust_remote_code; code for a backbone is not loaded. Leave it out.")
+    return _checked(lambda: AutoConfig.from_pretrained(backbone, **fields), "backbone_kwargs")
 
 
 def _backbone_config_from_dict(fields: dict[str, Any]) -> PretrainedConfig:
+    check_backbone(fields)
     model_type = fields.get("model_type", DEFAULT_BACKBONE["model_type"])
-    if model_type not in CONFIG_MAPPING:
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         raise ValueError(
-            f"backbone_config.model_type={model_type!r} is unknown to transformers; use one that AutoBackbone has, "
-            "such as swin, resnet or convnext."
+            f"backbone_config.model_type={reprlib.repr(model_type)} is unknown to transformers; use one that "
+            "AutoBackbone has, such as swin, resnet or convnext."
         )
     return CONFIG_MAPPING[model_type].from_dict(fields)
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 from transformers.image_processing_utils import get_size_dict
 from transformers.image_utils import SizeDict
 
+from m2f.image_processing.setting_types import check_setting_types
+
 if TYPE_CHECKING:
     from m2f.image_processing.image_processing_m2f import M2FImageProcessor
     from m2f.image_processing.post_processing_mixin import PostProcessingMixin
@@ -43,6 +45,7 @@ def file_fields(fields: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str
         for name in names
     }
     kept = {name: value for name, value in fields.items() if name not in void}
+    check_setting_types(kept)  # before a size is made of what the file has
     if kept.get("pad_size") is not None:
         kept["pad_size"] = FilePadSize(**get_size_dict(kept["pad_size"], param_name="pad_size"))
     return kept

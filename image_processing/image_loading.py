@@ -17,7 +17,8 @@ from PIL import Image
 from transformers.utils import logging
 
 from m2f.image_processing.deep_channels import upright_pixels
-from m2f.image_processing.image_download import download, is_url
+from m2f.image_processing.image_address import is_url, shown_url
+from m2f.image_processing.image_download import download
 from m2f.image_processing.image_forms import known_form
 from m2f.image_processing.image_opening import decoded, open_image, page_count, upright
 from m2f.image_processing.image_threads import map_in_threads
@@ -230,7 +231,7 @@ def _load_text(text: str) -> tuple[Image.Image, str]:
     would cut images of more than 8 bits off at 255."""
     shown = text if len(text) <= 80 else f"{text[:80]}..."
     if is_url(text):
-        return _open(download(text), shown)
+        return _open(download(text), shown_url(text))
     data = text.partition(",")[2] if text.startswith("data:image/") else text
     try:
         content = base64.decodebytes(data.encode())

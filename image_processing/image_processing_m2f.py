@@ -6,6 +6,7 @@ transformers' Mask2FormerImageProcessor.
 
 import json
 import os
+import reprlib
 from typing import Any
 
 from transformers.image_processing_base import BatchFeature
@@ -28,6 +29,7 @@ from m2f.image_processing.post_processing_mixin import PostProcessingMixin
 from m2f.image_processing.processing_steps import ProcessingStepsMixin
 from m2f.image_processing.resize_rule import resized_size
 from m2f.image_processing.resolution_presets import PANOPTIC_THRESHOLD, get_preset
+from m2f.image_processing.setting_types import check_setting_types
 from m2f.image_processing.tile_setting import check_tile
 from m2f.image_processing.white_level import check_white_level
 
@@ -164,7 +166,14 @@ class M2FImageProcessor(PostProcessingMixin, ProcessingStepsMixin, BaseImageProc
     @classmethod
     def get_image_processor_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict, dict]:
         """The saved fields; `task` and `thing_label_ids` from config.json where the processor's file lacks them."""
-        fields, unused = super().get_image_processor_dict(pretrained_model_name_or_path, **kwargs)
+        try:
+            fields, unused = super().get_image_processor_dict(pretrained_model_name_or_path, **kwargs)
+        except (RecursionError, TypeError, UnicodeDecodeError) as error:  # of files that are no json of fields
+            raise OSError(
+                f"the image processor's file in {pretrained_model_name_or_path} cannot be read "
+                f"({type(error).__name__}); write it anew with save_pretrained"
+            ) from error
+        _check_is_mapping(fields, f"the image processor's file in {pretrained_model_name_or_path}")
         if "task" not in fields:
             hub = {key: kwargs[key] for key in _HUB_KEYS if kwargs.get(key) is not None}
             config = _read_model_config(pretrained_model_name_or_path, hub)
@@ -178,6 +187,7 @@ class M2FImageProcessor(PostProcessingMixin, ProcessingStepsMixin, BaseImageProc
         An `auto_map` is left out too: saved again without the files that it names, it makes the folder unloadable.
         So is what `kwargs` make void, such as `pad_size` beside a `size`.
         """
+        _check_is_mapping(image_processor_dict, "the image processor's file")
         fields = {key: value for key, value in image_processor_dict.items() if key in cls.valid_kwargs.__annotations__}
         fields = file_fields(fields, kwargs)
         if image_processor_dict.get("image_processor_type", cls.__name__) != cls.__name__:
@@ -236,6 +246,7 @@ class M2FImageProcessor(PostProcessingMixin, ProcessingStepsMixin, BaseImageProc
         }
         kwargs.update({name: value for name, value in former.items() if value is not None})
         kwargs.update({name: getattr(self, name) for name in _NONE_IS_DEFAULT if kwargs.get(name) is None})
+        check_setting_types({**kwargs, "max_size": max_size})
         kwargs = super()._standardize_kwargs(**kwargs)
         if max_size is not None:
             kwargs["size"] = _limit_longest_edge(kwargs["size"], max_size)
@@ -286,7 +297,7 @@ def _limit_longest_edge(size: SizeDict, max_size: int) -> SizeDict:
 
 def _check_own_fields(task: str, thing_label_ids: list[int] | None, panoptic_threshold: float) -> None:
     if task not in TASKS:
-        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
+        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {reprlib.repr(task)}")
     if thing_label_ids and thing_label_ids[0] < 0:
         raise ValueError(f"thing_label_ids must not be negative, got {thing_label_ids[0]}")
     if not 0 <= panoptic_threshold <= 1:
@@ -303,8 +314,20 @@ def _read_model_config(path_or_repo: str | os.PathLike, hub: dict[str, Any]) -> 
     file = cached_file(path, "config.json", **optional, **hub)
     if file is None:
         return {}
-    with open(file, encoding="utf-8") as reader:
-        return json.load(reader)
+    try:
+        with open(file, encoding="utf-8") as reader:
+            fields = json.load(reader)
+    except (RecursionError, ValueError) as error:
+        raise OSError(
+            f"{file} is no json file ({type(error).__name__}); write it anew with save_pretrained"
+        ) from error
+    _check_is_mapping(fields, file)
+    return fields
+
+
+def _check_is_mapping(fields: Any, what: str) -> None:
+    if not isinstance(fields, dict):
+        raise ValueError(f"{what} holds no fields, but a {type(fields).__name__}")
 
 
 def _adopt_foreign_fields(fields: dict[str, Any]) -> dict[str, Any]:

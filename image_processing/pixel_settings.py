@@ -1,9 +1,10 @@
 """What rescaling, normalising and padding can be told."""
 
-import math
-import numbers
+import reprlib
 from collections.abc import Sequence
 from typing import Any
+
+from m2f.image_processing.setting_types import is_finite
 
 # The processor makes RGB of all images.
 _CHANNELS = 3
@@ -19,12 +20,16 @@ def check_pixel_settings(
 ) -> None:
     """Raise ValueError unless the numbers that are read can be worked with; a step that is off reads none of them, and
     those that are None are the base class's business."""
-    if do_rescale and rescale_factor is not None and not (_is_finite(rescale_factor) and rescale_factor > 0):
-        raise ValueError(f"rescale_factor must be a positive number, got {rescale_factor!r}; 1/255 makes 0..255 0..1")
+    if do_rescale and rescale_factor is not None and not (is_finite(rescale_factor) and rescale_factor > 0):
+        raise ValueError(
+            f"rescale_factor must be a positive number, got {reprlib.repr(rescale_factor)}; 1/255 makes 0..255 0..1"
+        )
     if do_normalize:
         _check_channels("image_mean", image_mean)
         if any(value <= 0 for value in _check_channels("image_std", image_std)):
-            raise ValueError(f"image_std must be positive, because pixels are divided by it; got {image_std!r}")
+            raise ValueError(
+                f"image_std must be positive, because pixels are divided by it; got {reprlib.repr(image_std)}"
+            )
     if size_divisor is not None and (size_divisor != int(size_divisor) or size_divisor < 0):
         raise ValueError(f"size_divisor must be a whole number, 1 or 0 for any size, got {size_divisor!r}")
 
@@ -33,16 +38,12 @@ def _check_channels(name: str, values: Any) -> Sequence[float]:
     """One number, or one for each channel."""
     if values is None:
         return ()
-    values = tuple(values) if isinstance(values, Sequence) or hasattr(values, "__len__") else (values,)
+    values = tuple(values) if isinstance(values, Sequence | set) or hasattr(values, "__len__") else (values,)
     if len(values) not in (1, _CHANNELS):
         raise ValueError(
             f"{name} has {len(values)} values, but the images have {_CHANNELS} channels (the processor makes RGB of "
             f"all); give {_CHANNELS} numbers, or one for all"
         )
-    if not all(_is_finite(value) for value in values):
-        raise ValueError(f"{name} must hold finite numbers, got {values!r}")
+    if not all(is_finite(value) for value in values):
+        raise ValueError(f"{name} must hold finite numbers, got {reprlib.repr(values)}")
     return values
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and math.isfinite(value)

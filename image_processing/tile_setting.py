@@ -1,5 +1,7 @@
 """The size of the tiles that large images are cut into, as a processor's fields and a user say it."""
 
+import reprlib
+
 # Of the tile's size. An object that is no longer than the overlap is whole in one tile at least.
 DEFAULT_OVERLAP = 0.25
 
@@ -13,7 +15,7 @@ def check_tile(tile: int | None, overlap: int | None) -> int:
     """
     for name, value in (("tile", tile), ("tile_overlap", overlap)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-            raise ValueError(f"{name} must be a whole number of pixels, got {value!r}")
+            raise ValueError(f"{name} must be a whole number of pixels, got {reprlib.repr(value)}")
     if tile is None:
         if overlap is not None:
             raise ValueError(f"an overlap of tiles is given ({overlap}) but no tile; give the tile's size too")

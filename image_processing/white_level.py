@@ -13,6 +13,7 @@ An image of 8 bits has its white at 255. Of one with more, `white_level` says it
 """
 
 import math
+import reprlib
 from typing import NamedTuple
 
 import numpy as np
@@ -54,12 +55,12 @@ def check_white_level(white_level: WhiteLevel) -> WhiteLevel:
         return None if white_level == "auto" else white_level
     try:
         number = math.nan if isinstance(white_level, bool) else float(white_level)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not 0 < number < math.inf:
         raise ValueError(
             "white_level must be 'auto', 'type', 'data' or a number above 0 such as 4095 (12 bits), got "
-            f"{white_level!r}"
+            f"{reprlib.repr(white_level)}"
         )
     return int(number) if number.is_integer() else number
 

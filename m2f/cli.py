@@ -150,6 +150,8 @@ def _expected_errors() -> tuple[type[Exception], ...]:
 
 def _line_about(error: Exception) -> str | None:
     """What to say of an error that is not the program's fault; None of all others."""
+    if isinstance(error, RecursionError):  # json's, of a file that is made for it
+        return f"a file has too many lists or mappings in each other ({error}); --debug shows which"
     is_expected = isinstance(error, _expected_errors())
     if not is_expected and not isinstance(error, RuntimeError):
         return None

@@ -3,10 +3,12 @@
 import math
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AutoBackbone, PretrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
+from m2f.configuration.config_values import MOST_PARAMETERS
 from m2f.modeling_m2f.frozen_batch_norm import freeze_batch_norm
 from m2f.modeling_m2f.swin import use_lean_layers
 from m2f.modeling_m2f.weight_init import torch_default_
@@ -25,9 +27,11 @@ def build_backbone(config: PretrainedConfig, frozen_batch_norm: bool) -> PreTrai
     """A backbone with random weights.
 
     Raises:
-        ValueError: the configuration is not one of a backbone, or does not give four feature maps.
+        ValueError: the configuration is not one of a backbone, describes one that cannot be built or has more than
+            `MOST_PARAMETERS`, or does not give four feature maps.
     """
-    backbone = AutoBackbone.from_config(config)
+    _check_size(config)
+    backbone = _built(config)
     if len(backbone.channels) != 4:
         raise ValueError(
             f"The backbone {config.model_type!r} gives {len(backbone.channels)} feature maps "
@@ -40,6 +44,31 @@ def build_backbone(config: PretrainedConfig, frozen_batch_norm: bool) -> PreTrai
     if frozen_batch_norm:
         freeze_batch_norm(backbone)
     return backbone
+
+
+def _built(config: PretrainedConfig) -> PreTrainedModel:
+    """Its own code meets the values of a file here, and fails on those that make no sense in any way."""
+    try:
+        backbone = AutoBackbone.from_config(config)
+        len(backbone.channels)  # computed when it is asked for
+        return backbone
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise ValueError(f"No {config.model_type} can be built from backbone_config ({reason}).") from error
+
+
+def _check_size(config: PretrainedConfig):
+    """Raise ValueError before memory is taken that no machine has; on the meta device a network takes none."""
+    with torch.device("meta"), init.no_init_weights():
+        backbone = _built(config)
+    count = sum(tensor.numel() for tensor in (*backbone.parameters(), *backbone.buffers()))
+    if count > MOST_PARAMETERS:
+        raise ValueError(
+            f"backbone_config describes a {config.model_type} of {count:.2g} parameters; at most "
+            f"{MOST_PARAMETERS:.2g} are built."
+        )
 
 
 def _turn_parameters_into_buffers(backbone: nn.Module, name: str):

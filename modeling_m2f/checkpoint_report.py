@@ -1,6 +1,7 @@
 """A checkpoint that does not fit is an error, not a model with random weights."""
 
 import re
+from collections.abc import Iterable
 
 # Names that may differ between the network and the network with its heads, or that older files lack.
 HEADS = (r"^class_predictor\.", r"^criterion\.")
@@ -23,7 +24,12 @@ class CheckpointMismatchError(RuntimeError):
 
 
 def check_report(
-    report: dict, source: str, with_heads: bool, allow_partial: bool = False, ignore_mismatched_sizes: bool = False
+    report: dict,
+    source: str,
+    with_heads: bool,
+    names: Iterable[str] = (),
+    allow_partial: bool = False,
+    ignore_mismatched_sizes: bool = False,
 ):
     """Raise `CheckpointMismatchError`, listing every name, unless a checkpoint filled the model.
 
@@ -34,13 +40,14 @@ def check_report(
         source: where the checkpoint lies, for the message.
         with_heads: whether the model has the classifier; its weights may be missing as long as the rest is there,
             because a checkpoint of `M2FModel` is a usual start of a new task.
+        names: all of the model's, for the message where the checkpoint has none of them.
         allow_partial: missing and unexpected names are the caller's business.
         ignore_mismatched_sizes: so are tensors of another shape.
     """
     missing, unexpected, mismatched = [], [], []
     if not allow_partial:
-        names = {entry[0] for entry in report["mismatched_keys"]}
-        missing = _not_matching(set(report["missing_keys"]) - names, (*CONSTANTS, *(HEADS if with_heads else ())))
+        others = {entry[0] for entry in report["mismatched_keys"]}
+        missing = _not_matching(set(report["missing_keys"]) - others, (*CONSTANTS, *(HEADS if with_heads else ())))
         unexpected = _not_matching(
             report["unexpected_keys"], (*CONSTANTS, *FORMER_CONSTANTS, *(() if with_heads else HEADS))
         )
@@ -48,10 +55,22 @@ def check_report(
         mismatched = sorted(str(entry) for entry in report["mismatched_keys"])
     if not (missing or unexpected or mismatched):
         return
+    if missing and not _found(names, missing):
+        found = ", ".join(unexpected[:3]) or "nothing"
+        raise CheckpointMismatchError(
+            f"{source} has none of this model's {len(missing)} weights, but those of another (such as {found}). "
+            f"{_REMEDY}"
+        )
     raise CheckpointMismatchError(
         f"{source} does not hold this model. Missing ({len(missing)}): {missing}. Unexpected ({len(unexpected)}): "
         f"{unexpected}. Of another shape ({len(mismatched)}): {mismatched}. {_REMEDY}"
     )
+
+
+def _found(names: Iterable[str], missing: list[str]) -> bool:
+    """Whether any weight of the network was found; True where the names are not known."""
+    own = set(_not_matching(set(names), (*CONSTANTS, *HEADS)))
+    return not own or bool(own - set(missing))
 
 
 def wrong_names_hint(unexpected: list[str]) -> str | None:

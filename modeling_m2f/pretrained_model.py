@@ -1,5 +1,6 @@
 """`M2FPreTrainedModel`: how a model is initialised, loaded, and prepared for training."""
 
+import pickle
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -18,10 +19,14 @@ from m2f.modeling_m2f.backbone import (
     set_input_embeddings_of,
 )
 from m2f.modeling_m2f.checkpoint_report import CONSTANTS, FORMER_CONSTANTS, check_report, wrong_names_hint
+from m2f.modeling_m2f.weight_files import check_weight_files, has_pickled_weights
 from m2f.modeling_m2f.weight_init import torch_default_
 from m2f.modeling_m2f.wide_products import with_same_products
 
 logger = logging.get_logger(__name__)
+
+# What torch raises for a pickle that is damaged or holds other things, and transformers for what came out of it.
+_PICKLE_ERRORS = (pickle.UnpicklingError, EOFError, LookupError, AttributeError, TypeError, RuntimeError)
 
 Model = TypeVar("Model", bound="M2FPreTrainedModel")
 
@@ -121,6 +126,7 @@ class M2FPreTrainedModel(PreTrainedModel):
             CheckpointMismatchError: names are missing, unexpected or of another shape; all are listed.
             OSError: there is no such checkpoint, or it is damaged.
         """
+        check_weight_files(pretrained_model_name_or_path, kwargs.get("subfolder") or "", kwargs.get("variant"))
         try:
             loaded: Any = super().from_pretrained(  # a pair, which the annotation does not know
                 pretrained_model_name_or_path,
@@ -133,11 +139,19 @@ class M2FPreTrainedModel(PreTrainedModel):
             raise OSError(
                 f"The weights in {pretrained_model_name_or_path!r} are damaged ({error}); download or copy them again."
             ) from error
+        except _PICKLE_ERRORS as error:
+            if not has_pickled_weights(pretrained_model_name_or_path) or "memory" in str(error):
+                raise
+            raise OSError(
+                f"The weights in {pretrained_model_name_or_path!r} are no readable pickle of tensors "
+                f"({type(error).__name__}); get them again, or the original's with `m2f convert`."
+            ) from error
         model, report = loaded
         check_report(
             report,
             source=repr(str(pretrained_model_name_or_path)),
             with_heads=hasattr(model, "class_predictor"),
+            names=model.state_dict().keys(),
             allow_partial=allow_partial or output_loading_info or pretrained_model_name_or_path is None,
             ignore_mismatched_sizes=ignore_mismatched_sizes,
         )

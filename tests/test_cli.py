@@ -68,6 +68,7 @@ def test_command_gets_its_arguments_and_gives_the_exit_code(fake):
         (RuntimeError("[enforce] DefaultCPUAllocator: can't allocate memory: y"), "y)"),
         (ValueError("a\x1b[31m \u202eb \u00e9"), "a\\x1b[31m \\u202eb \u00e9"),
         (SafetensorError("header"), "header"),
+        (RecursionError("maximum depth"), "in each other (maximum depth); --debug shows which"),
         (KernelUnavailableError("no compiler"), "no compiler"),
     ],
 )

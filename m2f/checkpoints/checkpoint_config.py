@@ -1,6 +1,7 @@
 """The config.json of a checkpoint, read before its weights: whether it is one that this version can use."""
 
 import os
+import reprlib
 import sys
 from typing import Any
 
@@ -27,14 +28,17 @@ def read_config(name: str) -> dict[str, Any]:
         raise FileNotFoundError(f"there is no checkpoint folder {name}")
     if os.path.isdir(name) and not os.path.isfile(os.path.join(name, "config.json")):
         raise FileNotFoundError(f"the folder {name} is no checkpoint: it has no config.json")
-    fields, _ = PretrainedConfig.get_config_dict(name)
+    try:
+        fields, _ = PretrainedConfig.get_config_dict(name)
+    except RecursionError as error:
+        raise ValueError(f"the config.json of {name} has too many brackets in each other; get it again") from error
     if not isinstance(fields, dict):
         raise ValueError(f"the config.json of {name} holds no fields, but a {type(fields).__name__}")
-    kind = fields.get("model_type")
+    kind, architectures = fields.get("model_type"), fields.get("architectures")
     if kind not in _KINDS:
-        architectures = f" ({', '.join(fields['architectures'])})" if fields.get("architectures") else ""
+        classes = f" ({', '.join(map(str, architectures))[:200]})" if isinstance(architectures, list) else ""
         kinds = " or ".join(_KINDS)
-        raise ValueError(f"{name} is a checkpoint of model_type {kind!r}{architectures}; {kinds} is needed")
+        raise ValueError(f"{name} is a checkpoint of model_type {reprlib.repr(kind)}{classes}; {kinds} is needed")
     _check_version(name, fields.get(VERSION_FIELD))
     return fields
 
@@ -48,7 +52,9 @@ def _check_version(name: str, written_by: str | None):
     try:
         newer = Version(str(written_by)).release[:2] > Version(installed).release[:2]
     except InvalidVersion as error:
-        raise ValueError(f"the config.json of {name} has an unreadable {VERSION_FIELD}: {written_by!r}") from error
+        raise ValueError(
+            f"the config.json of {name} has an unreadable {VERSION_FIELD}: {reprlib.repr(written_by)}"
+        ) from error
     if newer:
         raise ValueError(
             f"{name} was written by m2f {written_by}, and m2f {installed} is installed; install that version or a "

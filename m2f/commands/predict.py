@@ -26,6 +26,7 @@ from m2f.commands.output_check import check_folder
 from m2f.commands.shared_arguments import AUTO_BATCH, add_shared_arguments, count
 from m2f.commands.tile_arguments import add_tile_arguments
 from m2f.commands.white_level_argument import add_white_level_argument
+from m2f.image_processing.image_download import LONGEST_SECONDS
 from m2f.image_processing.image_processing_m2f import TASKS
 from m2f.inference.image_sources import find_images
 from m2f.inference.model_loading import DTYPES, find_device
@@ -58,7 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser):
     add_white_level_argument(parser)
     pixels = "refuse images with more, as they may be made to fill the memory (Pillow's 179 million)"
     parser.add_argument("--max-pixels", type=count, metavar="N", help=pixels)
-    parser.add_argument("--allow-urls", action="store_true", help="download inputs that are http or https URLs")
+    urls = f"download inputs that are http or https URLs, each in at most {LONGEST_SECONDS // 60} minutes"
+    parser.add_argument("--allow-urls", action="store_true", help=urls)
     add_shared_arguments(
         parser,
         config={},
@@ -153,14 +155,14 @@ def predict_images(segmenter: Segmenter, folder: PredictionFolder, entries: Sequ
             if outcome.error is not None:
                 message = _with_advice(str(outcome.error))
                 folder.write_failure(outcome.item, message)
-                tqdm.write(_failure_line(outcome.item.source.location, message), file=sys.stderr)
+                tqdm.write(_failure_line(outcome.item.source.shown, message), file=sys.stderr)
             bar.update()
 
 
 def dry_run_lines(args: argparse.Namespace, folder: PredictionFolder, entries: Sequence[Entry]) -> list[str]:
     """What would be done."""
     todo = [entry for entry in entries if args.overwrite or not folder.is_done(entry)]
-    lines = [f"would segment {entry.source.location} -> {entry.name}" for entry in todo]
+    lines = [f"would segment {entry.source.shown} -> {entry.name}" for entry in todo]
     return [*lines, f"{len(todo)} of {len(entries)} images; results would be written into {args.output}"]
 
 

@@ -85,7 +85,7 @@ class ResultFolder:
     def _is_of_an_evaluation(self) -> bool:
         try:
             record = json.loads((self.path / RESULTS).read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, ValueError, RecursionError):
             return False
         return isinstance(record, dict) and record.get("program") == _PROGRAM
 

@@ -1,10 +1,11 @@
 """What was measured of a model, read from the files that `m2f val` and `m2f train` leave."""
 
 import csv
-import json
 import statistics
 from pathlib import Path
 from typing import Any
+
+from m2f.checkpoints.json_object import read_json_object
 
 RESULTS = "results.json"
 LOG = "log.csv"  # of `m2f train`
@@ -20,7 +21,7 @@ def validation_results(folder: Path) -> dict[str, Any]:
     path = Path(folder) / RESULTS
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no {RESULTS}; measure the model with `m2f val --output {folder}`")
-    record = json.loads(path.read_text(encoding="utf-8"))
+    record = read_json_object(path)
     if not record.get("finished") or "dataset" not in record:
         raise ValueError(f"{path} is not that of a finished `m2f val`; measure the model with it")
     return record
@@ -34,7 +35,7 @@ def training_results(folder: Path, task: str) -> dict[str, Any] | None:
         task: of the model, which is what a run measures unless its results say another.
     """
     path = Path(folder) / RESULTS
-    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    record = read_json_object(path) if path.is_file() else {}
     if "step" not in record or not record.get("results"):
         return None
     task = record.get("task", task)

@@ -5,7 +5,6 @@ what `m2f train` left in its folder. What no file says is left open or asked for
 """
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -16,6 +15,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from m2f.checkpoints.json_object import read_json_object
 from m2f.hub.card_text import card_text
 from m2f.hub.measured_results import training_results, training_speed, validation_results
 from m2f.hub.remote_code import replace_text
@@ -229,7 +229,7 @@ def _text_of(path: Path) -> str | None:
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there; save model and processor there first")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json_object(path)
 
 
 def _is_hub_id(name: str) -> bool:

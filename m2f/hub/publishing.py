@@ -1,6 +1,5 @@
 """A saved model on the Hub, in one commit: weights, configuration, processor, card, and on request the code."""
 
-import json
 import os
 import shutil
 import tempfile
@@ -21,8 +20,10 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import httpx, validate_repo_id
 
+from m2f.checkpoints.json_object import read_json_object
 from m2f.hub.model_card import CARD_FILE, check_card
 from m2f.hub.remote_code import AUTO_MAPS, write_bundle
+from m2f.modeling_m2f.weight_files import check_index
 
 _CONFIG, _PROCESSOR = AUTO_MAPS
 _INDEX = "model.safetensors.index.json"
@@ -137,11 +138,11 @@ def _publishable(folder: Path) -> list[str]:
             f"{folder} has no *.safetensors (but {', '.join(pickles) or 'nothing else'}); {remedy}"
         )
     if (folder / _INDEX).is_file():
-        shards = set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+        shards = set(check_index(folder / _INDEX).values())
         if missing := sorted(shards - set(weights)):
             raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}, which {_INDEX} names; save the model again")
         weights = sorted(shards)
-    kind = json.loads((folder / _CONFIG).read_text(encoding="utf-8")).get("model_type")
+    kind = read_json_object(folder / _CONFIG).get("model_type")
     if kind != "m2f":
         raise ValueError(f"{folder} holds a model of model_type {kind!r}, not of m2f; see `m2f convert`")
     others = (path for pattern in _PUBLISHED for path in sorted(folder.glob(pattern)))
@@ -191,7 +192,10 @@ def _check_auto_map(stage: Path):
 
 
 def _auto_map(path: Path) -> dict[str, str]:
-    return json.loads(path.read_text(encoding="utf-8")).get("auto_map") or {}
+    auto_map = read_json_object(path).get("auto_map") or {}
+    if not isinstance(auto_map, dict) or not all(isinstance(value, str) for value in auto_map.values()):
+        raise ValueError(f"{path}: auto_map must name a class for each of transformers' Auto classes; leave it out")
+    return auto_map
 
 
 def _files(stage: Path) -> list[Path]:
@@ -223,7 +227,7 @@ def _model_type(api: HfApi, repo_id: str, revision: str | None) -> str | None:
         try:
             with tempfile.TemporaryDirectory(prefix="m2f-push-") as folder:
                 path = api.hf_hub_download(repo_id, _CONFIG, revision=branch, local_dir=folder)
-                return json.loads(Path(path).read_text(encoding="utf-8")).get("model_type")
+                return read_json_object(path).get("model_type")
         except LocalEntryNotFoundError as error:  # an EntryNotFoundError for a Hub that cannot be reached
             raise OSError(f"{repo_id} cannot be read, and nothing was published: {error}") from error
         except RevisionNotFoundError:

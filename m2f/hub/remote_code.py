@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from importlib.abc import InspectLoader
 from pathlib import Path
 
+from m2f.checkpoints.json_object import read_json_object
 from m2f.modeling_m2f.kernels.kernel_sources import CSRC, read_source
 
 _PACKAGE = "m2f"
@@ -86,14 +87,14 @@ def write_bundle(folder: str | os.PathLike):
     config = folder / "config.json"
     if not config.is_file():
         raise FileNotFoundError(f"{folder} has no config.json; save a model there first")
-    kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    kind = read_json_object(config).get("model_type")
     if kind != _PACKAGE:
         raise ValueError(f"{config} is of model_type {kind!r}; the code of this package is for {_PACKAGE!r}")
     for name, text in bundle_files().items():
         replace_text(folder / name, text)
     for name, auto_map in AUTO_MAPS.items():
         if (folder / name).is_file():
-            fields = json.loads((folder / name).read_text(encoding="utf-8"))
+            fields = read_json_object(folder / name)
             replace_text(folder / name, json.dumps({**fields, "auto_map": auto_map}, indent=2, sort_keys=True) + "\n")
 
 

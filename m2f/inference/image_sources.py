@@ -12,7 +12,8 @@ from PIL import Image, UnidentifiedImageError
 
 from m2f.data.dataset_paths import image_files
 from m2f.data.image_reading import ImageFile
-from m2f.image_processing.image_download import download, is_url
+from m2f.image_processing.image_address import is_url, shown_url
+from m2f.image_processing.image_download import download
 from m2f.image_processing.image_forms import known_form, name_of_form
 from m2f.image_processing.image_loading import LoadedImage, load_images, to_rgb
 from m2f.image_processing.image_opening import IMAGE_FORMATS, IMAGE_SUFFIXES, decoded, file_content
@@ -35,6 +36,11 @@ class ImageSource(NamedTuple):
     @property
     def is_url(self) -> bool:
         return is_url(self.location)
+
+    @property
+    def shown(self) -> str:
+        """The location for people and files, without the secrets of a URL."""
+        return shown_url(self.location) if self.is_url else self.location
 
     def read(self, white_level: WhiteLevel = None) -> Image.Image:
         """See `read_image`."""
@@ -84,7 +90,7 @@ def read_image(image: Any, white_level: WhiteLevel = None) -> Image.Image:
     """
     given, image = image, known_form(image)
     if isinstance(image, str) and is_url(image):
-        return _read_file(download(image), image, white_level)
+        return _read_file(download(image), shown_url(image), white_level)
     if isinstance(image, str | os.PathLike):
         return _read_file(Path(image), os.fspath(image), white_level)
     if isinstance(image, bytes | bytearray):
@@ -137,7 +143,7 @@ def _lines(standard_input: TextIO) -> list[str]:
 def _images_of(word: str, allow_urls: bool, leave_out: Path | None) -> Iterable[ImageSource]:
     if is_url(word):
         if not allow_urls:
-            raise ValueError(f"{word} is a URL; give --allow-urls to download it")
+            raise ValueError(f"{shown_url(word)} is a URL; give --allow-urls to download it")
         return [ImageSource(word, _name_of_url(word))]
     if os.path.isdir(word):
         found = _images_in(word, leave_out)

@@ -14,6 +14,7 @@ together from the records in the end.
 """
 
 import base64
+import hashlib
 import io
 import json
 import os
@@ -25,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from m2f.image_processing.image_address import split_credentials
 from m2f.inference.image_sources import ImageSource
 from m2f.inference.output_names import output_names, remove_unfinished, write_whole
 from m2f.inference.segment_captions import draw_captions
@@ -92,9 +94,10 @@ class PredictionFolder:
         try:
             record = json.loads(self._record_path(entry).read_text(encoding="utf-8"))
         # A file that is no json is left by a machine that lost its power; the image is done again.
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (FileNotFoundError, ValueError, RecursionError):
             return None
-        return record if record["source"] == _state(entry.source) else None
+        is_own = isinstance(record, dict) and record.get("source") == _state(entry.source)
+        return record if is_own else None
 
     def write(self, entry: Entry, result: SegmentationResult):
         """The files of an image, its record last.
@@ -149,7 +152,7 @@ class PredictionFolder:
         try:
             former = json.loads((self.path / SETTINGS).read_text(encoding="utf-8"))
             settings = former["settings"] if former["program"] == _PROGRAM else None
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
             settings = None
         if settings is None:
             found = ", ".join(present[:5]) + (", ..." if len(present) > 5 else "")
@@ -205,7 +208,8 @@ def _reduction(size: tuple[int, int]) -> int:
 def _state(source: ImageSource) -> dict[str, Any]:
     """By which an image is known again."""
     if source.is_url:
-        return {"location": source.location}
+        address = hashlib.sha256(split_credentials(source.location)[0].encode()).hexdigest()
+        return {"location": source.shown, "address": address[:16]}  # two may differ in the query alone
     location = os.path.realpath(source.location)
     try:
         status = os.stat(location)

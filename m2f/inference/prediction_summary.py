@@ -114,7 +114,7 @@ class _Collected:
             table.writerow(CSV_COLUMNS)
             for image_id, (entry, record) in enumerate(folder.records(entries), start=1):
                 if "error" in record:
-                    self._failed.append((entry.source.location, record["error"]))
+                    self._failed.append((entry.source.shown, record["error"]))
                     continue
                 name, segments = self.names[entry], record["segments"]
                 height, width = record["size"]
@@ -182,9 +182,11 @@ class _Collected:
 
 def _image_names(entries: Sequence[Entry]) -> dict[Entry, str]:
     """What the images are called in the results: as relative to the inputs, or where that is not unique, where they
-    are."""
+    are; addresses that differ in what is not shown have the names of their files."""
     count = Counter(entry.source.name for entry in entries)
-    return {entry: entry.source.name if count[entry.source.name] == 1 else entry.source.location for entry in entries}
+    places = Counter(entry.source.shown for entry in entries)
+    others = {entry: entry.source.shown if places[entry.source.shown] == 1 else entry.name for entry in entries}
+    return {entry: entry.source.name if count[entry.source.name] == 1 else others[entry] for entry in entries}
 
 
 def _csv_row(name: str, segment: Mapping[str, Any]) -> Iterator[Any]:

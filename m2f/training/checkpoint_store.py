@@ -5,7 +5,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 MANIFEST = "manifest.json"
@@ -26,12 +27,20 @@ class CheckpointStore:
         folder: where they lie.
         keep: the latest ones to keep; see `save` for one more.
         say: called with a line when a broken one is met.
+        check: why one cannot be used, None if it can; by default `broken_because`.
     """
 
-    def __init__(self, folder: Path, keep: int, say: Callable[[str], None]):
+    def __init__(
+        self,
+        folder: Path,
+        keep: int,
+        say: Callable[[str], None],
+        check: Callable[[Path], str | None] | None = None,
+    ):
         self.folder = Path(folder)
         self.keep = keep
         self.say = say
+        self.check = check or broken_because
 
     def steps(self) -> dict[int, Path]:
         """Step -> folder of all checkpoints, whole or broken, the latest first."""
@@ -46,7 +55,7 @@ class CheckpointStore:
     def latest(self) -> Path | None:
         """The latest whole checkpoint; says which are broken and passed over."""
         for path in self.steps().values():
-            reason = broken_because(path)
+            reason = self.check(path)
             if reason is None:
                 return path
             self.say(f"checkpoint {path} is broken and passed over: {reason}")
@@ -76,7 +85,7 @@ class CheckpointStore:
         if self.folder.is_dir():
             for path in self.folder.iterdir():
                 if path.name.startswith((_UNFINISHED, _REMOVED)):
-                    shutil.rmtree(path)
+                    _delete(path)
 
     def _remove_old(self, step: int, best_step: int | None):
         later = [other for other in self.steps() if other > step]
@@ -89,7 +98,7 @@ class CheckpointStore:
 
     def _failure(self, step: int, error: OSError) -> str:
         free = shutil.disk_usage(self.folder.parent if not self.folder.exists() else self.folder).free
-        left = next((path for path in self.steps().values() if broken_because(path) is None), None)
+        left = next((path for path in self.steps().values() if self.check(path) is None), None)
         state = f"the last whole checkpoint is {left}" if left else "there is no earlier checkpoint"
         return (
             f"the checkpoint of step {step} cannot be written to {self.folder}: {error} ({free / 2**30:.2f} GiB "
@@ -105,39 +114,70 @@ def save_folder(target: Path, write: Callable[[Path], None]):
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(_UNFINISHED + target.name)
-    if unfinished.exists():
-        shutil.rmtree(unfinished)
+    _delete(unfinished)
     unfinished.mkdir()
     try:
         write(unfinished)
-        _write_manifest(unfinished)
+        write_manifest(unfinished)
     except BaseException:
         shutil.rmtree(unfinished)
         raise
-    if target.exists():
+    if os.path.lexists(target):
         _remove(target)
     unfinished.rename(target)
     _sync(target.parent)
 
 
-def broken_because(folder: Path) -> str | None:
-    """Why a folder is not what `save_folder` wrote; None if it is."""
+def broken_because(folder: Path, needed: Iterable[str] = ()) -> str | None:
+    """Why a folder is not what `save_folder` wrote; None if it is. Never raises: what the system or json say of a
+    folder that somebody changed has no end.
+
+    Args:
+        needed: names that it must have.
+    """
     try:
-        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-        for name, entry in files.items():
-            size = (folder / name).stat().st_size
-            if size != entry["size"]:
-                return f"{name} has {size} bytes instead of {entry['size']}"
-            if _sha256(folder / name) != entry["sha256"]:
-                return f"{name} has changed since it was written"
+        return _difference(folder, needed)
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{MANIFEST} cannot be read ({type(error).__name__}: {error})"
+    except OSError as error:
+        return f"it cannot be read ({one_line(error)})"
+    except Exception as error:
+        return f"{MANIFEST} cannot be read ({one_line(error)})"
+
+
+def one_line(error: BaseException) -> str:
+    """Of an error, for a message: its kind and the beginning of what it says."""
+    text = " ".join(str(error).split())[:300]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _difference(folder: Path, needed: Iterable[str]) -> str | None:
+    _check_is_file(folder / MANIFEST)
+    files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    if missing := [name for name in needed if name not in files]:
+        return f"{MANIFEST} does not name {missing[0]}"
+    if not files:
+        return f"{MANIFEST} names no file"
+    for name, entry in files.items():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            return f"{MANIFEST} names a file elsewhere"
+        _check_is_file(folder / name)
+        size = (folder / name).stat().st_size
+        if size != entry["size"]:
+            return f"{name} has {size} bytes instead of {entry['size']}"
+        if _sha256(folder / name) != entry["sha256"]:
+            return f"{name} has changed since it was written"
     return None
 
 
-def _write_manifest(folder: Path):
+def _check_is_file(path: Path):
+    """Raise OSError; opening a pipe waits for a writer, and a device has no end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(f"{path.name} is no file")
+
+
+def write_manifest(folder: Path):
+    """Lists the files of a folder with their sizes and hashes, and puts all of it on the disk."""
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     files = {name: {"size": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in names}
     (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=1) + "\n", encoding="utf-8")
@@ -168,7 +208,14 @@ def _sync(path: Path):
 def _remove(folder: Path):
     """Renamed first, because removing takes a while, and half of a checkpoint would look like a broken one."""
     removed = folder.with_name(_REMOVED + folder.name)
-    if removed.exists():
-        shutil.rmtree(removed)
+    _delete(removed)
     folder.rename(removed)
-    shutil.rmtree(removed)
+    _delete(removed)
+
+
+def _delete(path: Path):
+    """Whatever is there; of a link the link."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

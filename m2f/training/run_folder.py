@@ -17,7 +17,8 @@ from torch import Tensor
 
 from m2f.evaluation.result_folder import without_nan
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
-from m2f.training.checkpoint_store import CheckpointError, CheckpointStore, broken_because
+from m2f.training.checkpoint_contents import unusable_because
+from m2f.training.checkpoint_store import CheckpointError, CheckpointStore
 from m2f.training.option_values import plain_values, read_options, write_options
 from m2f.training.training_options import TrainingOptions
 from m2f.training.training_state import TrainingState, save_model
@@ -38,7 +39,7 @@ def find_checkpoint(options: TrainingOptions, say: Callable[[str], None]) -> Pat
     Raises:
         CheckpointError: the named one is broken or not there; or there are some, and none is wanted.
     """
-    store = CheckpointStore(Path(options.output) / CHECKPOINTS, options.keep, say)
+    store = CheckpointStore(Path(options.output) / CHECKPOINTS, options.keep, say, unusable_because)
     if options.resume == "auto":
         latest = store.latest()
         if latest is None and store.steps():
@@ -51,7 +52,7 @@ def find_checkpoint(options: TrainingOptions, say: Callable[[str], None]) -> Pat
                 "another --output, or move them away"
             )
         return None
-    reason = broken_because(Path(options.resume))
+    reason = unusable_because(Path(options.resume))
     if reason is not None:
         raise CheckpointError(f"checkpoint {options.resume} cannot be used: {reason}")
     return Path(options.resume)
@@ -70,7 +71,7 @@ class RunFolder:
         self.options = options
         self.processor = processor
         self.path = Path(options.output)
-        self.store = CheckpointStore(self.path / CHECKPOINTS, options.keep, say)
+        self.store = CheckpointStore(self.path / CHECKPOINTS, options.keep, say, unusable_because)
 
     def begin(self):
         self.path.mkdir(parents=True, exist_ok=True)
@@ -128,7 +129,7 @@ class RunFolder:
 
     def has_checkpoint(self, step: int) -> bool:
         """Whether there is a whole one of this step."""
-        return broken_because(self.store.folder_of(step)) is None
+        return unusable_because(self.store.folder_of(step)) is None
 
     def changed_options(self, checkpoint: Path) -> list[str]:
         """A line for each option that changes what is computed from a checkpoint on."""

@@ -1,7 +1,6 @@
 """The model that a run starts with: a checkpoint, a pretrained backbone, or random weights."""
 
 import difflib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from transformers.utils import logging
 
 from m2f.checkpoints.bundled_checkpoint import checkpoint_location
 from m2f.checkpoints.checkpoint_config import read_config
+from m2f.checkpoints.json_object import read_json_object
 from m2f.data.segmentation_dataset import SegmentationDataset
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 from m2f.training.training_options import TrainingOptions
@@ -111,7 +111,10 @@ def _from_scratch(options: TrainingOptions, dataset: SegmentationDataset) -> M2F
     for name in ("num_labels", "id2label", "label2id"):
         fields.pop(name, None)
     if options.drop_path_rate is not None:
-        fields["backbone_config"] = {**fields.get("backbone_config", {}), "drop_path_rate": options.drop_path_rate}
+        backbone = fields.get("backbone_config") or {}
+        if not isinstance(backbone, dict):
+            raise ValueError(f"{options.scratch}: backbone_config is a {type(backbone).__name__}; fields are needed")
+        fields["backbone_config"] = {**backbone, "drop_path_rate": options.drop_path_rate}
     fields.update({**label_fields(dataset), **_new_model_fields(options)})
     return M2FForUniversalSegmentation(M2FForUniversalSegmentation.config_class.from_dict(fields))
 
@@ -123,12 +126,7 @@ def _new_model_fields(options: TrainingOptions) -> dict[str, Any]:
 
 def _read_config(path: Path) -> dict[str, Any]:
     """The fields of a config.json; transformers would take a misspelled one for an extra."""
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no json: {error}") from error
-    if not isinstance(fields, dict):
-        raise ValueError(f"{path} holds no fields, but a {type(fields).__name__}")
+    fields = read_json_object(path)
     # num_labels is id2label's length, and model_type stands for the class.
     known = {*M2FForUniversalSegmentation.config_class().to_dict(), "num_labels"}
     for name in fields:

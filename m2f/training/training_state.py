@@ -6,7 +6,7 @@ Nothing is pickled, so that loading a checkpoint runs no code of it.
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+from m2f.checkpoints.json_object import read_json_object
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 from m2f.training.checkpoint_store import CheckpointError
@@ -58,6 +59,23 @@ class Progress:
     scaler: dict[str, Any] = field(default_factory=dict)
     dataset_length: int = 0
     processes: int = 1
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "Progress":
+        """What `asdict` gave.
+
+        Raises:
+            ValueError: a field is unknown, of another type, or a negative count.
+        """
+        kinds = get_type_hints(cls)
+        for name, value in fields.items():
+            kind = dict if get_origin(kinds.get(name)) is dict else kinds.get(name)
+            kind = int | float | None if kind == float | None else kind
+            if kind is None or isinstance(value, bool) or not isinstance(value, kind):
+                raise ValueError(f"{PROGRESS}: {name[:50]!r} is unknown or of another type")
+            if isinstance(value, int) and value < 0:
+                raise ValueError(f"{PROGRESS}: {name} is {value}; it counts from 0 on")
+        return cls(**fields)
 
 
 @dataclass
@@ -101,11 +119,11 @@ class TrainingState:
             CheckpointError: a file is missing or does not fit the model or the options.
         """
         try:
-            self.progress = Progress(**json.loads((folder / PROGRESS).read_text(encoding="utf-8")))
+            self.progress = Progress.from_json(read_json_object(folder / PROGRESS))
             self._restore_optimizer(folder)
             self._restore_average(folder)
             states = json.loads((folder / RANDOM_STATES).read_text(encoding="utf-8"))
-        except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
+        except (OSError, SafetensorError, TypeError, KeyError, ValueError, RecursionError) as error:
             raise CheckpointError(f"checkpoint {folder} cannot be used: {type(error).__name__}: {error}") from error
         if self.accelerator.scaler and self.progress.scaler:
             self.accelerator.scaler.load_state_dict(self.progress.scaler)
@@ -181,6 +199,18 @@ def save_model(
     processor.save_pretrained(folder)
 
 
+def split_name(full_name: str) -> tuple[str, str]:
+    """Parameter and key of a tensor in the optimizer's file.
+
+    Raises:
+        ValueError: it is no such name.
+    """
+    name, separator, key = full_name.partition(_SEPARATOR)
+    if not separator or _SEPARATOR in key:
+        raise ValueError(f"{OPTIMIZER} has a tensor {full_name[:80]!r}, which is none of an optimizer's state")
+    return name, key
+
+
 def _flattened(state: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
     return {f"{name}{_SEPARATOR}{key}": tensor for name, tensors in state.items() for key, tensor in tensors.items()}
 
@@ -188,6 +218,6 @@ def _flattened(state: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
 def _unflattened(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     state: dict[str, dict[str, Tensor]] = {}
     for full_name, tensor in tensors.items():
-        name, key = full_name.split(_SEPARATOR)
+        name, key = split_name(full_name)
         state.setdefault(name, {})[key] = tensor
     return state

@@ -44,6 +44,12 @@ def truncated(folder: Path):
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def climbing(folder: Path):
+    (folder / "model.safetensors").rename(folder / "other.safetensors")
+    index = {"metadata": {}, "weight_map": {"a": "../../etc/x"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
 DAMAGES = {
     "missing": (lambda folder: [file.unlink() for file in folder.iterdir()] and folder.rmdir(), "there is no "),
     "empty": (lambda folder: [file.unlink() for file in folder.iterdir()], "it has no config.json"),
@@ -52,6 +58,19 @@ DAMAGES = {
     "another model": (with_fields(model_type="bert", architectures=["Bert"]), "'bert' (Bert); m2f or mask2former"),
     "newer": (with_fields(m2f_version="999.0"), "was written by m2f 999.0, and m2f"),
     "a word for a number": (with_fields(num_queries="many"), "num_queries='many' is no number"),
+    "a backbone as list": (with_fields(backbone_config=[1]), "backbone_config=[1]"),
+    "10^18 queries": (with_fields(num_queries=10**18), "num_queries=1000000000000000000 must be in 1..10000"),
+    "a gap in the labels": (with_fields(id2label={"0": "a", "2": "b"}), "id2label has 2 labels but none of id 1"),
+    "brackets": (lambda folder: (folder / "config.json").write_text("[" * 200_000), "too many brackets"),
+    "brackets in the processor": (
+        lambda folder: (folder / "preprocessor_config.json").write_text("[" * 200_000),
+        "image processor's file",
+    ),
+    "a processor of words": (
+        lambda folder: (folder / "preprocessor_config.json").write_text('{"do_resize": "yes"}'),
+        "do_resize must be true or false, got 'yes'",
+    ),
+    "an index that climbs": (climbing, "names '../../etc/x', which is no file beside it"),
     "truncated": (truncated, "damaged"),
     "broken processor": (lambda folder: (folder / "preprocessor_config.json").write_text("{"), "not a valid JSON"),
 }

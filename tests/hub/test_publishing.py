@@ -203,7 +203,7 @@ def test_what_lies_elsewhere_is_not_published(name, saved, tmp_path):
     elif path.exists():
         path.rename(private)
     else:
-        private.write_text('{"weight_map": {"a": "model.safetensors"}}')
+        private.write_text('{"metadata": {}, "weight_map": {"a": "model.safetensors"}}')
     path.symlink_to(private)
     with pytest.raises(ValueError, match=f"{name}.* lies outside the folder, at {private}.*remove the link"):
         push_folder(folder, REPO, dry_run=True)

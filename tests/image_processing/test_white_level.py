@@ -219,7 +219,7 @@ def test_no_warning_of_floats_in_0_to_1_where_white_is_given(monkeypatch):
 def test_16_bit_images_at_an_address_and_in_base64_are_not_cut_off(monkeypatch):
     """transformers' reader converts them to RGB, which makes every value above 255 white."""
     content = encoded(Image.fromarray(WIDE * 257), "PNG")
-    monkeypatch.setattr("urllib.request.urlopen", lambda url, timeout: io.BytesIO(content))
+    monkeypatch.setattr("m2f.image_processing.image_loading.download", lambda url: content)
     text = base64.b64encode(content).decode()
     for source in ("https://example.org/x.png", text, f"data:image/png;base64,{text}"):
         np.testing.assert_array_equal(grey(source), GREY)
