@@ -8,7 +8,7 @@ import math
 import reprlib
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 # Of the parts outside the backbone; the paper's largest model has 18 million there. 8 GiB in float32.
 MOST_PARAMETERS = 2 * 2**30
@@ -88,7 +88,8 @@ def check_fields(fields: Any):
     libraries' recursion does not reach."""
     if not isinstance(fields, Mapping):
         raise ValueError(f"a configuration holds no fields, but a {type(fields).__name__}")
-    level, here = 0, [fields]
+    level = 0
+    here: list[Any] = [fields]
     while here:
         if (level := level + 1) > _DEEPEST:
             raise ValueError(f"the configuration has more than {_DEEPEST} lists or mappings in each other")
@@ -133,7 +134,7 @@ def check_backbone(fields: Mapping[str, Any]):
             continue
         numbers = _numbers_in(value)
         for number in numbers:
-            if not math.isfinite(number) or isinstance(number, Integral) and abs(number) > _MOST_IN_BACKBONE:
+            if not math.isfinite(number) or isinstance(number, Integral) and abs(int(number)) > _MOST_IN_BACKBONE:
                 raise ValueError(
                     f"backbone_config.{name}={reprlib.repr(value)} must hold finite numbers, and whole ones of up to "
                     f"{_MOST_IN_BACKBONE}."
@@ -144,14 +145,14 @@ def check_backbone(fields: Mapping[str, Any]):
             )
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _check_number(name: str, value: Any, limits: Range, kind: type):
     if not is_number(value):
         raise ValueError(f"{name}={reprlib.repr(value)} is no number.{_HINTS.get(name, '')}")
-    if not isinstance(value, kind):
+    if kind is Integral and not isinstance(value, Integral):
         raise ValueError(f"{name}={reprlib.repr(value)} must be a whole number.")
     if not (limits.low <= value <= limits.high and value < math.inf):
         wanted = "finite and >= 0" if limits.high == math.inf else f"in {limits.low}..{limits.high}"
@@ -162,7 +163,7 @@ def _check_number(name: str, value: Any, limits: Range, kind: type):
 
 def _check_strides(strides: Any):
     is_list = isinstance(strides, Sequence) and not isinstance(strides, str) and len(strides) == 4
-    if not is_list or not all(is_number(s) and isinstance(s, Integral) and 1 <= s <= 1024 for s in strides):
+    if not is_list or not all(is_number(s) and isinstance(s, Integral) and 1 <= int(s) <= 1024 for s in strides):
         raise ValueError(
             f"feature_strides={reprlib.repr(strides)} must be four whole numbers of 1 to 1024, those of the "
             "backbone's feature maps, such as [4, 8, 16, 32]."

@@ -261,6 +261,12 @@ class M2FConfig(PretrainedConfig):
         """
         saved = copy.copy(self)
         setattr(saved, VERSION_FIELD, M2F_VERSION)
+        backbone: Any = getattr(saved, "backbone_config", None)
+        if saved.dtype is not None and backbone is not None and backbone.dtype is None:
+            # As it is after loading, so that a model saved again has the same file.
+            backbone = copy.copy(backbone)
+            backbone.dtype = saved.dtype
+            saved.backbone_config = backbone
         if getattr(self, "auto_map", None) is not None:
             saved.auto_map = _local_references(self.auto_map, Path(save_directory))
             if not saved.auto_map:

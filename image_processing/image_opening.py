@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import struct
 import zlib
 from collections.abc import Callable, Sequence
@@ -100,6 +101,8 @@ def decoded(read: Callable[[], Read], name: str) -> Read:
     """What `read` returns; whatever it raises for a damaged image is a ValueError with the image's name."""
     try:
         return read()
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"cannot decode {name} as an image: {error}{_allowing(str(error))}") from error
     except _DECODE_ERRORS as error:
         is_unknown = isinstance(error, UnidentifiedImageError)  # whose message is an address in memory
         reason = "it is empty, cut off at its beginning or of an unknown format" if is_unknown else str(error)
@@ -140,6 +143,19 @@ def page_count(image: Image.Image) -> int:
         return getattr(image, "n_frames", 1) if image.format in _PAGED_FORMATS else 1
     except _DECODE_ERRORS:  # of what follows the first page, which is what is read
         return 1
+
+
+def _allowing(text: str) -> str:
+    """What to do about an image that Pillow refuses, from its words."""
+    numbers = re.findall(r"(\d+) pixels", text)
+    if len(numbers) != 2:
+        return ""
+    pixels, limit = map(int, numbers)
+    return (
+        f" Cut it into parts of at most {limit} pixels; or, if the file can be trusted, allow its {pixels} pixels, "
+        f"which take {3 * pixels / 2**30:.1f} GiB: m2f predict --max-pixels {pixels}, best with --tile, or in Python "
+        f"PIL.Image.MAX_IMAGE_PIXELS = {-(-pixels // 2)}"
+    )
 
 
 def _tiff_pages(image: TiffImagePlugin.TiffImageFile) -> int:

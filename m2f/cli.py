@@ -9,6 +9,9 @@ import textwrap
 import traceback
 from collections.abc import Mapping, Sequence
 
+from m2f.output.safe_streams import safe_streams
+from m2f.output.safe_text import terminal_text
+
 # Subcommand -> its line in the help. Its module in m2f/commands is imported only when it is asked for, because some
 # take seconds to import.
 COMMANDS = {
@@ -43,7 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: from argparse, for --help, --version and wrong arguments.
     """
-    first = main_parser().parse_args(sys.argv[1:] if arguments is None else arguments)
+    with safe_streams():
+        return _main(sys.argv[1:] if arguments is None else arguments)
+
+
+def _main(arguments: Sequence[str]) -> int:
+    first = main_parser().parse_args(arguments)
     prog, debug = f"m2f {first.command}", first.debug or "--debug" in first.arguments
     try:
         code = _run(first.command, first.arguments)
@@ -60,9 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         else:
-            from m2f.commands.messages import printable
-
-            print(f"{prog}: error: {printable(line)}", file=sys.stderr)
+            print(f"{prog}: error: {line}", file=sys.stderr)
         return EXIT_ERROR
     except KeyboardInterrupt:
         if debug:
@@ -113,7 +119,7 @@ class _OneLineParser(argparse.ArgumentParser):
         _, _, unknown = message.partition("unrecognized arguments:")
         flags = [word.split("=")[0] for word in unknown.split() if word.startswith("--")]
         hints = [f"{flag}: {nearest(flag, self._option_string_actions, self.prog)}" for flag in flags]
-        message = "; ".join([message, *(hints or [f"`{self.prog} --help` explains"])])
+        message = terminal_text("; ".join([message, *(hints or [f"`{self.prog} --help` explains"])]))
         self.exit(EXIT_ERROR, f"{self.prog}: error: {message}\n")
 
 

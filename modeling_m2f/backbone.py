@@ -46,10 +46,10 @@ def build_backbone(config: PretrainedConfig, frozen_batch_norm: bool) -> PreTrai
     return backbone
 
 
-def _built(config: PretrainedConfig) -> PreTrainedModel:
+def _built(config: PretrainedConfig) -> Any:
     """Its own code meets the values of a file here, and fails on those that make no sense in any way."""
     try:
-        backbone = AutoBackbone.from_config(config)
+        backbone: Any = AutoBackbone.from_config(config)
         len(backbone.channels)  # computed when it is asked for
         return backbone
     except MemoryError:

@@ -2,6 +2,8 @@
 
 import pickle
 from collections.abc import Callable, Mapping
+from os import PathLike
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +21,7 @@ from m2f.modeling_m2f.backbone import (
     set_input_embeddings_of,
 )
 from m2f.modeling_m2f.checkpoint_report import CONSTANTS, FORMER_CONSTANTS, check_report, wrong_names_hint
+from m2f.modeling_m2f.file_mode import give_usual_mode
 from m2f.modeling_m2f.weight_files import check_weight_files, has_pickled_weights
 from m2f.modeling_m2f.weight_init import torch_default_
 from m2f.modeling_m2f.wide_products import with_same_products
@@ -158,6 +161,19 @@ class M2FPreTrainedModel(PreTrainedModel):
         if hasattr(model, "criterion") and not model.criterion.empty_weight.is_meta:
             model.set_class_weights(model.criterion.settle_class_weights())
         return (model, report) if output_loading_info else model
+
+    def save_pretrained(self, save_directory: str | PathLike, *args, **kwargs):
+        """As in transformers; the weights may be read by whom the umask lets.
+
+        Raises:
+            OSError: they cannot be written; a full disk is an error of safetensors' own in transformers.
+        """
+        try:
+            super().save_pretrained(save_directory, *args, **kwargs)
+        except SafetensorError as error:
+            raise OSError(f"cannot write the weights into {save_directory}: {error}") from error
+        for file in Path(save_directory).glob("*.safetensors"):
+            give_usual_mode(file)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
         """As in PyTorch; where the names are those of the original or of files, the error says what loads them, and

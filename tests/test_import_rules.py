@@ -20,14 +20,15 @@ ALLOWED = {
     "kernels": set(),
     "modeling_m2f": {"configuration", "kernels"},
     "image_processing": {"kernels"},
-    "data": {"image_processing"},
-    "evaluation": {"image_processing"},
-    "checkpoints": {"configuration"},
-    "inference": {"configuration", "modeling_m2f", "image_processing", "data", "evaluation", "checkpoints"},
-    "validation": {"modeling_m2f", "image_processing", "data", "evaluation", "checkpoints", "inference"},
-    "training": {"modeling_m2f", "image_processing", "data", "evaluation", "checkpoints", "validation"},
-    "bench": {"configuration", "modeling_m2f", "image_processing", "data"},
-    "hub": {"configuration", "modeling_m2f", "kernels", "image_processing", "checkpoints"},
+    "data": {"image_processing", "output"},
+    "evaluation": {"image_processing", "output"},
+    "checkpoints": {"configuration", "output"},
+    "output": set(),
+    "inference": {"configuration", "modeling_m2f", "image_processing", "data", "evaluation", "checkpoints", "output"},
+    "validation": {"modeling_m2f", "image_processing", "data", "evaluation", "checkpoints", "inference", "output"},
+    "training": {"modeling_m2f", "image_processing", "data", "evaluation", "checkpoints", "validation", "output"},
+    "bench": {"configuration", "modeling_m2f", "image_processing", "data", "output"},
+    "hub": {"configuration", "modeling_m2f", "kernels", "image_processing", "checkpoints", "output"},
 }
 # Imported by a function that needs them, so that `import m2f` is quick and inference needs none of them.
 LAZY = {"datasets", "evaluate", "faster_coco_eval", "onnxruntime", "openvino", "pycocotools", "scipy", "shtab"}

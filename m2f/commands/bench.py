@@ -19,6 +19,7 @@ from m2f.bench.output_difference import output_differences
 from m2f.bench.paired_timing import paired_seconds, ratios
 from m2f.bench.peak_memory import can_measure, growth
 from m2f.bench.speed_plot import draw_speed
+from m2f.commands.messages import print_lines
 from m2f.commands.output_check import check_folder
 from m2f.commands.shared_arguments import add_shared_arguments, count
 from m2f.inference.model_loading import DTYPES, find_device
@@ -64,14 +65,14 @@ def run(args: argparse.Namespace) -> int:
         for name in _form_names(args, dtype):
             check_form(name, DTYPES[dtype], args.device)
     if args.dry_run:
-        print("\n".join(dry_run_lines(args)))
+        print_lines(dry_run_lines(args))
         return 0
     torch.set_num_threads(args.threads)
     if args.peak_of:
         print(_own_peak(args))
         return 0
     results: dict[str, Any] = {"machine": _machine(args), "rows": []}
-    print(", ".join(f"{name} {value}" for name, value in results["machine"].items()))
+    print_lines([", ".join(f"{name} {value}" for name, value in results["machine"].items())])
     for backbone in args.backbone:
         for dtype in args.dtype:
             _measure(args, backbone, dtype, results)
@@ -180,8 +181,8 @@ def _own_peak(args: argparse.Namespace) -> int:
 
 def _print_row(row: dict):
     height, width = row["size"]
-    print(f"{row['backbone']} {height}x{width} batch {row['batch']} {row['dtype']}: {row['stage']}", end="")
-    print(f" (matrix products: {row['matrix_rate'] / 1e9:.0f} GFLOP/s)")
+    head = f"{row['backbone']} {height}x{width} batch {row['batch']} {row['dtype']}: {row['stage']}"
+    print_lines([f"{head} (matrix products: {row['matrix_rate'] / 1e9:.0f} GFLOP/s)"])
     for name, found in row["forms"].items():
         times = " / ".join(f"{value:.3f}" for value in found["seconds"].values())
         line = f"  {name:24s} {times} s"

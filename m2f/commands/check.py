@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from m2f.commands.data_arguments import add_data_arguments
-from m2f.commands.messages import printable, printer
+from m2f.commands.messages import print_lines, printer
 from m2f.commands.output_check import check_file, check_folder
 from m2f.commands.shared_arguments import add_shared_arguments, count_or_zero
 from m2f.commands.white_level_argument import add_white_level_argument
@@ -21,6 +21,7 @@ from m2f.data.coco_writing import WrittenSplit, check_target, write_coco
 from m2f.data.contact_sheet import draw_contact_sheet
 from m2f.data.dataset_check import TINY_PIXELS, check_dataset
 from m2f.data.image_inspection import KINDS, SEVERITIES, Finding
+from m2f.output.write_errors import naming
 
 EXIT_FOUND_ERRORS = 1
 EXIT_CODES = {0: "training may start", EXIT_FOUND_ERRORS: "errors were found (with --strict: or warnings)"}
@@ -79,12 +80,15 @@ def run(args: argparse.Namespace) -> int:
             validation_fraction=args.validation_fraction,
         )
     text = json.dumps({"data": data, **report.to_dict()}, indent=1)
-    say = printer(is_main=True) if prints_json else print
-    print(text if prints_json else "\n".join(report_lines(report, data, None if args.all else args.max_lines)))
+    say = printer(is_main=True) if prints_json else _print_line
+    if prints_json:
+        print(text)
+    else:
+        print_lines(report_lines(report, data, None if args.all else args.max_lines))
     if json_file:
-        _write(args, f"report: {json_file}", lambda: json_file.write_text(text + "\n", encoding="utf-8"), say)
+        _write(args, "report", json_file, lambda: json_file.write_text(text + "\n", encoding="utf-8"), say)
     if sheet and report.records:
-        _write(args, f"contact sheet: {sheet}", lambda: draw_contact_sheet(report, args.sheet_images).save(sheet), say)
+        _write(args, "contact sheet", sheet, lambda: draw_contact_sheet(report, args.sheet_images).save(sheet), say)
     if args.write:
         _write_dataset(args, report, say)
     say(_verdict(report, args.strict))
@@ -103,10 +107,15 @@ def _silent_readers() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _write(args: argparse.Namespace, line: str, write: Callable[[], object], say: Callable[[str], object]):
+def _print_line(text: str):
+    print_lines([text])
+
+
+def _write(args: argparse.Namespace, what: str, file: Path, write: Callable[[], object], say: Callable[[str], object]):
     if not args.dry_run:
-        write()
-    say(f"would write {line}" if args.dry_run else line)
+        with naming(file):
+            write()
+    say(f"would write {what}: {file}" if args.dry_run else f"{what}: {file}")
 
 
 def _check_writing(args: argparse.Namespace, data: str):
@@ -174,7 +183,7 @@ def report_lines(report: CheckReport, data: str, max_lines: int | None) -> list[
                 lines += ["", f"{severity.upper()} {KINDS[kind][1]}: {len(findings)}"]
                 lines += [f"  {_finding_line(finding)}" for finding in findings[:max_lines]]
                 lines += _more(len(findings), max_lines)
-    return [*map(printable, lines), ""]
+    return [*lines, ""]
 
 
 def _split_lines(split: str, summary: SplitSummary) -> list[str]:

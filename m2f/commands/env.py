@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from m2f.commands.messages import print_lines
 from m2f.commands.shared_arguments import add_shared_arguments
 from m2f.data.dataset_check import usable_cores
 from m2f.evaluation.measuring_machine import processor_name
@@ -41,7 +42,10 @@ def run(args: argparse.Namespace) -> int:
         "deformable attention": dict(kernel_report()),
         "other kernels, on the CPU": dict(cpu_kernel_report()),
     }
-    print(json.dumps(report, indent=1) if args.json else "\n".join(_lines(report)))
+    if args.json:
+        print(json.dumps(report, indent=1))
+    else:
+        print_lines(_lines(report))
     return 0
 
 

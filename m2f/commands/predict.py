@@ -6,11 +6,11 @@ Several processes, on machines that all see the folders, share the images with:
 
 import argparse
 import os
-import re
 import sys
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 from m2f.checkpoints.bundled_checkpoint import DEFAULT_CHECKPOINT, checkpoint_location
-from m2f.commands.messages import printer
+from m2f.commands.messages import print_lines, printer
 from m2f.commands.output_check import check_folder
 from m2f.commands.shared_arguments import AUTO_BATCH, add_shared_arguments, count
 from m2f.commands.tile_arguments import add_tile_arguments
@@ -33,6 +33,8 @@ from m2f.inference.model_loading import DTYPES, find_device
 from m2f.inference.prediction_folder import REPORT, Entry, PredictionFolder
 from m2f.inference.prediction_summary import Summary, write_summary
 from m2f.inference.segmenter import Segmenter
+from m2f.output.folder_lock import locked_folder
+from m2f.output.safe_text import terminal_text
 
 EXIT_IMAGES_FAILED = 1
 EXIT_CODES = {0: "all images have a result", EXIT_IMAGES_FAILED: "some have none, and those of the others are written"}
@@ -82,13 +84,22 @@ def run(args: argparse.Namespace) -> int:
     folder = PredictionFolder(args.output, result_settings(args))
     entries = folder.entries(sources)
     device = find_device(args.device)  # wrong arguments before any process waits for another
+    check_folder(args.output)
     if args.dry_run:
-        check_folder(args.output)
-        print("\n".join(dry_run_lines(args, folder, entries)))
+        print_lines(dry_run_lines(args, folder, entries))
         return 0
     state = PartialState(cpu=device.type == "cpu", timeout=_LONGEST_WAIT)
     # Processes get a GPU each, unless the user names a device for all.
     segmenter = load_segmenter(args, device if args.device not in (None, "cuda") else state.device)
+    with locked_folder(args.output) if state.is_main_process else nullcontext():
+        code = _predict(args, state, segmenter, folder, entries)
+    state.destroy_process_group()
+    return code
+
+
+def _predict(
+    args: argparse.Namespace, state: PartialState, segmenter: Segmenter, folder: PredictionFolder, entries: list[Entry]
+) -> int:
     if state.is_main_process:
         folder.begin(args.overwrite)
     state.wait_for_everyone()
@@ -103,9 +114,8 @@ def run(args: argparse.Namespace) -> int:
     code = 0
     if state.is_main_process:
         summary = write_summary(folder, entries, segmenter.id2label, segmenter.things)
-        print("\n".join(summary_lines(summary, folder, len(todo), time.monotonic() - started)))
+        print_lines(summary_lines(summary, folder, len(todo), time.monotonic() - started))
         code = EXIT_IMAGES_FAILED if summary.failed else 0
-    state.destroy_process_group()
     return code
 
 
@@ -153,9 +163,10 @@ def predict_images(segmenter: Segmenter, folder: PredictionFolder, entries: Sequ
     with bar:
         for outcome in pipeline.run(entries):
             if outcome.error is not None:
-                message = _with_advice(str(outcome.error))
+                message = str(outcome.error)
                 folder.write_failure(outcome.item, message)
-                tqdm.write(_failure_line(outcome.item.source.shown, message), file=sys.stderr)
+                line = _failure_line(outcome.item.source.shown, message)
+                tqdm.write(terminal_text(line), file=sys.stderr)
             bar.update()
 
 
@@ -175,12 +186,6 @@ def summary_lines(summary: Summary, folder: PredictionFolder, done: int, seconds
     if summary.failed:
         lines.append(f"{len(summary.failed)} images have no result; the same command tries them again")
     return [*lines, f"report: {folder.path / REPORT}"]
-
-
-def _with_advice(message: str) -> str:
-    """Pillow's words for an image of many pixels, with what to do about it."""
-    found = re.search(r"Image size \((\d+) pixels\) exceeds limit", message)
-    return f"{message} --max-pixels {found[1]} reads it all the same, best with --tile." if found else message
 
 
 def _failure_line(location: str, message: str) -> str:

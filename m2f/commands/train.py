@@ -16,9 +16,8 @@ from transformers.utils import cached_file, logging
 
 from m2f.checkpoints.bundled_checkpoint import checkpoint_location
 from m2f.checkpoints.checkpoint_config import read_config
-from m2f.checkpoints.folder_lock import locked_folder
 from m2f.commands.data_arguments import reader_option
-from m2f.commands.messages import printer
+from m2f.commands.messages import print_lines, printer
 from m2f.commands.output_check import check_folder
 from m2f.commands.shared_arguments import SHARED_ORDER, add_shared_arguments
 from m2f.commands.train_arguments import add_option_arguments, options_from_arguments
@@ -35,6 +34,7 @@ from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.image_processing.white_level import WhiteLevel, check_white_level
 from m2f.inference.model_loading import find_device
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
+from m2f.output.folder_lock import locked_folder
 from m2f.training.class_weights import class_weights_of
 from m2f.training.run_folder import TrainingDiverged, find_checkpoint
 from m2f.training.starting_point import check_start, starting_model
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     find_device(options.device)  # one that is not there is an error
     check_folder(Path(options.output))
     if args.dry_run:
-        print("\n".join(dry_run_lines(options)))
+        print_lines(dry_run_lines(options))
         return 0
     return train(options)
 

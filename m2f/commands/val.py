@@ -9,6 +9,7 @@ import math
 import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from accelerate import Accelerator
 from transformers.utils import logging
 
 from m2f.commands.data_arguments import add_data_arguments
-from m2f.commands.messages import printer
+from m2f.commands.messages import print_lines, printer
 from m2f.commands.output_check import check_folder
 from m2f.commands.shared_arguments import AUTO_BATCH, MIXED_PRECISION, add_shared_arguments, count, count_or_zero
 from m2f.commands.tile_arguments import add_tile_arguments
@@ -31,6 +32,7 @@ from m2f.evaluation.result_folder import ResultFolder, without_nan
 from m2f.image_processing.image_processing_m2f import TASKS
 from m2f.image_processing.tile_setting import choose_tile
 from m2f.inference.model_loading import find_device, load_model
+from m2f.output.folder_lock import locked_folder
 from m2f.validation.accelerator_device import accelerator_on
 from m2f.validation.checkpoint_tasks import Checkpoint, choose_tasks
 from m2f.validation.evaluation_batches import ONE_VIEW, TestTimeView
@@ -107,8 +109,24 @@ def run(args: argparse.Namespace) -> int:
     if views != ONE_VIEW and args.tile:
         raise ValueError(f"--flip and --scales are for whole images, not for tiles of {args.tile}; give --tile 0")
     if args.dry_run:
-        say("\n".join(dry_run_lines(args, dataset, tasks)))
+        for line in dry_run_lines(args, dataset, tasks):
+            say(line)
         return 0
+    locked = args.output is not None and accelerator.is_main_process
+    with locked_folder(args.output) if locked else nullcontext():
+        _measure(args, accelerator, checkpoint, dataset, tasks, views)
+    accelerator.end_training()  # leaves the group of processes
+    return 0
+
+
+def _measure(
+    args: argparse.Namespace,
+    accelerator: Accelerator,
+    checkpoint: Checkpoint,
+    dataset: SegmentationDataset,
+    tasks: list[str],
+    views: tuple[TestTimeView, ...],
+):
     folder = _begin_output(args, accelerator)
     result = validate(
         checkpoint,
@@ -128,12 +146,13 @@ def run(args: argparse.Namespace) -> int:
     )
     if accelerator.is_main_process:
         record = _record(args, checkpoint, dataset, result, accelerator.num_processes)
-        print(json.dumps(without_nan(record), indent=1) if args.json else "\n".join(result_lines(result, args)))
+        if args.json:
+            print(json.dumps(without_nan(record), indent=1))
+        else:
+            print_lines(result_lines(result, args))
         if folder:
             _finish_output(folder, result, record, dataset)
-            say(f"predictions and numbers: {folder.path}")
-    accelerator.end_training()  # leaves the group of processes
-    return 0
+            printer(True)(f"predictions and numbers: {folder.path}")
 
 
 def _with_tiles(args: argparse.Namespace, checkpoint: Checkpoint) -> argparse.Namespace:
@@ -214,7 +233,8 @@ def result_lines(result: Validation, args: argparse.Namespace) -> Iterator[str]:
     for task, numbers in result.results.items():
         tiles = f", tiles of {args.tile} pixels, {args.tile_overlap} in common" if args.tile else ""
         limit = f", at most {args.max_detections} detections of an image" if task == "instance" else ""
-        yield f"\n{task}{tiles}{limit}"
+        yield ""
+        yield f"{task}{tiles}{limit}"
         names = list(numbers)
         for start in range(0, len(names), _COLUMNS):
             row = names[start : start + _COLUMNS]

@@ -26,6 +26,7 @@ from m2f.data.dataset_paths import split_of_name
 from m2f.data.image_reading import ImageFile
 from m2f.data.segment_map import Sample
 from m2f.image_processing.white_level import WhiteLevel
+from m2f.output.safe_text import terminal_text
 
 logger = logging.get_logger(__name__)
 
@@ -108,7 +109,7 @@ class CocoInstances:
         flags = ((class_id, is_crowd) for entries in objects.values() for _, class_id, _, is_crowd, *_ in entries)
         self.remarks += crowd_remarks(flags, self.id2label)
         for _, text in self.remarks:
-            logger.warning_once(f"{self.annotation_file}: {text}")
+            logger.warning_once(terminal_text(f"{self.annotation_file}: {text}"))
 
     def __len__(self) -> int:
         return len(self.images)

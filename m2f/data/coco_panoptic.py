@@ -31,6 +31,7 @@ from m2f.data.named_files import NamedFiles
 from m2f.data.segment_map import Sample, SegmentMap
 from m2f.image_processing.label_values import IGNORED, NOTHING
 from m2f.image_processing.white_level import WhiteLevel
+from m2f.output.safe_text import terminal_text
 
 logger = logging.get_logger(__name__)
 
@@ -109,7 +110,7 @@ class CocoPanoptic:
         self.remarks: list[tuple[str, str]] = []
         self._annotations = PackedLists(self._annotations_by_image(content["annotations"]), str(self.annotation_file))
         for _, text in self.remarks:
-            logger.warning_once(f"{self.annotation_file}: {text}")
+            logger.warning_once(terminal_text(f"{self.annotation_file}: {text}"))
 
     def __len__(self) -> int:
         return len(self.images)

@@ -25,6 +25,7 @@ from m2f.data.coco_entries import background, instance_entries, panoptic_entries
 from m2f.data.dataset_paths import split_of_name
 from m2f.data.segment_map import Sample
 from m2f.data.segmentation_dataset import SegmentationDataset, thing_labels
+from m2f.output.write_errors import naming
 
 RECORD = "m2f_dataset.json"
 _PROGRAM = "m2f check --write coco"
@@ -103,11 +104,17 @@ def write_coco(
         place = Path(workplace) / "folder"
         place.mkdir()
         written = []
-        for split, name in _split_names(readers).items():
-            todo = list(range(len(readers[split])) if indices is None else indices[split])
-            written.append(_Writer(readers[split], place, name, copy_images).write(todo))
-        record = {"program": _PROGRAM, "splits": {split.name: split.images for split in written}}
-        (place / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        try:
+            for split, name in _split_names(readers).items():
+                todo = list(range(len(readers[split])) if indices is None else indices[split])
+                written.append(_Writer(readers[split], place, name, copy_images).write(todo))
+            record = {"program": _PROGRAM, "splits": {split.name: split.images for split in written}}
+            with naming(place / RECORD):
+                (place / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            if str(place) not in str(error):
+                raise
+            raise OSError(str(error).replace(str(place), str(folder))) from error  # which the user knows
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(place, folder)
@@ -127,7 +134,8 @@ class _Writer:
     def write(self, indices: Sequence[int]) -> WrittenSplit:
         written = WrittenSplit(self.name)
         names = _file_names(self.reader, indices)
-        with open(self.folder / f"{self.stem}.json", "w", encoding="utf-8") as file:
+        path = self.folder / f"{self.stem}.json"
+        with naming(path), open(path, "w", encoding="utf-8") as file:
             # The annotations come first and image by image, so that they are never in memory all at once.
             file.write('{"annotations": [')
             for index, file_name in zip(indices, names, strict=True):
@@ -181,12 +189,14 @@ class _Writer:
                 return
             except OSError:  # another file system, or one without links
                 pass
-        shutil.copyfile(source, target)
+        with naming(target):
+            shutil.copyfile(source, target)
 
 
 def _save_png(pixels: np.ndarray, path: Path):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, "PNG")
+    with naming(path):
+        Image.fromarray(pixels).save(path, "PNG")
 
 
 def _split_names(readers: Mapping[str, SegmentationDataset]) -> dict[str, str]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from m2f.data.segment_map import Sample
 from m2f.data.segmentation_dataset import SegmentationDataset
+from m2f.output.safe_text import terminal_text
 
 _SHOWN_CLASSES = 200
 
@@ -26,7 +27,7 @@ def describe(dataset: SegmentationDataset, limit: int | None = None) -> str:
     indices = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), limit or len(dataset))).astype(int))
     read = f" ({len(indices)} of them read)" if len(indices) < len(dataset) else ""
     head = f"{dataset.format}, split {dataset.split!r}, {dataset.task} labels: {len(dataset)} images{read}"
-    return "\n".join([head, *_findings(dataset, indices.tolist())])
+    return "\n".join(map(terminal_text, [head, *_findings(dataset, indices.tolist())]))
 
 
 def _findings(dataset: SegmentationDataset, indices: list[int]) -> Iterator[str]:

@@ -9,6 +9,7 @@ import torch
 from m2f.data.augmentation import Augmentation
 from m2f.data.segment_map import Sample
 from m2f.data.segmentation_dataset import SampleSource
+from m2f.output.safe_text import terminal_text
 
 _POLICIES = ("raise", "skip")
 # A few broken images are stepped over; so many in a row, each drawn from all, mean that the dataset is broken.
@@ -113,9 +114,8 @@ class TrainingDataset(torch.utils.data.Dataset):
     def _report(self, index: int, error: Exception):
         if not self._broken[index]:
             self._broken[index] = 1
-            warnings.warn(
-                f"{self._describe(index)} cannot be read and is left out: {error}", RuntimeWarning, stacklevel=2
-            )
+            text = terminal_text(f"{self._describe(index)} cannot be read and is left out: {error}")
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
 
     def _describe(self, index: int) -> str:
         path = self.dataset.image_path(index)

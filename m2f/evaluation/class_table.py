@@ -8,12 +8,16 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from m2f.output.safe_text import csv_cell
+from m2f.output.write_errors import naming
+
 _ROW, _BAR, _MARGIN, _FONT_SIZE = 22, 360, 12, 13  # pixels: height of a row, length of the bar for 1
 _BACKGROUND, _TEXT, _TRACK, _FILL = "#ffffff", "#202020", "#ececec", "#3a76af"
 
 
 def write_class_csv(rows: Sequence[Mapping[str, Any]], path: str | Path):
-    """One line for each class under a line of names; numbers that are not defined stay empty.
+    """One line for each class under a line of names; numbers that are not defined stay empty. Names are written as
+    `csv_cell` says.
 
     Args:
         rows: what `per_class_table` returns.
@@ -22,10 +26,12 @@ def write_class_csv(rows: Sequence[Mapping[str, Any]], path: str | Path):
         ValueError: no rows.
     """
     _check_not_empty(rows)
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with naming(path), open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
-        writer.writerows({key: "" if _undefined(value) else value for key, value in row.items()} for row in rows)
+        writer.writerows(
+            {key: "" if _undefined(value) else csv_cell(value) for key, value in row.items()} for row in rows
+        )
 
 
 def write_class_chart(rows: Sequence[Mapping[str, Any]], column: str, path: str | Path):
@@ -43,7 +49,9 @@ def write_class_chart(rows: Sequence[Mapping[str, Any]], column: str, path: str 
     _check_not_empty(rows)
     if column not in rows[0]:
         raise ValueError(f"the table has no column {column!r}, only {', '.join(map(str, rows[0]))}")
-    draw_class_chart(rows, column).save(path, format="PNG")
+    chart = draw_class_chart(rows, column)
+    with naming(path):
+        chart.save(path, format="PNG")
 
 
 def draw_class_chart(rows: Sequence[Mapping[str, Any]], column: str) -> Image.Image:

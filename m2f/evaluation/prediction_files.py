@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from m2f.output.write_errors import naming
+
 INSTANCES, PANOPTIC, SEMANTIC = "instances.json", "panoptic", "semantic"
 _MAX_8_BITS, _MAX_16_BITS = 255, 65535
 
@@ -58,7 +60,8 @@ class InstanceFile:
 
     def finish(self, lines: Sequence[str]):
         """Write the file from what `add` gave for all images."""
-        self.path.write_text("[\n" + ",\n".join(filter(None, lines)) + "\n]\n", encoding="utf-8")
+        with naming(self.path):
+            self.path.write_text("[\n" + ",\n".join(filter(None, lines)) + "\n]\n", encoding="utf-8")
 
 
 class PanopticFiles:
@@ -125,7 +128,8 @@ class PanopticFiles:
             "annotations": [part["annotation"] for part in parts],
             "categories": self._categories,
         }
-        self.path.write_text(json.dumps(content) + "\n", encoding="utf-8")
+        with naming(self.path):
+            self.path.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
 class SemanticFiles:
@@ -173,4 +177,5 @@ def png_names(names: Sequence[str]) -> list[str]:
 
 def _save(image: Image.Image, path: Path):
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)
+    with naming(path):
+        image.save(path)

@@ -15,6 +15,8 @@ from typing import Any
 
 from m2f.evaluation.class_table import write_class_chart, write_class_csv
 from m2f.evaluation.prediction_files import INSTANCES, PANOPTIC, SEMANTIC
+from m2f.output.folder_lock import files_in
+from m2f.output.write_errors import naming
 
 RESULTS = "results.json"
 _PROGRAM = "m2f val"  # by which a folder is known again
@@ -43,7 +45,7 @@ class ResultFolder:
             ValueError: it has files that an evaluation did not write, or results that may not be removed.
             OSError: it cannot be read.
         """
-        present = sorted(entry.name for entry in self.path.iterdir()) if self.path.exists() else []
+        present = files_in(self.path)
         if present and not self._is_of_an_evaluation():
             found = ", ".join(present[:5]) + (", ..." if len(present) > 5 else "")
             raise ValueError(
@@ -79,8 +81,9 @@ class ResultFolder:
     def _write(self, record: Mapping[str, Any]):
         unfinished = self.path / f".{RESULTS}"
         text = json.dumps(without_nan({"program": _PROGRAM, **record}), indent=1)
-        unfinished.write_text(text + "\n", encoding="utf-8")
-        os.replace(unfinished, self.path / RESULTS)
+        with naming(self.path / RESULTS):
+            unfinished.write_text(text + "\n", encoding="utf-8")
+            os.replace(unfinished, self.path / RESULTS)
 
     def _is_of_an_evaluation(self) -> bool:
         try:

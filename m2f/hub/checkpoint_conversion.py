@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from safetensors import SafetensorError
 from transformers import PretrainedConfig
 from transformers.utils import cached_file
 
@@ -21,7 +22,9 @@ from m2f.hub.transformers_models import to_transformers
 from m2f.hub.weights_license import required_license
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.modeling_m2f.checkpoint_report import CheckpointMismatchError, check_report
+from m2f.modeling_m2f.file_mode import give_usual_mode
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
+from m2f.output.write_errors import naming
 
 LIBRARIES = ("m2f", "transformers")
 PROCESSOR_FILE = "preprocessor_config.json"
@@ -86,7 +89,11 @@ def convert_checkpoint(
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as workplace:
         folder = Path(workplace) / "folder"
-        (save_for_transformers if to == "transformers" else _save)(model, processor, folder)
+        try:
+            with naming(folder):
+                (save_for_transformers if to == "transformers" else _save)(model, processor, folder)
+        except OSError as error:
+            raise OSError(str(error).replace(str(folder), str(target))) from error  # which the user knows
         if target.exists():
             target.rmdir()
         shutil.move(folder, target)
@@ -99,7 +106,12 @@ def save_for_transformers(model: M2FForUniversalSegmentation, processor: M2FImag
 
     transformers stretches images to multiples of 32 instead of padding them, and has post-processing of its own.
     """
-    to_transformers(model).save_pretrained(folder)
+    try:
+        to_transformers(model).save_pretrained(folder)
+    except SafetensorError as error:
+        raise OSError(f"cannot write the weights into {folder}: {error}") from error
+    for file in folder.glob("*.safetensors"):
+        give_usual_mode(file)
     fields = {name: value for name, value in processor.to_dict().items() if name not in _NOT_FOR_TRANSFORMERS}
     fields["image_processor_type"] = "Mask2FormerImageProcessor"
     (folder / PROCESSOR_FILE).write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")

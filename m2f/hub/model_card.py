@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -21,6 +22,8 @@ from m2f.hub.measured_results import training_results, training_speed, validatio
 from m2f.hub.remote_code import replace_text
 from m2f.hub.weights_license import checked_license, required_license
 from m2f.image_processing.flat_yaml import read_flat_yaml
+from m2f.output.safe_text import terminal_text
+from m2f.output.write_errors import naming
 
 CARD_FILE = "README.md"
 PICTURES = "card"  # folder beside the card
@@ -39,6 +42,7 @@ _METRICS = {
 _NEEDED = ("license", "library_name", "pipeline_tag", "datasets")
 # The last line of a card, with a hash of the rest: shows whether somebody has changed it since.
 _MARK = re.compile(r"\n<!-- written by m2f, ([0-9a-f]{16}) -->\n$")
+_CODE = re.compile(r"^(`{3,})[^`\n]*\n.*?^\1$", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def write_card(folder: Path, facts: CardFacts, may_be_open: bool = False) -> Pat
     config, options = _read_json(folder / "config.json"), _training_options(folder)
     base_model = facts.base_model or _start_of(options)
     license = checked_license(facts.license or options.get("license"), _required_license(config, base_model))
-    datasets = facts.datasets or tuple(options.get("dataset") or ())
+    datasets = tuple(map(terminal_text, facts.datasets or options.get("dataset") or ()))
     known = {"license": license, "datasets": datasets, "base_model": base_model}
     missing = [name for name, value in known.items() if not value]
     if missing and not may_be_open:
@@ -90,12 +94,12 @@ def write_card(folder: Path, facts: CardFacts, may_be_open: bool = False) -> Pat
     base_model = None if base_model == _FROM_SCRATCH else base_model
     task = config.get("task", "panoptic")
     results = validation_results(facts.results) if facts.results else training_results(folder, task)
-    name = facts.name or folder.resolve().name
+    name = terminal_text(facts.name or folder.resolve().name)
     data = ModelCardData(
         license=license,
         library_name="transformers",
         pipeline_tag=_PIPELINE,
-        tags=["m2f", "mask2former", f"{task}-segmentation"],
+        tags=["m2f", "mask2former", terminal_text(f"{task}-segmentation")],
         datasets=list(datasets) or None,
         base_model=base_model if base_model is None or _is_hub_id(base_model) else None,
         model_name=name,
@@ -165,8 +169,8 @@ def _required_license(config: Mapping[str, Any], *bases: str | None) -> str | No
 
 
 def _local_links(text: str) -> list[str]:
-    links = re.findall(r"\]\(([^)\s]+)\)", text)
-    return [link for link in links if not re.match(r"[a-z]+:|#", link)]
+    links = re.findall(r"(?<!\\)\]\(([^)\s]+)\)", _CODE.sub("", text))
+    return [unquote(link) for link in links if not re.match(r"[a-z]+:|#", link)]
 
 
 def _options_for(missing: Any) -> str:
@@ -185,13 +189,14 @@ def _start_of(options: Mapping[str, Any]) -> str | None:
 
 def _eval_results(results: Mapping[str, Any], dataset: str) -> list[EvalResult]:
     """For `model-index`."""
+    split = results.get("dataset", {}).get("split")
     return [
         EvalResult(
             task_type=_PIPELINE,
             task_name=f"{task} segmentation",
             dataset_type=dataset,
             dataset_name=dataset,
-            dataset_split=results.get("dataset", {}).get("split"),
+            dataset_split=None if split is None else terminal_text(split),
             metric_type=_METRICS[name][0],
             metric_name=_METRICS[name][1],
             metric_value=round(value, 5),
@@ -212,8 +217,9 @@ def _copy_pictures(folder: Path) -> list[str]:
     links = [f"{PICTURES}/{names.get(path.name, 'predictions.png')}" for path in pictures]
     for path, link in zip(pictures, links, strict=True):
         unfinished = (folder / link).with_suffix(".unfinished")
-        shutil.copyfile(path, unfinished)
-        os.replace(unfinished, folder / link)
+        with naming(folder / link):
+            shutil.copyfile(path, unfinished)
+            os.replace(unfinished, folder / link)
     return links
 
 

@@ -24,6 +24,7 @@ from m2f.checkpoints.json_object import read_json_object
 from m2f.hub.model_card import CARD_FILE, check_card
 from m2f.hub.remote_code import AUTO_MAPS, write_bundle
 from m2f.modeling_m2f.weight_files import check_index
+from m2f.output.write_errors import naming
 
 _CONFIG, _PROCESSOR = AUTO_MAPS
 _INDEX = "model.safetensors.index.json"
@@ -177,7 +178,8 @@ def _fill(stage: Path, folder: Path, names: list[str]):
         if name.endswith(".safetensors"):
             (stage / name).symlink_to((folder / name).resolve())
         else:
-            shutil.copyfile(folder / name, stage / name)
+            with naming(stage / name):
+                shutil.copyfile(folder / name, stage / name)
 
 
 def _check_auto_map(stage: Path):

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from m2f.checkpoints.json_object import read_json_object
 from m2f.modeling_m2f.kernels.kernel_sources import CSRC, read_source
+from m2f.output.write_errors import naming
 
 _PACKAGE = "m2f"
 _ENTRIES = (
@@ -101,8 +102,9 @@ def write_bundle(folder: str | os.PathLike):
 def replace_text(path: Path, text: str):
     """Write a file whole or not at all."""
     unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
+    with naming(path):
+        unfinished.write_text(text, encoding="utf-8")
+        os.replace(unfinished, path)
 
 
 def _source(module: str) -> str:

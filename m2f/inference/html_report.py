@@ -1,6 +1,6 @@
 """The report of a prediction: one HTML file that needs no other file and no network.
 
-Everything that comes from files is escaped by jinja2, and none of it gets into the script. The page's own content
+Everything that comes from files is escaped (`html_text`), and none of it gets into the script. The page's own content
 security policy forbids all but that script (by its hash), its styles and the pictures in it.
 """
 
@@ -14,6 +14,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from m2f.inference.report_template import SCRIPT, STYLE, TEMPLATE
+from m2f.output.safe_text import html_text
 
 _CHART_HEIGHT = 120
 _BAR, _SMALL_BAR = 44, 6  # pixels, width
@@ -43,7 +44,12 @@ def render_report(summary: Any, settings: Mapping[str, Any]) -> str:
     import jinja2
     from markupsafe import Markup
 
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    def safe(value: Any) -> Any:
+        return Markup(html_text(value)) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+    environment = jinja2.Environment(
+        autoescape=True, finalize=safe, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
     environment.filters |= {"path": _quoted_path, "number": _number}
     total = [sum(counts) for counts in zip(*(row.histogram for row in summary.classes), strict=True)]
     return environment.from_string(TEMPLATE).render(

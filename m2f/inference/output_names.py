@@ -9,6 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 from m2f.inference.image_sources import ImageSource
+from m2f.output.write_errors import naming
 
 _TEMPORARY = ".m2f-unfinished-"
 # File systems take 255 bytes a name, of which endings and the mark of an unfinished file need some.
@@ -38,8 +39,9 @@ def write_whole(path: Path, write: Callable[[Path], Any]):
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.parent / f"{_TEMPORARY}{uuid4().hex}{path.suffix}"
     try:
-        write(unfinished)
-        os.replace(unfinished, path)
+        with naming(path):
+            write(unfinished)
+            os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)  # after an error
 

@@ -31,6 +31,7 @@ from m2f.inference.image_sources import ImageSource
 from m2f.inference.output_names import output_names, remove_unfinished, write_whole
 from m2f.inference.segment_captions import draw_captions
 from m2f.inference.segmentation_result import SegmentationResult
+from m2f.output.folder_lock import files_in
 
 REPORT, COCO_JSON, OBJECTS_CSV, SETTINGS = "report.html", "predictions.json", "objects.csv", "settings.json"
 OVERLAYS, LABELS, RECORDS = "overlays", "labels", "records"
@@ -69,7 +70,7 @@ class PredictionFolder:
             OSError: it cannot be made or written to.
         """
         try:
-            present = sorted(entry.name for entry in self.path.iterdir()) if os.path.lexists(self.path) else []
+            present = files_in(self.path)
             self._check(present, overwrite)
             if present and overwrite:
                 self._clear()
@@ -77,7 +78,8 @@ class PredictionFolder:
             remove_unfinished(self.path)
             self.write_text(SETTINGS, json.dumps({"program": _PROGRAM, "settings": self.settings}, indent=1) + "\n")
         except OSError as error:
-            raise type(error)(f"cannot write into {self.path}: {error.strerror or error}") from error
+            where = f" ({error.filename})" if error.filename else ""
+            raise type(error)(f"cannot write into {self.path}: {error.strerror or error}{where}") from error
 
     def entries(self, sources: Sequence[ImageSource]) -> list[Entry]:
         """The images of a run, all of them: their names depend on each other."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TextIO
 from m2f.inference.html_report import render_report
 from m2f.inference.output_names import write_whole
 from m2f.inference.prediction_folder import COCO_JSON, OBJECTS_CSV, REPORT, Entry, PredictionFolder
+from m2f.output.safe_text import csv_cell
 
 CSV_COLUMNS = (
     "image", "id", "class", "class_id", "score", "area", "left", "top", "width", "height",
@@ -109,7 +110,7 @@ class _Collected:
 
     def write(self, csv_path: Path, coco: TextIO, folder: PredictionFolder, entries: Sequence[Entry]):
         coco.write('{"annotations": [')
-        with csv_path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        with csv_path.open("w", encoding="utf-8", newline="") as file:
             table = csv.writer(file)
             table.writerow(CSV_COLUMNS)
             for image_id, (entry, record) in enumerate(folder.records(entries), start=1):
@@ -190,7 +191,7 @@ def _image_names(entries: Sequence[Entry]) -> dict[Entry, str]:
 
 
 def _csv_row(name: str, segment: Mapping[str, Any]) -> Iterator[Any]:
-    yield from (name, segment["id"], segment["label"], segment["category_id"])
+    yield from (csv_cell(name), segment["id"], csv_cell(segment["label"]), segment["category_id"])
     yield from (round(segment["score"], 6), segment["area"], *segment["bbox"])
 
 

@@ -9,6 +9,8 @@ import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from m2f.output.write_errors import is_full, naming
+
 MANIFEST = "manifest.json"
 _NAME = "step-{:08d}"
 _PATTERN = re.compile(r"step-(\d{8,})")
@@ -100,9 +102,11 @@ class CheckpointStore:
         free = shutil.disk_usage(self.folder.parent if not self.folder.exists() else self.folder).free
         left = next((path for path in self.steps().values() if self.check(path) is None), None)
         state = f"the last whole checkpoint is {left}" if left else "there is no earlier checkpoint"
+        room = f" ({free / 2**30:.2f} GiB free)" if is_full(error) else ""
+        remedy = "Make room (--keep 1 keeps fewer) and start" if is_full(error) else "When that is mended, start"
         return (
-            f"the checkpoint of step {step} cannot be written to {self.folder}: {error} ({free / 2**30:.2f} GiB "
-            f"free); {state}. Make room (--keep 1 keeps fewer) and start again with the same command"
+            f"the checkpoint of step {step} cannot be written to {self.folder}: {error}{room}; {state}. {remedy} "
+            "again with the same command"
         )
 
 
@@ -180,7 +184,8 @@ def write_manifest(folder: Path):
     """Lists the files of a folder with their sizes and hashes, and puts all of it on the disk."""
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     files = {name: {"size": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in names}
-    (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=1) + "\n", encoding="utf-8")
+    with naming(folder / MANIFEST):
+        (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=1) + "\n", encoding="utf-8")
     for name in [*names, MANIFEST, "."]:
         _sync(folder / name)
 

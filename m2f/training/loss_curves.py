@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from m2f.data.segment_overlay import distinct_colours
+from m2f.output.write_errors import naming
 
 _WIDTH, _HEIGHT = 560, 300  # pixels of a panel
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 28, 34  # its margins
@@ -43,7 +44,8 @@ def draw_panels(panels: Sequence[Panel], path: Path):
     sheet = Image.new("RGB", (_WIDTH, _HEIGHT * len(shown)), "white")
     for number, panel in enumerate(shown):
         sheet.paste(_draw(panel), (0, _HEIGHT * number))
-    sheet.save(path)
+    with naming(path):
+        sheet.save(path)
 
 
 def ticks(low: float, high: float) -> list[float]:

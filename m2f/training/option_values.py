@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from m2f.image_processing.flat_yaml import read_flat_yaml
+from m2f.output.write_errors import naming
 from m2f.training.class_weights import weight_entries
 from m2f.training.training_options import PRECISION_OF_DTYPE, TrainingOptions
 from m2f.training.training_presets import START_FIELDS, training_preset
@@ -103,7 +104,9 @@ def write_options(options: TrainingOptions, path: str | Path):
     """All options with their values, as `--config` takes them."""
     import yaml
 
-    Path(path).write_text(yaml.safe_dump(plain_values(options), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    text = yaml.safe_dump(plain_values(options), sort_keys=False, allow_unicode=True)
+    with naming(path):
+        Path(path).write_text(text, encoding="utf-8")
 
 
 def plain_values(options: TrainingOptions) -> dict[str, Any]:

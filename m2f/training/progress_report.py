@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from m2f.output.safe_text import terminal_text
 from m2f.training.loss_curves import Panel, draw_panels
 from m2f.training.training_log import CsvLog, read_rows
 
@@ -51,7 +52,7 @@ class ProgressReport:
     def say(self, text: str):
         """A line, above the bar if there is one."""
         if self.is_main:
-            tqdm.write(text, file=sys.stderr)
+            tqdm.write(terminal_text(text), file=sys.stderr)
 
     def begin_step(self):
         self._started = time.monotonic()

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from m2f.evaluation.result_folder import without_nan
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
+from m2f.output.write_errors import is_full, naming
 from m2f.training.checkpoint_contents import unusable_because
 from m2f.training.checkpoint_store import CheckpointError, CheckpointStore
 from m2f.training.option_values import plain_values, read_options, write_options
@@ -116,9 +117,10 @@ class RunFolder:
             try:
                 self._replace_model(state, weights, record)
             except OSError as error:
+                remedy = "Make room and start" if is_full(error) else "When that is mended, start"
                 raise CheckpointError(
                     f"the model of step {step} cannot be written to {self.path}: {error}. {self.last_checkpoint()}. "
-                    "Make room and start again with the same command"
+                    f"{remedy} again with the same command"
                 ) from error
         state.accelerator.wait_for_everyone()
 
@@ -148,7 +150,8 @@ class RunFolder:
         unfinished.mkdir()
         try:
             save_model(state.plain_model, dict(weights), self.processor, unfinished)
-            (unfinished / RESULTS).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            with naming(self.path / RESULTS):
+                (unfinished / RESULTS).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
             for file in sorted(unfinished.iterdir()):
                 os.replace(file, self.path / file.name)
         finally:

@@ -12,6 +12,7 @@ from m2f.data.segment_map import Sample
 from m2f.data.segment_overlay import distinct_colours, draw_segment_map, draw_segments, side_by_side
 from m2f.data.segmentation_dataset import SegmentationDataset, thing_labels
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
+from m2f.output.write_errors import naming
 
 _LONGEST_EDGE = 512  # pixels of an image on the sheet
 
@@ -68,7 +69,8 @@ class SampleSheet:
             sheet.paste(row, (0, top))
             top += row.height
         path.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(path)
+        with naming(path):
+            sheet.save(path)
 
     def _segments(self, outputs: ModelOutput, size: tuple[int, int]) -> dict[str, Any]:
         if self.task == "instance":

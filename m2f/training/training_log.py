@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from m2f.output.safe_text import csv_cell, csv_text
+from m2f.output.write_errors import naming
 from m2f.training.optimization_step import StepResult
 
 
@@ -22,10 +24,10 @@ class CsvLog:
     def __init__(self, path: Path, step: int):
         self.path = path
         self.columns: list[str] | None = None
-        rows = [row for row in read_rows(path) if int(row["step"]) <= step] if path.is_file() else []
+        rows = [row for row in _rows(path) if int(row["step"]) <= step] if path.is_file() else []
         if rows:
-            self.columns = list(rows[0])
-            _replace(path, "".join(map(_line, [self.columns, *(row.values() for row in rows)])))
+            self.columns = list(map(csv_text, rows[0]))
+            _replace(path, "".join(map(_line, [rows[0], *(row.values() for row in rows)])))
         else:
             path.unlink(missing_ok=True)
 
@@ -39,17 +41,22 @@ class CsvLog:
         text = ""
         if self.columns is None:
             self.columns = list(row)
-            text = _line(self.columns)
+            text = _line(map(csv_cell, self.columns))
         unknown = [name for name in row if name not in self.columns]
         if unknown:
             raise ValueError(f"{self.path} has no columns {unknown}; it was begun by another version, move it away")
-        text += _line([row.get(name, "") for name in self.columns])
-        with open(self.path, "a", encoding="utf-8", newline="") as file:
+        text += _line([csv_cell(row.get(name, "")) for name in self.columns])
+        with naming(self.path), open(self.path, "a", encoding="utf-8", newline="") as file:
             file.write(text)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
     """The whole rows of a csv file; what a killed process left of a row is not one."""
+    return [{csv_text(name): csv_text(cell) for name, cell in row.items()} for row in _rows(path)]
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """As the file has them."""
     with open(path, encoding="utf-8", newline="") as file:
         text = file.read()
     lines = text[: text.rfind("\n") + 1]
@@ -96,5 +103,6 @@ def _line(cells) -> str:
 def _replace(path: Path, text: str):
     """Whole or not at all."""
     unfinished = path.with_name(f".{path.name}.new")
-    unfinished.write_text(text, encoding="utf-8", newline="")
-    os.replace(unfinished, path)
+    with naming(path):
+        unfinished.write_text(text, encoding="utf-8", newline="")
+        os.replace(unfinished, path)

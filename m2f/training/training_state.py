@@ -22,7 +22,9 @@ from torch.distributed.checkpoint.state_dict import (
 
 from m2f.checkpoints.json_object import read_json_object
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
+from m2f.modeling_m2f.file_mode import give_usual_mode
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
+from m2f.output.write_errors import naming
 from m2f.training.checkpoint_store import CheckpointError
 from m2f.training.random_state import random_state, set_random_state
 from m2f.training.weight_average import WeightAverage
@@ -173,7 +175,8 @@ class CheckpointContent:
         if self.average is not None:
             save_tensors(self.average, folder / AVERAGE)
         for name, content in ((RANDOM_STATES, self.random_states), (PROGRESS, self.progress)):
-            (folder / name).write_text(json.dumps(content) + "\n", encoding="utf-8")
+            with naming(folder / name):
+                (folder / name).write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path):
@@ -181,7 +184,8 @@ def save_tensors(tensors: dict[str, Tensor], path: Path):
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
     except SafetensorError as error:
-        raise OSError(f"{path.name}: {error}") from error
+        raise OSError(f"{path}: {error}") from error
+    give_usual_mode(path)
 
 
 def save_model(
@@ -192,11 +196,9 @@ def save_model(
     Raises:
         OSError: the disk is full, for one.
     """
-    try:
+    with naming(folder):
         model.save_pretrained(folder, state_dict=weights)
-    except SafetensorError as error:
-        raise OSError(f"the weights: {error}") from error
-    processor.save_pretrained(folder)
+        processor.save_pretrained(folder)
 
 
 def split_name(full_name: str) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from m2f.data.segmentation_dataset import SegmentationDataset
 from m2f.image_processing.image_opening import decoded, open_image, upright_size
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.image_processing.resize_rule import resized_size
+from m2f.output.safe_text import terminal_text
 
 logger = logging.get_logger(__name__)
 
@@ -177,7 +178,9 @@ class _Items(Dataset):
                 if not self.skip_broken:
                     raise ValueError(f"image {name} of the evaluation cannot be read: {error}") from error
                 if not shift:
-                    logger.warning(f"Image {name} cannot be read and is left out of the evaluation: {error}")
+                    logger.warning(
+                        terminal_text(f"Image {name} cannot be read and is left out of the evaluation: {error}")
+                    )
         raise ValueError(f"none of the {len(self.dataset)} images of the evaluation can be read")
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from m2f.data.segmentation_dataset import SegmentationDataset
+from m2f.output.safe_text import terminal_text
 
 _SHOWN = 10  # names of each kind in a message
 
@@ -22,7 +23,7 @@ def label_fields(dataset: SegmentationDataset) -> dict[str, Any]:
 
 def dataset_classes(dataset: SegmentationDataset) -> str:
     """Such as "3 classes (car, road, sky)"."""
-    names = list(dataset.id2label.values())
+    names = list(map(terminal_text, dataset.id2label.values()))
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
     return f"{len(names)} {'class' if len(names) == 1 else 'classes'} ({shown})"
 
@@ -61,6 +62,7 @@ def check_labels(trained: Mapping[int, str], wanted: Mapping[int, str], source: 
 
 def named(kind: str, names: Sequence[str]) -> list[str]:
     """A part of a message, the first names of a kind; none without a name."""
+    names = list(map(terminal_text, names))
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return [f"{kind}: {', '.join(names[:_SHOWN])}{more}"] if names else []
 

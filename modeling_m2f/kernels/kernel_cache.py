@@ -35,7 +35,12 @@ def cached_file(name: str, suffix: str, make: Callable[[Path], None]) -> Path:
     _remove_leftovers(folder)
     with tempfile.TemporaryDirectory(prefix=_WORKPLACE, dir=folder) as workplace:
         made = Path(workplace) / f"made{suffix}"
-        make(made)
+        try:
+            make(made)
+        except OSError as error:
+            if error.filename is not None or error.errno is None:
+                raise
+            raise OSError(error.errno, error.strerror, str(made)) from error  # of a full disk, which names no file
         file = _name_of(name, suffix, made.read_bytes())
         try:
             os.replace(made, folder / file)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
+from held_folder import held_folder
 from object_reader import Thing, draw, object_reader  # noqa: E402
 from PIL import Image
 from small_models import small_model  # noqa: E402
@@ -21,6 +22,7 @@ from small_models import small_model  # noqa: E402
 from m2f.cli import main  # noqa: E402
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor  # noqa: E402
 from m2f.inference.segmenter import Segmenter  # noqa: E402
+from m2f.output.folder_lock import LOCK_FILE  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 SIZE = (64, 96)
@@ -114,6 +116,19 @@ def test_files(images, reader, tmp_path, capsys):
     assert float(row["score"]) == pytest.approx(0.8, abs=0.01)
     with Image.open(out / "overlays" / "2.png") as overlay:
         assert overlay.size == SIZE[::-1] and overlay.mode == "RGB"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_folder_that_another_run_writes_to_is_left_alone(images, reader, tmp_path, capsys):
+    out = tmp_path / "out"
+    with held_folder(out) as process:
+        line = error_of(capsys, images, "--output", out)
+        assert f"another run (process {process} on " in line and f"is writing to {out}; wait for its end" in line
+        assert [path.name for path in out.iterdir()] == [LOCK_FILE]
+    assert m2f_predict(images, "--output", out) == 0
+    assert not (out / LOCK_FILE).exists()
+    with held_folder(out):
+        assert m2f_predict(images, "--output", out, "--dry-run") == 0  # which writes nothing
 
 
 def test_semantic_labels_are_classes(images, reader, tmp_path):

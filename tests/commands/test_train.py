@@ -16,7 +16,6 @@ from small_models import BACKBONES, SMALL
 from transformers import AutoModelForUniversalSegmentation
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from m2f.checkpoints.folder_lock import FolderBusyError
 from m2f.commands.train import (
     _evaluation_size,
     add_arguments,
@@ -29,6 +28,7 @@ from m2f.commands.train import (
 from m2f.configuration.configuration_m2f import M2FConfig
 from m2f.evaluation.measuring_machine import processor_name
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
+from m2f.output.folder_lock import FolderBusyError
 from m2f.training.option_values import read_options, resolve_options
 from m2f.training.run_folder import TrainingDiverged
 from m2f.training.training_run import RunOutcome

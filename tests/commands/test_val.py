@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from accelerate.state import AcceleratorState
 from evaluation_data import colour_reader, write_instances, write_panoptic, write_semantic  # noqa: E402
+from held_folder import held_folder
 from PIL import Image
 from shapes_dataset import shapes_model, shapes_processor  # noqa: E402
 from torch import get_num_threads
@@ -18,6 +19,7 @@ from m2f.cli import command_parser, main  # noqa: E402
 from m2f.commands.train import open_datasets
 from m2f.commands.val import open_validation_data
 from m2f.evaluation.measuring_machine import processor_name  # noqa: E402
+from m2f.output.folder_lock import LOCK_FILE  # noqa: E402
 from m2f.training.option_values import resolve_options
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +86,19 @@ def test_numbers_on_the_terminal_and_in_the_folder(data, reader, tmp_path, capsy
     assert "coco-panoptic, 5 images of split 'val', 3 classes (red, green, blue)" in captured.err
     assert record["images"] == 5 and record["settings"]["checkpoint"] == "reader"
     assert record["versions"]["m2f"] and record["category_ids"] == {"2": "red", "5": "green", "7": "blue"}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_folder_that_another_run_writes_to_is_left_alone(data, reader, tmp_path, capsys):
+    out = tmp_path / "out"
+    with held_folder(out) as process:
+        line = error_of(capsys, "reader", data / "panoptic", "--output", out)
+        assert f"another run (process {process} on " in line and f"is writing to {out}; wait for its end" in line
+        assert [path.name for path in out.iterdir()] == [LOCK_FILE]
+        # A dry run writes nothing, and the lock is no file of somebody else's.
+        assert m2f_val("reader", data / "panoptic", "--output", out, "--dry-run") == 0
+    assert m2f_val("reader", data / "panoptic", "--output", out) == 0
+    assert not (out / LOCK_FILE).exists()
 
 
 def test_json_alone_on_stdout(data, reader, capsys):

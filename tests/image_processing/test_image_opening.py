@@ -1,6 +1,8 @@
 """How images are opened, and which way up they stand. Pillow's exif_transpose gives the expected pixels."""
 
 import io
+import re
+import warnings
 
 import numpy as np
 import pytest
@@ -64,8 +66,19 @@ def test_formats_beside_the_known_ones_are_for_those_who_ask(tmp_path):
 
 def test_bombs_are_refused_by_name(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 11)  # an error above twice as many
-    with pytest.raises(ValueError, match=r"cannot decode bomb\.png .*decompression bomb"):
+    with pytest.raises(ValueError, match=r"cannot decode bomb\.png .*decompression bomb") as error:
         open_image(encoded("PNG"), "bomb.png")
+    # The limit that is advised lets this very image pass, and one below does not.
+    advised = int(re.search(r"PIL\.Image\.MAX_IMAGE_PIXELS = (\d+)$", str(error.value))[1])
+    pixels = int(re.search(r"predict --max-pixels (\d+),", str(error.value))[1])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", advised - 1)
+    with pytest.raises(ValueError, match=f"allow its {pixels} pixels"):
+        open_image(encoded("PNG"), "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", advised)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image = open_image(encoded("PNG"), "bomb.png")
+    assert image.width * image.height == pixels
 
 
 def test_errors_without_a_text_have_their_name():

@@ -1,6 +1,7 @@
 """Initialisation and loading."""
 
 import math
+import os
 
 import pytest
 import torch
@@ -158,3 +159,24 @@ def test_class_weights_come_from_the_configuration_and_only_then_from_the_checkp
     with pytest.raises(ValueError, match="5 entries.*3 labels"):
         loaded(num_labels=3, ignore_mismatched_sizes=True)
     assert loaded(num_labels=3, class_weights=None, ignore_mismatched_sizes=True)[1] is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs modes of files")
+def test_saved_weights_may_be_read_by_whom_the_umask_lets(tmp_path):
+    """safetensors writes files of mode 0600."""
+    former = os.umask(0o027)
+    try:
+        small_model().save_pretrained(tmp_path)
+        (tmp_path / "opened").write_text("")
+    finally:
+        os.umask(former)
+    assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o640}
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["config.json", "model.safetensors", "opened"]
+
+
+@pytest.mark.parametrize("backbone", ["swin", "resnet"])
+def test_a_model_that_was_loaded_is_saved_with_the_same_configuration(tmp_path, backbone):
+    """The files of a run that went on from a checkpoint are those of one that did not."""
+    small_model(backbone).save_pretrained(tmp_path / "first")
+    M2FForUniversalSegmentation.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / "config.json").read_bytes() == (tmp_path / "first" / "config.json").read_bytes()

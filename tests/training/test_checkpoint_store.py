@@ -1,5 +1,7 @@
 import contextlib
+import errno
 import json
+import os
 
 import pytest
 
@@ -35,6 +37,21 @@ def disk_of(limit: int):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, former)
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(errno.ENOSPC, "Make room"), (errno.EDQUOT, "Make room"), (errno.EACCES, "When that is mended")],
+)
+def test_room_is_the_remedy_for_a_full_disk_alone(store, number, remedy):
+    def write(folder):
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(CheckpointError) as error:
+        store.save(1, write)
+    text = str(error.value)
+    assert os.strerror(number) in text and remedy in text and ("GiB free" in text) == (remedy == "Make room")
+    assert ("Make room" in text) == (number != errno.EACCES) and text.endswith("again with the same command")
 
 
 def names(store) -> list[str]:
@@ -110,12 +127,12 @@ def test_a_process_that_dies_while_it_writes_leaves_nothing_that_counts(store):
     assert names(store) == ["step-00000001", "step-00000003"]
 
 
-def test_a_full_disk_is_a_clear_message_and_keeps_the_earlier_ones(store):
+def test_a_file_that_cannot_be_written_is_a_clear_message_and_keeps_the_earlier_ones(store):
     whole = store.save(1, fill())
     with pytest.raises(CheckpointError) as error, disk_of(1000):
         store.save(2, fill("w" * 2000))
     text = str(error.value)
-    assert all(part in text for part in ("step 2", "GiB free", f"the last whole checkpoint is {whole}", "--keep 1"))
+    assert all(part in text for part in ("step 2", "File too large", f"the last whole checkpoint is {whole}"))
     assert names(store) == ["step-00000001"]
     assert store.latest() == whole
 

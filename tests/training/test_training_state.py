@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 
 import pytest
@@ -126,3 +127,13 @@ def test_a_full_disk_is_an_oserror_in_every_library(tmp_path):
     state = state_of(tmp_path)
     with pytest.raises(OSError, match="the weights"), disk_of(10_000):
         save_model(state.plain_model, state.model_weights(), shapes_processor(), tmp_path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs modes of files")
+def test_tensors_may_be_read_by_whom_the_umask_lets(tmp_path):
+    former = os.umask(0o027)
+    try:
+        save_tensors({"a": torch.zeros(2)}, tmp_path / "a.safetensors")
+    finally:
+        os.umask(former)
+    assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o640

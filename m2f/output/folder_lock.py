@@ -9,6 +9,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from m2f.output.safe_text import terminal_text
+from m2f.output.write_errors import naming
+
 LOCK_FILE = ".m2f-lock"
 _BUSY = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 _PLACE = 1 << 20  # of the byte that is locked where a lock keeps others from reading, as on Windows
@@ -41,6 +44,11 @@ def locked_folder(folder: str | os.PathLike) -> Iterator[None]:
         file.close()
 
 
+def files_in(folder: Path) -> list[str]:
+    """The names of what is in a folder apart from its lock, sorted; none where there is no such folder."""
+    return sorted(entry.name for entry in folder.iterdir() if entry.name != LOCK_FILE) if folder.exists() else []
+
+
 def _take(folder: Path) -> IO[bytes]:
     path = folder / LOCK_FILE
     while True:
@@ -58,8 +66,15 @@ def _take(folder: Path) -> IO[bytes]:
         if _is_still_there(file, path):
             break
         file.close()
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}".encode())
+    owner = f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+    try:
+        with naming(path):
+            file.truncate(0)
+            file.write(owner.encode())
+    except OSError:
+        path.unlink()
+        file.close()
+        raise
     return file
 
 
@@ -84,7 +99,7 @@ def _lock(file: IO[bytes]):
 def _owner(file: IO[bytes]) -> str:
     with suppress(OSError):
         text = file.read(200).decode("utf-8", "replace")
-        return "".join(letter for letter in text if letter.isprintable()) or "which has just begun"
+        return terminal_text(text) or "which has just begun"
     return "of which nothing is known"
 
 

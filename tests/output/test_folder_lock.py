@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from m2f.checkpoints.folder_lock import LOCK_FILE, FolderBusyError, locked_folder
+from m2f.output.folder_lock import LOCK_FILE, FolderBusyError, locked_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
 import os, sys, time
-from m2f.checkpoints.folder_lock import locked_folder
+from m2f.output.folder_lock import locked_folder
 with locked_folder(sys.argv[1]):
     if os.fork() == 0:  # a worker, which must not hold the lock after a kill
         os.close(1)
