@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("data", metavar="DATA", nargs="?", help="folder or annotation file")
     parser.add_argument("--split", action="append", metavar="NAME", help="check this split; may be repeated (all)")
     fraction = "check what m2f train holds out for this share as a split of its own"
-    parser.add_argument("--validation-fraction", type=float, metavar="SHARE", help=fraction)
+    parser.add_argument("--validation-fraction", type=float, metavar="X", help=fraction)
     add_data_arguments(parser)
     add_white_level_argument(parser)
     parser.add_argument("--sheet", type=Path, default=Path("m2f_check.png"), metavar="FILE.png", help="(%(default)s)")

@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("--trained-for", choices=TASKS, help=trained_for)
     parser.add_argument("--split", metavar="NAME", help="split (the one called val, valid, validation or dev)")
     fraction = "of --split (the one that is for training), the images that m2f train holds out for this share"
-    parser.add_argument("--validation-fraction", type=float, metavar="SHARE", help=fraction)
+    parser.add_argument("--validation-fraction", type=float, metavar="X", help=fraction)
     add_data_arguments(parser)
     parser.add_argument("--on-broken-image", choices=("raise", "skip"), default="raise", help="(%(default)s)")
     parser.add_argument("--shortest-edge", type=count, metavar="N", help="resize images to this (the checkpoint's)")

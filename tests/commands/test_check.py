@@ -14,6 +14,7 @@ from PIL import Image
 
 from m2f.cli import main
 from m2f.commands.check import report_lines
+from m2f.commands.messages import print_lines
 from m2f.data.contact_sheet import draw_contact_sheet
 from m2f.data.dataset_check import check_readers
 from m2f.data.dataset_formats import open_dataset
@@ -55,11 +56,12 @@ def test_bundled_data(capsys):
         assert sheet.format == "PNG" and sheet.width > 1000
 
 
-def test_names_do_not_steer_the_terminal():
+def test_names_do_not_steer_the_terminal(capsys):
     reader = FakeReader(
         [sample("a\x1b[2J\nb", [{}], []), sample("\u202ec", [{0: LEFT}], [0])], {0: "\x1b]0;x\x07dog", 1: "\u72d7"}
     )
-    text = "\n".join(report_lines(check_readers({"tr\x9bain": reader}, workers=1), "da\x1bta", None))
+    print_lines(report_lines(check_readers({"tr\x9bain": reader}, workers=1), "da\x1bta", None))
+    text = capsys.readouterr().out
     assert "\\x1b]0;x\\x07dog" in text and "\u72d7" in text and "\\x1b[2J\\nb" in text and "da\\x1bta" in text
     assert not any(sign in text for sign in "\x1b\x07\x9b\u202e")
 

@@ -14,7 +14,7 @@ METAVARS = {"--output": {"FOLDER", "FILE"}, "--out": {"FOLDER", "FILE"}, "--json
 OWN_CHOICES = {"--dataset", "--backbone"}
 # What a command may say differently: what its output is, what its workers are, what it computes in.
 OWN_HELP = {"--output", "--out", "--workers", "--dtype", "--json", "--dry-run", "--split", "--task", "--dataset"}
-OWN_HELP |= {"--threshold", "--max-detections"}
+OWN_HELP |= {"--threshold", "--max-detections", "--validation-fraction"}
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ from m2f.modeling_m2f.kernels.cpu_compiler import KernelLibrary
 from m2f.modeling_m2f.kernels.kernel_policy import KernelUnavailableError
 
 LINE = 64  # bytes, of the cache; GUARD of the program
-WORD, ADDRESS, FLOAT, DOUBLE = range(4)  # as in the program
+INTEGER, ADDRESS, REAL_32, REAL_64 = range(4)  # as in the program
 FAILURES = {1: "does not load", 2: "lacks the function", 3: "writes beyond its memory"}
 
 
@@ -64,7 +64,7 @@ class Elsewhere:
     def __init__(self, folder: Path, level: str, command: list[str]):
         listed = [Built(**entry) for entry in json.loads((folder / MANIFEST).read_text())["libraries"]]
         self.libraries = [built for built in listed if built.level == level]
-        self.calls: Counter[str] = Counter()
+        self.calls: Counter[tuple[str, str]] = Counter()
         self.memory = Memory()
         self._lock = threading.Lock()
         self._process = subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -91,7 +91,7 @@ class Elsewhere:
             # What did not change may be memory that must not be written to.
             if not is_ours and ctypes.string_at(first, end - first) != content:
                 ctypes.memmove(first, content, end - first)
-        self.calls[file] += 1
+        self.calls[file, name] += 1
         return result
 
     def _read(self, count: int, file: str, name: str) -> bytes:
@@ -138,10 +138,10 @@ def _address(argument) -> int:
 
 def _number(argument) -> tuple[int, int, int]:
     if isinstance(argument, (ctypes.c_float, ctypes.c_double)):
-        kind = FLOAT if isinstance(argument, ctypes.c_float) else DOUBLE
+        kind = REAL_32 if isinstance(argument, ctypes.c_float) else REAL_64
         return kind, *struct.unpack("<q", struct.pack("<d", argument.value)), 0
     value = argument if isinstance(argument, int) else argument.value
-    return WORD, value or 0, 0
+    return INTEGER, value or 0, 0
 
 
 class LibraryElsewhere:
@@ -200,8 +200,12 @@ _KEY = pytest.StashKey[Elsewhere]()
 
 def pytest_terminal_summary(terminalreporter, config: pytest.Config):
     elsewhere = config.stash[_KEY]
-    called, all_ = {built.file for built in elsewhere.libraries if elsewhere.calls[built.file]}, elsewhere.libraries
-    terminalreporter.line(f"{len(called)} of {len(all_)} libraries ran, in {elsewhere.calls.total()} calls")
-    for built in all_:
-        if built.file not in called:
-            terminalreporter.line(f"not run: {built.file} ({built.source}, {built.definitions})")
+    functions = [(built, name) for built in elsewhere.libraries for name in built.exports]
+    idle = [(built, name) for built, name in functions if not elsewhere.calls[built.file, name]]
+    files = {file for file, _ in elsewhere.calls}
+    terminalreporter.line(
+        f"{len(files)} of {len(elsewhere.libraries)} libraries, {len(functions) - len(idle)} of {len(functions)} "
+        f"functions ran, in {elsewhere.calls.total()} calls"
+    )
+    for built, name in idle:
+        terminalreporter.line(f"not run: {name} of {built.file} ({built.source}, {built.definitions})")

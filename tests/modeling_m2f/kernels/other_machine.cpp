@@ -16,7 +16,7 @@
 #endif
 
 constexpr int64_t WORDS = 16, NO_REAL = -1, GUARD = 64;  // arguments of a call; bytes around memory
-enum Kind { WORD, ADDRESS, FLOAT, DOUBLE };
+enum Kind { INTEGER, ADDRESS, REAL_32, REAL_64 };  // WORD, FLOAT and DOUBLE are types of Windows
 enum Reply { DONE, NO_LIBRARY, NO_FUNCTION, WROTE_BEYOND };
 
 // Memory of a call, between guards that show whether the function wrote beyond it.
@@ -114,15 +114,15 @@ void answer_call() {
     char* const to = regions[read_word()].start + read_word();
     memcpy(at, &to, sizeof to);
   }
-  int64_t words[WORDS] = {}, place = NO_REAL, kind = WORD;
+  int64_t words[WORDS] = {}, place = NO_REAL, kind = INTEGER;
   double real = 0;
   const int64_t arguments = read_word();
   if (arguments > WORDS) abort();
   for (int64_t i = 0; i < arguments; ++i) {
     const int64_t what = read_word(), first = read_word(), second = read_word();
-    if (what == WORD) words[i] = first;
+    if (what == INTEGER) words[i] = first;
     if (what == ADDRESS) words[i] = reinterpret_cast<int64_t>(regions[first].start + second);
-    if (what < FLOAT) continue;
+    if (what < REAL_32) continue;
     if (place != NO_REAL) abort();  // no function has two
     place = i, kind = what;
     memcpy(&real, &first, sizeof real);
@@ -130,9 +130,9 @@ void answer_call() {
   void* const library = load(file);
   void* const function = library ? find(library, name) : nullptr;
   int64_t result = 0;
-  if (function && kind == WORD) result = call_words(function, words, std::make_index_sequence<WORDS>());
-  if (function && kind == FLOAT) result = call_at<float>(place, function, words, real);
-  if (function && kind == DOUBLE) result = call_at<double>(place, function, words, real);
+  if (function && kind == INTEGER) result = call_words(function, words, std::make_index_sequence<WORDS>());
+  if (function && kind == REAL_32) result = call_at<float>(place, function, words, real);
+  if (function && kind == REAL_64) result = call_at<double>(place, function, words, real);
   Reply reply = function ? DONE : library ? NO_FUNCTION : NO_LIBRARY;
   for (int64_t i = 0; i < count; ++i) {
     if (!is_whole(regions[i])) reply = WROTE_BEYOND;
