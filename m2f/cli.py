@@ -146,6 +146,9 @@ _MORE_ERRORS = {
 }
 # torch's allocators raise a RuntimeError, on a CPU one without a class of its own.
 _OUT_OF_MEMORY = re.compile("can't allocate memory|out of memory", re.IGNORECASE)
+# What gloo and NCCL raise in the processes that are left when one of a run's has ended.
+_LOST_PROCESS = re.compile(r"gloo/transport|ncclRemoteError|Connection (closed|reset) by peer", re.IGNORECASE)
+_LOST_ADVICE = "another process of this run has ended or cannot be reached; the same command goes on (--debug: more)"
 _MEMORY_ADVICE = "not enough memory; use a smaller --batch-size, smaller images or --tile"
 
 
@@ -164,4 +167,6 @@ def _line_about(error: Exception) -> str | None:
     text = " ".join(str(error).split())
     if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(text):
         return f"{_MEMORY_ADVICE} ({text})" if text else _MEMORY_ADVICE
+    if not is_expected and _LOST_PROCESS.search(text):
+        return _LOST_ADVICE
     return (text or type(error).__name__) if is_expected else None

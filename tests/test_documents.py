@@ -68,7 +68,7 @@ def check_command(words: list[str]):
 
 
 def check_line(words: list[str]):
-    if words[:2] == ["accelerate", "launch"]:
+    if words[0] in ("accelerate", "torchrun"):
         words = words[words.index("-m") + 1 :]
     if words[0] == "m2f":
         check_command(words[1:])

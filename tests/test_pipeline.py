@@ -1,6 +1,7 @@
 """A saved folder through transformers' Auto classes and its segmentation pipeline."""
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForUniversalSegmentatio
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 import m2f
+from m2f.inference.segmenter import Segmenter
 
 LABELS = {0: "person", 1: "car", 2: "sky", 3: "road", 4: "tree"}
 
@@ -103,6 +105,25 @@ def test_the_pipeline_runs_in_batches(folder):
         for one, other in zip(expected, actual, strict=True):
             difference = [a != b for a, b in zip(one["mask"].tobytes(), other["mask"].tobytes(), strict=True)]
             assert sum(difference) <= 5  # of 5490 pixels: rounding differs between batch sizes
+
+
+def test_eight_threads_get_from_one_pipeline_and_one_segmenter_what_one_thread_gets(folder):
+    segmenter, segments = (
+        Segmenter.from_pretrained(str(folder), device="cpu"),
+        pipeline("image-segmentation", str(folder)),
+    )
+
+    def found(width: int):
+        result = segmenter(picture(width))
+        ids = [(segment.label_id, segment.score, segment.area) for segment in result.segments]
+        others = segments(picture(width), threshold=0.1)
+        return ids, [(segment["label"], segment["score"], segment["mask"].tobytes()) for segment in others]
+
+    widths = list(range(61, 125, 4))
+    expected = [found(width) for width in widths]
+    assert any(ids for ids, _ in expected) and any(others for _, others in expected)
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(found, widths)) == expected
 
 
 def test_registering_twice_does_no_harm(folder):

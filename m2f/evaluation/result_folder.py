@@ -19,6 +19,7 @@ from m2f.output.folder_lock import files_in
 from m2f.output.write_errors import naming
 
 RESULTS = "results.json"
+UNFINISHED = f".{RESULTS}"
 _PROGRAM = "m2f val"  # by which a folder is known again
 _TABLES = tuple(
     f"{task}_classes.{ending}" for task in ("panoptic", "instance", "semantic") for ending in ("csv", "png")
@@ -45,7 +46,8 @@ class ResultFolder:
             ValueError: it has files that an evaluation did not write, or results that may not be removed.
             OSError: it cannot be read.
         """
-        present = files_in(self.path)
+        # What is left of results.json where the disk was full, or the process killed, is nobody's file.
+        present = [name for name in files_in(self.path) if name != UNFINISHED]
         if present and not self._is_of_an_evaluation():
             found = ", ".join(present[:5]) + (", ..." if len(present) > 5 else "")
             raise ValueError(
@@ -79,7 +81,7 @@ class ResultFolder:
         self._write({"finished": True, **record})
 
     def _write(self, record: Mapping[str, Any]):
-        unfinished = self.path / f".{RESULTS}"
+        unfinished = self.path / UNFINISHED
         text = json.dumps(without_nan({"program": _PROGRAM, **record}), indent=1)
         with naming(self.path / RESULTS):
             unfinished.write_text(text + "\n", encoding="utf-8")

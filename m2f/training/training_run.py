@@ -24,7 +24,7 @@ from m2f.training.sample_stream import SampleStream, StreamBatches
 from m2f.training.stop_signals import StopSignals
 from m2f.training.training_log import LossMeter
 from m2f.training.training_options import TrainingOptions
-from m2f.training.training_setup import make_accelerator, prepared_state, training_loader
+from m2f.training.training_setup import make_accelerator, prepared_state, sharding_remarks, training_loader
 from m2f.training.training_state import Progress
 from m2f.validation.run_evaluation import evaluate_run
 from m2f.validation.task_metric import METRICS
@@ -201,6 +201,8 @@ class TrainingRun:
             self.accelerator.init_trackers("m2f", config=plain_values(options))
         if options.scaled_learning_rate > _UNUSUAL_LEARNING_RATE:
             self.report.say(f"learning rate {options.scaled_learning_rate:g} is very large; the paper's is 0.0001")
+        for line in sharding_remarks(self.accelerator):
+            self.report.say(line)
         now = {"dataset_length": len(self._stream.dataset), "processes": self.accelerator.num_processes}
         if checkpoint is not None:
             self.report.say(f"going on from {checkpoint}, step {self.progress.step} of {options.max_steps}")

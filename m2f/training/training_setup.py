@@ -1,8 +1,10 @@
 """What a run is put together from: accelerator, prepared model and optimizer, loader."""
 
+import os
+
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -49,6 +51,18 @@ def make_accelerator(options: TrainingOptions) -> Accelerator:
             "the others, or leave them out of --log-with"
         )
     return accelerator
+
+
+def sharding_remarks(accelerator: Accelerator) -> list[str]:
+    """A line where `accelerate launch` was told to shard the model and Accelerate does not, without a word: it has
+    FSDP for several processes on GPUs or other devices, and trains in plain data parallelism on CPUs."""
+    is_wanted = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    if not is_wanted or accelerator.distributed_type == DistributedType.FSDP:
+        return []
+    return [
+        f"FSDP is not used, because Accelerate has it for several processes on GPUs alone; this run has "
+        f"{accelerator.num_processes} on {accelerator.device.type}, each with the whole model"
+    ]
 
 
 def prepared_state(

@@ -1,8 +1,14 @@
 """The command from its flags to its folder, on a COCO dataset of a few images that is made here."""
 
 import argparse
+import itertools
 import json
+import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +39,7 @@ from m2f.training.option_values import read_options, resolve_options
 from m2f.training.run_folder import TrainingDiverged
 from m2f.training.training_run import RunOutcome
 
+ROOT = Path(__file__).parents[2]
 COLOURS = {"red": (220, 0, 0), "green": (0, 220, 0)}
 
 
@@ -412,3 +419,35 @@ def test_crowds_alone_are_refused_before_training(tmp_path):
         open_datasets(resolve_options(options))
     dataset, _ = open_datasets(resolve_options({**options, "data_options": ("crowd=object",)}))
     assert len(dataset[0].segments.class_ids) == 2
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
+def test_a_lost_process_ends_the_run_in_one_line_and_one_process_goes_on(data, scratch, tmp_path, capfd):
+    """Of two, as `torchrun` and `accelerate launch` start them, one is killed."""
+    words = flags(data, scratch, tmp_path, max_steps=400, checkpoint_every=2, log_every=1, validation_split="none")
+    with socket.socket() as listener:  # a port that is free now
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    shared = {"ACCELERATE_USE_CPU": "true", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    first, second = (
+        subprocess.Popen(
+            [sys.executable, "-m", "m2f", "train", *words],
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        for rank in (0, 1)
+    )
+    said = list(itertools.takewhile(lambda line: not line.startswith("step 4/"), first.stderr))
+    second.kill()
+    second.communicate()
+    errors = first.communicate(timeout=300)[1]
+    assert first.returncode == 2, (said, errors)
+    (line,) = [line for line in errors.splitlines() if not line.startswith("step ")]
+    assert line.startswith("m2f train: error: another process of this run has ended"), errors
+    steps = [int(step.name.removeprefix("step-")) for step in (tmp_path / "checkpoints").glob("step-*")]
+    assert max(steps) >= 2
+    assert m2f_train(*words, "--max-steps", max(steps) + 1) == 0
+    output = capfd.readouterr().err
+    assert f"step {max(steps)} of {max(steps) + 1}" in output and "other processes than before: 2 -> 1" in output

@@ -200,6 +200,22 @@ def test_tiles_in_two_processes_give_the_same(data, checkpoint, tmp_path):
     assert (tmp_path / "two" / "instances.json").read_text() == (tmp_path / "one" / "instances.json").read_text()
 
 
+@pytest.mark.parametrize("room", [0, 300, 3000])
+def test_a_full_disk_is_one_line_and_loses_nothing(data, reader, tmp_path, capsys, room):
+    """No file can grow beyond `room` bytes: the first one, the predictions, the tables."""
+    words = ["reader", data / "panoptic", "--output", tmp_path / "out"]
+    limits = pytest.importorskip("resource")
+    former = limits.getrlimit(limits.RLIMIT_FSIZE)
+    limits.setrlimit(limits.RLIMIT_FSIZE, (room, former[1]))
+    try:
+        error = error_of(capsys, *words)
+    finally:
+        limits.setrlimit(limits.RLIMIT_FSIZE, former)
+    assert "File too large" in error and str(tmp_path / "out") in error
+    assert m2f_val(*words, *(["--overwrite"] if room else [])) == 0
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["finished"]
+
+
 def test_two_processes_give_the_same(data, checkpoint, tmp_path):
     """Five images, so that one process has none left in the end; batches of two."""
     words = [str(checkpoint), str(data / "panoptic"), "--batch-size=2"]

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from m2f.evaluation.result_folder import ResultFolder, without_nan
+from m2f.evaluation.result_folder import RESULTS, ResultFolder, without_nan
 
 ROWS = [{"class_id": 0, "name": "car", "PQ": 0.5}]
 
@@ -56,3 +56,17 @@ def test_json_has_no_nan():
     assert without_nan({"a": [float("nan"), 1.0, {"b": (float("nan"), "x")}]}) == {
         "a": [None, 1.0, {"b": [None, "x"]}]
     }
+
+
+def test_what_a_full_disk_leaves_of_the_first_file_is_in_nobodys_way(tmp_path):
+    limits = pytest.importorskip("resource")
+    former = limits.getrlimit(limits.RLIMIT_FSIZE)
+    limits.setrlimit(limits.RLIMIT_FSIZE, (10, former[1]))
+    try:
+        with pytest.raises(OSError, match=RESULTS):
+            ResultFolder(tmp_path).begin()
+    finally:
+        limits.setrlimit(limits.RLIMIT_FSIZE, former)
+    assert list(tmp_path.iterdir())
+    ResultFolder(tmp_path).begin()
+    assert [path.name for path in tmp_path.iterdir()] == [RESULTS]

@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from shapes_run import MODULES_WITH_POINTS, fixed_points, shapes_run
 from test_training_run import rows
 
+from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
+
 PROGRAM = Path(__file__).with_name("shapes_run.py")
 FIELDS = {"validation": True, "evaluate_every": 3, "ema_decay": 0.5, "keep": 9}
 
@@ -31,12 +33,12 @@ def one_process(tmp_path_factory):
     return folder
 
 
-def train_in_processes(folder, count: int) -> str:
+def train_in_processes(folder, count: int, **fields) -> str:
     """The same, in processes that go on from a checkpoint in the folder. Gives their output."""
     with socket.socket() as listener:  # a port that is free now
         listener.bind(("127.0.0.1", 0))
         port = str(listener.getsockname()[1])
-    command = [sys.executable, str(PROGRAM), str(folder), json.dumps({"fixed_points": True, **FIELDS})]
+    command = [sys.executable, str(PROGRAM), str(folder), json.dumps({"fixed_points": True, **FIELDS, **fields})]
     shared = {"ACCELERATE_USE_CPU": "true", "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     processes = [
         subprocess.Popen(
@@ -76,12 +78,17 @@ def test_accumulation_is_the_whole_batch(one_process, tmp_path, monkeypatch):
     assert_same_training(tmp_path, one_process)
 
 
+def copy_run(source, folder, step: int):
+    """A run as it was after a step."""
+    name = f"step-{step:08d}"
+    shutil.copytree(source / "checkpoints" / name, folder / "checkpoints" / name)
+    for table in ("log.csv", "evaluations.csv"):  # of which the rows of later steps are written again
+        shutil.copy(source / table, folder / table)
+
+
 def test_two_processes_go_on_from_one_to_the_same_end(one_process, tmp_path):
     """Five images to evaluate on, so that the last batch is partial and one process has none left."""
-    (tmp_path / "checkpoints").mkdir()
-    shutil.copytree(one_process / "checkpoints" / "step-00000002", tmp_path / "checkpoints" / "step-00000002")
-    log = (one_process / "log.csv").read_text().splitlines(keepends=True)
-    (tmp_path / "log.csv").write_text("".join(log[:3]))
+    copy_run(one_process, tmp_path, 2)
     output = train_in_processes(tmp_path, 2)
     assert output.count("step-00000002, step 2 of 6") == 1  # the main process alone speaks
     assert "other processes than before: 1 -> 2" in output
@@ -89,3 +96,22 @@ def test_two_processes_go_on_from_one_to_the_same_end(one_process, tmp_path):
     # The random state of both processes is kept.
     states = json.loads((tmp_path / "checkpoints" / "step-00000006" / "random_states.json").read_text())
     assert len(states) == 2 and states[0]["torch"] != states[1]["torch"]
+
+
+def test_sharded_processes_train_the_same_and_one_process_goes_on_from_them(one_process, tmp_path, monkeypatch):
+    """FSDP2, each layer that transformers names on its own: from a checkpoint of one process to its end, and from its
+    checkpoint in the middle on without it."""
+    folder, alone = tmp_path / "sharded", tmp_path / "alone"
+    for path in (folder, alone):
+        path.mkdir()
+    copy_run(one_process, folder, 2)
+    output = train_in_processes(folder, 2, sharded=True)
+    assert "FSDP is not used" not in output
+    assert_same_training(folder, one_process)
+    trained, expected = (M2FForUniversalSegmentation.from_pretrained(path) for path in (folder, one_process))
+    assert trained.state_dict().keys() == expected.state_dict().keys()
+    copy_run(folder, alone, 4)
+    for module in MODULES_WITH_POINTS:
+        monkeypatch.setattr(f"{module}.uniform_points", fixed_points)
+    shapes_run(alone, **FIELDS).run()
+    assert_same_training(alone, one_process)

@@ -69,3 +69,18 @@ def test_words_of_the_environment_reach_no_shell(folder, tmp_path, monkeypatch):
     with pytest.raises(KernelUnavailableError):
         load_library(SOURCE, {"ANSWER": 44})
     assert not (tmp_path / "owned").exists()
+
+
+def test_a_full_disk_is_no_library_until_there_is_room(folder):
+    find_compiler()
+    limits = pytest.importorskip("resource")
+    former = limits.getrlimit(limits.RLIMIT_FSIZE)
+    for room in (0, 1000):  # for nothing, for the source but not for the library
+        limits.setrlimit(limits.RLIMIT_FSIZE, (room, former[1]))
+        try:
+            with pytest.raises(KernelUnavailableError):
+                load_library(SOURCE, {"ANSWER": 45})
+        finally:
+            limits.setrlimit(limits.RLIMIT_FSIZE, former)
+        assert not list(folder.iterdir())
+    assert load_library(SOURCE, {"ANSWER": 45}).functions.answer() == 45
