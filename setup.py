@@ -45,6 +45,11 @@ EXTRAS = {
         # They run the notebooks.
         "ipykernel>=7.3",
         "nbclient>=0.11",
+        # They make and run exported graphs.
+        "onnx>=1.20",
+        "onnxruntime>=1.23",
+        "onnxscript>=0.7",
+        "openvino>=2026.4",
         # Compiles the CUDA source in the tests, on machines without a GPU too.
         'nvidia-cuda-nvrtc>=13.0; sys_platform == "linux"',
         "parameterized>=0.9",
@@ -59,6 +64,9 @@ EXTRAS = {
     "dev": ["pre-commit>=4.7"],
     # Compiles the CPU kernels where the machine has no C++ compiler, and those that wheels carry.
     "compiler": ["ziglang>=0.17.1"],
+    # What `m2f export` writes, and what runs it.
+    "onnx": ["onnx>=1.20", "onnxruntime>=1.23", "onnxscript>=0.7"],
+    "openvino": ["openvino>=2026.4"],
     # Run transformers' model in `m2f bench`, beside ours.
     "bench": ["onnx>=1.20", "onnxruntime>=1.23", "onnxscript>=0.7", "openvino>=2026.4"],
 }

@@ -6,6 +6,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import initialization as init
 
 from m2f.modeling_m2f.kernels.masked_attention import MASKED_ATTENTION, masked_attention
+from m2f.modeling_m2f.kernels.portable_graph import is_portable
 from m2f.modeling_m2f.kernels.readable_memory import is_transformed
 from m2f.modeling_m2f.linear import linear
 from m2f.modeling_m2f.plain_modules import is_plain_tensor
@@ -29,12 +30,12 @@ def attend(
         return masked_attention(query, key, value, keep, num_heads), None
     query, key, value = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
     weights = None
-    if return_weights:
-        scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
+    if return_weights or is_portable():
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
         if keep is not None:
-            scores = scores.masked_fill(~keep, -torch.inf)
-        weights = scores.float().softmax(-1).to(query.dtype)
-        attended = weights @ value
+            scores = scores + torch.zeros((), dtype=scores.dtype).masked_fill(~keep, -torch.inf)
+        shares = scores.float().softmax(-1).to(query.dtype)
+        attended, weights = shares @ value, shares if return_weights else None
     else:
         attended = scaled_dot_product_attention(query, key, value, attn_mask=keep)
     return attended.transpose(1, 2).flatten(2), weights

@@ -26,6 +26,7 @@ from transformers.models.swin.modeling_swin import (
 )
 
 from m2f.modeling_m2f.feed_forward import FeedForward, feed_forward
+from m2f.modeling_m2f.kernels.portable_graph import is_portable
 from m2f.modeling_m2f.kernels.window_attention import WINDOW_ATTENTION, dtype_of_projections, window_attention
 from m2f.modeling_m2f.linear import Linear, is_plain_linear, linear
 from m2f.modeling_m2f.plain_modules import is_plain, is_plain_tensor, is_untouched, is_untouched_inside
@@ -140,11 +141,14 @@ class LeanSwinLayer(SwinLayer):
             and not (attention.training and attention.attention_dropout)
             and is_untouched_inside(attention)
             and is_untouched(self.dropout)
-            and WINDOW_ATTENTION.runs_on(
-                hidden_states.device,
-                dtype_of_projections(hidden_states),
-                head_dim=attention.head_dim,
-                window=self.window_size,
+            and (
+                is_portable()  # where windows of any map can be said without views that its size must divide
+                or WINDOW_ATTENTION.runs_on(
+                    hidden_states.device,
+                    dtype_of_projections(hidden_states),
+                    head_dim=attention.head_dim,
+                    window=self.window_size,
+                )
             )
         )
 

@@ -45,7 +45,7 @@ class ValidRegion:
         """Rows and columns, (B,) float32 each, that a feature map would have for each image with a canvas of its own,
         that is, for its size rounded up to a multiple of the coarsest stride."""
         own_canvas = round_up(self.sizes)
-        rows, columns = (own_canvas[:, axis] * (map_size[axis] / self.canvas[axis]) for axis in (0, 1))
+        rows, columns = (own_canvas[:, axis].float() / (self.canvas[axis] // map_size[axis]) for axis in (0, 1))
         return rows, columns
 
 

@@ -24,10 +24,24 @@ ALLOWED = {
     "evaluation": {"image_processing", "output"},
     "checkpoints": {"configuration", "output"},
     "output": set(),
-    "inference": {"configuration", "modeling_m2f", "image_processing", "data", "evaluation", "checkpoints", "output"},
-    "validation": {"modeling_m2f", "image_processing", "data", "evaluation", "checkpoints", "inference", "output"},
+    "exported": {"configuration", "modeling_m2f", "kernels", "image_processing"},
+    "inference": {
+        *(
+            "configuration",
+            "modeling_m2f",
+            "image_processing",
+            "data",
+            "evaluation",
+            "checkpoints",
+            "exported",
+            "output",
+        )
+    },
+    "validation": {
+        *("modeling_m2f", "image_processing", "data", "evaluation", "checkpoints", "exported", "inference", "output")
+    },
     "training": {"modeling_m2f", "image_processing", "data", "evaluation", "checkpoints", "validation", "output"},
-    "bench": {"configuration", "modeling_m2f", "image_processing", "data", "output"},
+    "bench": {"configuration", "modeling_m2f", "image_processing", "data", "exported", "output"},
     "hub": {"configuration", "modeling_m2f", "kernels", "image_processing", "checkpoints", "output"},
 }
 # Imported by a function that needs them, so that `import m2f` is quick and inference needs none of them.

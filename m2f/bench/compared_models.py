@@ -74,6 +74,8 @@ FORMS = {
     "ours": FormKind(True, EAGER, True),
     "ours, autocast": FormKind(True, EAGER, False),
     "ours, compiled": FormKind(True, COMPILED, True),
+    "ours, openvino": FormKind(True, "openvino", True),
+    "ours, onnxruntime": FormKind(True, "onnxruntime", True),
     "transformers": FormKind(False, EAGER, False),
     "transformers, cast": FormKind(False, EAGER, True),
     "transformers, compiled": FormKind(False, COMPILED, False),
@@ -84,12 +86,14 @@ THEIRS = "transformers"
 
 
 def forms_for(dtype: torch.dtype, device: str) -> list[str]:
-    """Forms that are compared by default: those that differ for the type (in float32 there is nothing to cast), in
-    other libraries where these are installed, and none that is compiled."""
+    """Forms that are compared by default: those that differ for the type (in float32 there is nothing to cast),
+    transformers' in other libraries where these are installed, and none that is compiled."""
     return [name for name, kind in FORMS.items() if _is_default(name, kind, dtype, device)]
 
 
 def _is_default(name: str, kind: FormKind, dtype: torch.dtype, device: str) -> bool:
+    if kind.runner in PACKAGES and kind.is_ours:
+        return False
     if kind.runner in PACKAGES:
         return dtype == torch.float32 and device == "cpu" and not missing_packages(kind.runner)
     return kind.runner == EAGER and (dtype != torch.float32 or name not in ("ours, autocast", "transformers, cast"))

@@ -1,16 +1,13 @@
-"""transformers' model as a graph of another inference library, in float32 on a CPU.
+"""transformers' model, and ours, as a graph of another inference library, in float32 on a CPU.
 
 Each library gets what makes it fastest: a graph for one shape of the input, whose constants are folded, all of its
 optimisations, and as many threads as torch has.
 """
 
 import importlib
-import logging
-import sys
 import tempfile
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+
+from m2f.exported.graph_form import FORMATS, GraphForm
+from m2f.exported.graph_runtimes import open_graph
+from m2f.exported.graph_writers import import_openvino, quiet_exporters, trace_network, write_graph
+from m2f.exported.portable_network import PortableNetwork
+from m2f.image_processing.image_processing_m2f import M2FImageProcessor
+from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 
 # Library -> what has to be installed to export to it and to run it.
 PACKAGES = {"openvino": ("openvino",), "onnxruntime": ("onnxruntime", "onnx", "onnxscript")}
@@ -39,14 +43,15 @@ class ExportedModel:
     """A network in another library. The graph is made for the shape of the first input, and anew for another shape.
 
     Args:
-        model: transformers', in evaluation mode, on the CPU in float32.
+        model: in evaluation mode, on the CPU in float32; ours becomes the graph that `m2f export` makes.
         library: of `PACKAGES`, all of them installed.
     """
 
     def __init__(self, model: nn.Module, library: str):
         self.config = model.config
-        self._network = _Logits(model)
-        self._load = _LOADERS[library]
+        is_ours = isinstance(model, M2FForUniversalSegmentation)
+        self._network = model if is_ours else _Logits(model)
+        self._load = partial(_load_ours, _FORMATS[library]) if is_ours else _LOADERS[library]
         self._shape: torch.Size | None = None
         self._run: _Run | None = None
 
@@ -54,7 +59,7 @@ class ExportedModel:
         """Makes the graph for this shape (B, 3, H, W), if it is not there."""
         if pixel_values.shape != self._shape:
             self._run = None  # frees the other one before
-            with torch.no_grad(), _quiet():
+            with torch.no_grad(), quiet_exporters():
                 self._run = self._load(self._network, pixel_values)
             self._shape = pixel_values.shape
 
@@ -112,24 +117,21 @@ def _load_onnxruntime(network: nn.Module, pixel_values: torch.Tensor) -> _Run:
     return lambda pixels: session.run(None, {name: pixels})
 
 
+def _load_ours(format: str, network: nn.Module, pixel_values: torch.Tensor) -> _Run:
+    assert isinstance(network, M2FForUniversalSegmentation)
+    batch, _, height, width = pixel_values.shape
+    form = GraphForm(format, (height, width), batch, padding=False)
+    program = trace_network(PortableNetwork(network, M2FImageProcessor(), form).eval(), form)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"network{FORMATS[format]}"
+        write_graph(program, form, path)
+        run = open_graph(path, form)
+    return lambda pixels: [x.numpy() for x in run((torch.from_numpy(pixels),))]
+
+
+_FORMATS = {"openvino": "openvino", "onnxruntime": "onnx"}
 _LOADERS = {"openvino": _load_openvino, "onnxruntime": _load_onnxruntime}
 
 
 def _module(library: str) -> Any:
-    if library == "openvino":
-        # It reports its use over the network unless the person has opted out; without this package it cannot.
-        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    return importlib.import_module(library)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what exporters say about a network that they export well."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
+    return import_openvino() if library == "openvino" else importlib.import_module(library)

@@ -1,7 +1,10 @@
 """The licence of the original's published weights, which stays with them through every conversion and training."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from huggingface_hub import ModelCard
 
 from m2f.configuration.configuration_m2f import LICENSE_FIELD, ORIGINAL_LICENSE, ORIGINAL_REPOSITORIES
 
@@ -31,3 +34,9 @@ def checked_license(wanted: str | None, required: str | None) -> str | None:
             f"of them stays under it ({LICENSE_FIELD} in config.json)"
         )
     return required or wanted
+
+
+def stated_license(folder: str) -> str | None:
+    """What the model card in a checkpoint's folder says; None where there is no folder, card or licence."""
+    card = Path(folder) / "README.md"
+    return ModelCard.load(card).data.get("license") if card.is_file() else None

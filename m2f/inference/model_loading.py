@@ -11,6 +11,7 @@ from m2f.checkpoints.bundled_checkpoint import checkpoint_location
 from m2f.checkpoints.checkpoint_config import read_config
 from m2f.configuration.configuration_m2f import M2FConfig
 from m2f.data.segmentation_dataset import SegmentationDataset, thing_labels
+from m2f.exported.exported_network import ExportedNetwork, is_graph
 from m2f.image_processing.image_processing_m2f import TASKS, M2FImageProcessor
 from m2f.modeling_m2f.checkpoint_report import CheckpointMismatchError
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
@@ -31,13 +32,14 @@ def load_model(
     say: Callable[[str], None] = logger.warning,
     **processor_fields: Any,
 ) -> tuple[M2FForUniversalSegmentation, M2FImageProcessor]:
-    """A checkpoint of m2f or of transformers' mask2former, in evaluation mode.
+    """A checkpoint of m2f or of transformers' mask2former, in evaluation mode; or a graph of `m2f export`.
 
     The latter does not say what it was trained for, nor which classes are things. It is taken for `task`, or for
     panoptic; with `like` for what that dataset's labels are made for, with its things. `say` is told so.
 
     Args:
-        checkpoint: folder, Hub id or a bundled checkpoint's name; None: the default one of these.
+        checkpoint: folder, Hub id or a bundled checkpoint's name; None: the default one of these. Or the file of an
+            exported graph.
         task: that is wanted.
         device: where the model is put; None: it stays on the CPU.
         dtype: of the weights; None: that of the files, which may be float16 to save space.
@@ -51,6 +53,8 @@ def load_model(
         ValueError: it is of another kind, of a newer version of m2f, or its tensors are not those of its
             configuration.
     """
+    if is_graph(checkpoint):
+        return _exported(checkpoint, task, device, dtype, trained_for, processor_fields)
     name = checkpoint_location(checkpoint)
     fields = read_config(name)
     trained_for = trained_for or fields.get("task") or _assumed_task(name, task, like, say)
@@ -61,6 +65,31 @@ def load_model(
     things = _things(model.config, fields, like) if trained_for == "panoptic" else None
     settings = {"task": trained_for, "thing_label_ids": things, **processor_fields}
     return model.eval().to(device or model.device), _processor(name, settings, say)
+
+
+def _exported(
+    graph: Any,
+    task: str | None,
+    device: torch.device | None,
+    dtype: torch.dtype | None,
+    trained_for: str | None,
+    processor_fields: Mapping[str, Any],
+) -> tuple[Any, M2FImageProcessor]:
+    """What a graph of `m2f export` has, which stands in for the model; its sizes and types are its own."""
+    given = {"device": device, "dtype": dtype}
+    for name, value, own in (("device", device, torch.device("cpu")), ("dtype", dtype, torch.float32)):
+        if value not in (None, own) and not (name == "device" and device is not None and device.type == "cpu"):
+            raise ValueError(
+                f"{graph} is an exported graph, which runs as {own}; the {name} {given[name]} is for checkpoints"
+            )
+    network = ExportedNetwork(graph)
+    if trained_for not in (None, network.config.task):
+        raise ValueError(f"{graph} says that it was trained for {network.config.task}; leave --trained-for out")
+    if network.form.size is not None and processor_fields.get("size") is not None:
+        raise ValueError(
+            f"{graph} was exported for {network.form.size[0]} x {network.form.size[1]}; leave the size out"
+        )
+    return network.eval(), network.processor(**processor_fields)
 
 
 def told_apart(processor: M2FImageProcessor, labels: Collection[int]) -> list[int]:

@@ -13,6 +13,7 @@ import warnings
 
 import torch
 
+from m2f.modeling_m2f.kernels.portable_graph import is_portable
 from m2f.modeling_m2f.kernels.readable_memory import is_transformed
 
 CHOICES = ("auto", "reference", "compiled", "native")
@@ -23,7 +24,8 @@ class KernelUnavailableError(RuntimeError):
 
 
 def kernels_choice() -> str:
-    """The value of M2F_KERNELS; "reference" where a transformation sees through plain PyTorch alone.
+    """The value of M2F_KERNELS; "reference" where a transformation sees through plain PyTorch alone, and in a graph
+    for other libraries.
 
     Raises:
         ValueError: it is none of `CHOICES`.
@@ -31,7 +33,7 @@ def kernels_choice() -> str:
     choice = os.environ.get("M2F_KERNELS", "auto")
     if choice not in CHOICES:
         raise ValueError(f"M2F_KERNELS={choice!r} is unknown; use one of {', '.join(CHOICES)}.")
-    return "reference" if is_transformed() else choice
+    return "reference" if is_transformed() or is_portable() else choice
 
 
 def wants_native() -> bool:

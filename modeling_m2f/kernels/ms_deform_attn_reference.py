@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from m2f.modeling_m2f.kernels.bilinear_sampling import bilinear
+from m2f.modeling_m2f.kernels.portable_graph import is_portable
 
 
 def ms_deform_attn_reference(
@@ -53,6 +54,8 @@ def sum_at_locations(
     value: Tensor, spatial_shapes: list[tuple[int, int]], locations: Tensor, weights: Tensor
 ) -> Tensor:
     """(B, Q, M * D): the weighted sum of `value` (B, S, M, D) at `locations`, both of one dtype with `weights`."""
+    if is_portable():
+        return _sum_of_rows(value, spatial_shapes, locations, weights)
     batch, _, heads, head_dim = value.shape
     queries = locations.shape[1]
     out = value.new_zeros(batch * heads, head_dim, queries)
@@ -67,3 +70,50 @@ def sum_at_locations(
         level_weights = weights[:, :, :, level].transpose(1, 2).flatten(0, 1).unsqueeze(1)  # (B*M, 1, Q, P)
         out = out + (sampled * level_weights).sum(-1)
     return out.view(batch, heads * head_dim, queries).transpose(1, 2)
+
+
+def _sum_of_rows(value: Tensor, spatial_shapes: list[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
+    """`sum_at_locations` by gathering rows: what a head has of a cell is a row of D numbers. All levels together,
+    because the number of operators decides how long an export takes."""
+    batch, cells, heads, head_dim = value.shape
+    rows = value.reshape(batch * cells * heads, head_dim)
+    heights, widths, first = (_per_level(x, value) for x in _sizes_and_starts(spatial_shapes))  # (L, 1)
+    (row, row_share), (column, column_share) = (
+        _neighbours_inside(locations[..., i] * length - 0.5, length) for i, length in ((1, heights), (0, widths))
+    )
+    # In float32 exact up to 2^24 cells.
+    image = torch.arange(batch, device=value.device)[:, None, None, None, None] * cells
+    head = torch.arange(heads, device=value.device)[:, None, None]
+    out: Tensor | None = None
+    for y, y_share in zip(row, row_share, strict=True):
+        for x, x_share in zip(column, column_share, strict=True):
+            cell = (y * widths + x + first).long() + image
+            corner = rows.index_select(0, (cell * heads + head).flatten()).view(*weights.shape[:3], -1, head_dim)
+            part = (y_share * x_share * weights).flatten(3)[..., None, :] @ corner  # (B, Q, M, 1, D)
+            out = part if out is None else out + part
+    assert out is not None
+    return out.flatten(2)
+
+
+def _sizes_and_starts(spatial_shapes: list[tuple[int, int]]) -> tuple[list[int], list[int], list[int]]:
+    """Of each level height, width, and the number of cells before it."""
+    heights, widths = ([shape[i] for shape in spatial_shapes] for i in (0, 1))
+    areas = [height * width for height, width in spatial_shapes]
+    return heights, widths, [sum(areas[:level]) for level in range(len(areas))]
+
+
+def _per_level(numbers: list[int], like: Tensor) -> Tensor:
+    # One by one, because of a list an exporter would keep the numbers of its example.
+    return torch.stack([torch.full((), number, dtype=like.dtype, device=like.device) for number in numbers])[:, None]
+
+
+def _neighbours_inside(position: Tensor, length: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """The cells before and after each position along an axis, and their shares, 0 beyond the border."""
+    before = position.floor()
+    share = position - before
+    cells, shares = [before, before + 1], [1 - share, share]
+    inside = [(cell >= 0) & (cell < length) for cell in cells]
+    return (
+        [torch.minimum(cell.clamp(min=0), length - 1) for cell in cells],
+        [part * is_inside for part, is_inside in zip(shares, inside, strict=True)],
+    )

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import sdpa_backward_flop_count, sdpa_flop_count
 from m2f.modeling_m2f.kernels.c_arguments import C_TYPES, arithmetic_dtype, integers, pointer, storage_dtype, threads
 from m2f.modeling_m2f.kernels.cpu_source import CpuSource
 from m2f.modeling_m2f.kernels.operators import define, gradients_of_definition
+from m2f.modeling_m2f.kernels.portable_graph import is_portable
 from m2f.modeling_m2f.kernels.readable_memory import is_transformed
 
 WINDOW_ATTENTION = CpuSource("window_attention_cpu.cpp", "Window attention", C_TYPES)
@@ -34,7 +35,7 @@ def dtype_of_projections(x: Tensor) -> torch.dtype:
 
 def window_attention(qkv: Tensor, padding: Tensor, bias: Tensor, height: int, width: int, shift: int) -> Tensor:
     """(B, H * W, M * D) in the dtype of qkv; arguments as in `window_attention_reference`."""
-    if not torch.compiler.is_compiling() and is_transformed():
+    if is_portable() or (not torch.compiler.is_compiling() and is_transformed()):
         return window_attention_reference(qkv, padding, bias, height, width, shift)
     storage = storage_dtype(qkv.dtype)
     out = torch.ops.m2f.window_attention_v1(
@@ -60,21 +61,45 @@ def window_attention_reference(
     """
     window = int(bias.shape[-1] ** 0.5)
     cells, mask = _windows(height, width, window, shift, qkv.device)
-    extended = torch.cat([qkv, padding.expand(len(qkv), 1, -1, -1, -1)], 1)
-    query, key, value = extended[:, cells].permute(3, 0, 1, 4, 2, 5)  # (B, windows, M, N, D) each
+    extended = torch.cat([qkv, padding.expand(qkv.shape[0], 1, -1, -1, -1)], 1)
+    query, key, value = _windows_of(extended, cells).permute(3, 0, 1, 4, 2, 5)  # (B, windows, M, N, D) each
     scores = bias if mask is None else bias + mask[:, None].to(bias.dtype)
-    attended = scaled_dot_product_attention(query, key, value, attn_mask=scores.to(query.dtype))
-    attended = attended.transpose(2, 3).flatten(3).flatten(1, 2)
+    attended = _attend(query, key, value, scores.to(query.dtype)).transpose(2, 3).flatten(3).flatten(1, 2)
+    if is_portable():  # without scattering
+        return attended.index_select(1, _place_in_windows(height, width, window, shift, qkv.device))
     inside = (cells.flatten() < height * width).nonzero().flatten()
     out = attended.new_empty(len(qkv), height * width, attended.shape[-1])
     return out.index_copy(1, cells.flatten()[inside], attended[:, inside])
 
 
+def _windows_of(x: Tensor, cells: Tensor) -> Tensor:
+    """(B, S, ...) -> (B, windows, N, ...)."""
+    return x.index_select(1, cells.flatten()).unflatten(1, (-1, cells.shape[1]))
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, scores: Tensor) -> Tensor:
+    if not is_portable():
+        return scaled_dot_product_attention(query, key, value, attn_mask=scores)
+    products = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1) + scores
+    return products.softmax(-1) @ value
+
+
+def _place_in_windows(height: int, width: int, window: int, shift: int, device: torch.device) -> Tensor:
+    """(H * W,) where in its window's row of `_windows` each cell of the map stands."""
+    rows, columns = (_whole(length, window) for length in (height, width))
+    y, x = (
+        (torch.arange(length, device=device) - shift) % _number(padded, device)
+        for length, padded in ((height, rows), (width, columns))
+    )
+    across = columns // window
+    row, column = (y // window * across * window + y % window) * window, x // window * window * window + x % window
+    return (row[:, None] + column).flatten()
+
+
 def _windows(height: int, width: int, window: int, shift: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
     """(windows, N) index of each cell, H * W for one that fills up, and (windows, N, N) what separates regions."""
-    rows, columns = (-(-length // window) * window for length in (height, width))
-    y = (torch.arange(rows, device=device) + shift) % rows
-    x = (torch.arange(columns, device=device) + shift) % columns
+    rows, columns = (_whole(length, window) for length in (height, width))
+    y, x = ((torch.arange(n, device=device) + shift) % _number(n, device) for n in (rows, columns))
     cells = torch.where((y < height)[:, None] & (x < width), y[:, None] * width + x, height * width)
     cells = _cut(cells, window)
     if not shift:
@@ -85,8 +110,18 @@ def _windows(height: int, width: int, window: int, shift: int, device: torch.dev
 
 
 def _parts(length: int, window: int, shift: int, device: torch.device) -> Tensor:
-    position = torch.arange(length, device=device)
-    return (position >= length - window).long() + (position >= length - shift).long()
+    position, end = torch.arange(length, device=device), _number(length, device)
+    return (position >= end - window).long() + (position >= end - shift).long()
+
+
+def _number(number: int, device: torch.device) -> Tensor:
+    """As a tensor: of some operators with a number that depends on a graph's input exporters know no form."""
+    return torch.full((), number, dtype=torch.int64, device=device)
+
+
+def _whole(length: int, window: int) -> int:
+    """The next multiple of the window; of no negative quotient, because ONNX rounds those of integers towards 0."""
+    return (length + window - 1) // window * window
 
 
 def _cut(grid: Tensor, window: int) -> Tensor:

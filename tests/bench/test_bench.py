@@ -81,7 +81,19 @@ def test_ratios_are_of_neighbours():
 
 def test_command_writes_numbers_and_a_plot(tmp_path, capsys):
     out = tmp_path / "speed.json"
-    command = ["bench", "--size", "64x64", "--dtype", "float32", "--stage", "model", "post-processing"]
+    command = [
+        "bench",
+        "--size",
+        "64x64",
+        "--dtype",
+        "float32",
+        "--stage",
+        "model",
+        "post-processing",
+        "--form",
+        "ours",
+        "transformers",
+    ]
     assert main([*command, "--repetitions", "2", "--threads", "1", "--out", str(out)]) == 0
     results = json.loads(out.read_text())
     assert [row["stage"] for row in results["rows"]] == ["model", "post-processing"]

@@ -11,10 +11,18 @@ from m2f.commands.shared_arguments import SHARED_ORDER, count, count_or_zero
 # Where the help names the same place in another way, because the file or folder is another kind of thing.
 METAVARS = {"--output": {"FOLDER", "FILE"}, "--out": {"FOLDER", "FILE"}, "--json": {None, "FILE"}}
 # Free text in one command, and the few names that it knows in another.
-OWN_CHOICES = {"--dataset", "--backbone"}
+OWN_CHOICES = {"--dataset", "--backbone", "--format"}
 # What a command may say differently: what its output is, what its workers are, what it computes in.
 OWN_HELP = {"--output", "--out", "--workers", "--dtype", "--json", "--dry-run", "--split", "--task", "--dataset"}
-OWN_HELP |= {"--threshold", "--max-detections", "--validation-fraction"}
+OWN_HELP |= {
+    "--threshold",
+    "--max-detections",
+    "--validation-fraction",
+    "--format",
+    "--size",
+    "--batch",
+    "--overwrite",
+}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Checkpoints as graphs of other inference libraries: made, described, checked, and run."""

@@ -1,0 +1,112 @@
+"""`m2f export`, with torch's own format, which needs no other package; other formats in tests/exported."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_models import small_model
+
+from m2f.cli import main
+from m2f.exported.exported_network import ExportedNetwork
+from m2f.image_processing.image_processing_m2f import M2FImageProcessor
+from m2f.inference.model_loading import load_model
+from m2f.inference.segmenter import Segmenter
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A checkpoint, pictures, and the graph that was exported of it for 64 x 96 and two images at a time."""
+    folder = tmp_path_factory.mktemp("export")
+    small_model("resnet", task="panoptic", thing_label_ids=[0, 1]).save_pretrained(folder / "checkpoint")
+    M2FImageProcessor(
+        size={"longest_edge": 96}, task="panoptic", thing_label_ids=[0, 1], panoptic_threshold=0.1
+    ).save_pretrained(folder / "checkpoint")
+    (folder / "pictures").mkdir()
+    generator = np.random.default_rng(0)
+    for name, size in (("a.png", (12, 20)), ("b.png", (20, 9)), ("c.png", (16, 24))):
+        image = Image.fromarray(generator.integers(0, 255, (*size, 3), dtype=np.uint8))
+        image.resize((size[1] * 5, size[0] * 5)).save(folder / "pictures" / name)
+    assert export(folder, "model.pt2", "--size", "64x96", "--batch", "2") == 0
+    return folder
+
+
+def export(folder, target, *options):
+    arguments = ["export", str(folder / "checkpoint"), str(folder / target), "--format", "torch-export"]
+    return main([*arguments, "--check", str(folder / "pictures"), *options])
+
+
+def test_a_graph_is_run_by_the_same_commands(folder, capsys):
+    images = [str(path) for path in sorted((folder / "pictures").iterdir())]
+    graph = Segmenter.from_pretrained(folder / "model.pt2")
+    model, _ = load_model(folder / "checkpoint")
+    wanted = Segmenter(model, graph.processor)(images)  # three images, of a graph for two
+    for found, result in zip(graph(images), wanted, strict=True):
+        assert (found.id_map == result.id_map).mean() > 0.999
+        assert [x.label for x in found.segments] == [x.label for x in result.segments]
+    assert main(["predict", images[0], "--checkpoint", str(folder / "model.pt2"), "--out", str(folder / "out")]) == 0
+    assert (folder / "out" / "objects.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--size", "64x96"], "model.pt2 exists; choose another name, or give --overwrite"),
+        (["--size", "64x90", "--overwrite"], "multiples of 32"),
+        (["--size", "64", "--overwrite"], "no size such as 640x640"),
+        (["--batch", "0", "--overwrite"], "whole number from 1 on"),
+        (["--format", "onnx"], "ends with .pt2, and graphs of onnx end with .onnx"),
+        (["--check", "/nowhere", "--overwrite"], "is no image and no folder with images"),
+    ],
+)
+def test_wrong_arguments_are_one_line_and_leave_all_as_it_was(folder, capsys, options, message):
+    before = {path: path.read_bytes() for path in folder.glob("model.*")}
+    try:
+        code = export(folder, "model.pt2", *options)
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+    assert {path: path.read_bytes() for path in folder.glob("model.*")} == before
+    assert not list(folder.glob(".m2f-export-*"))
+
+
+def test_a_graph_that_disagrees_is_deleted(folder, capsys, monkeypatch):
+    monkeypatch.setattr("m2f.exported.exported_network.ExportedNetwork._logits", wrong_logits)
+    assert export(folder, "wrong.pt2", "--size", "64x96") == 2
+    assert "the graph disagrees with its model" in capsys.readouterr().err
+    assert not list(folder.glob("*wrong*")) and not list(folder.glob(".m2f-export-*"))
+
+
+def wrong_logits(self, pixel_values, sizes):
+    return [-x for x in self._run((pixel_values, sizes))]
+
+
+def test_what_a_graph_cannot_do_is_said(folder, capsys):
+    network = ExportedNetwork(folder / "model.pt2")
+    with pytest.raises(ValueError, match=r"the input is 96 x 96, and model\.pt2 was exported for 64 x 96"):
+        network(np_zeros(96, 96))
+    for arguments, message in [
+        (["--shortest-edge", "64"], "leave the size out"),
+        (["--dtype", "bfloat16"], "runs as torch.float32"),
+    ]:
+        command = ["predict", str(folder / "pictures"), "--checkpoint", str(folder / "model.pt2"), "--out"]
+        assert main([*command, str(folder / "none"), *arguments]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["export", str(folder / "model.pt2"), str(folder / "again.pt2")]) == 2
+    assert "is an exported graph already" in capsys.readouterr().err
+    description = folder / "model.json"
+    text = description.read_text()
+    description.write_text(json.dumps({**json.loads(text), "labels": {"0": "x"}}))
+    try:
+        assert main([*command, str(folder / "none")]) == 2
+        assert "was changed after `m2f export` wrote it" in capsys.readouterr().err
+    finally:
+        description.write_text(text)
+
+
+def np_zeros(height, width):
+    import torch
+
+    return torch.zeros(1, 3, height, width)
