@@ -17,6 +17,7 @@ import torch
 from transformers import AutoConfig, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from m2f.configuration.backbone_stages import check_stages, name_stages
 from m2f.configuration.config_values import (
     check_backbone,
     check_fields,
@@ -54,7 +55,9 @@ class M2FConfig(PretrainedConfig):
     Args:
         backbone_config: configuration of any backbone of `transformers.AutoBackbone` with four feature maps of
             strides 4, 8, 16 and 32, as an object or a dict with `model_type`. `None`: Swin-S. A configuration that
-            names no `out_features` gets its last four stages.
+            names no `out_features` gets its last four stages. Or one of a plain Vision Transformer (`PLAIN_VITS` in
+            `m2f.configuration.backbone_stages`), whose last stage, or four, are made into such maps by a feature
+            pyramid.
         feature_size: channels of the pixel decoder's feature maps; a multiple of 32 (GroupNorm's groups) and of
             `num_attention_heads`.
         mask_feature_size: channels of the mask features and mask embeddings.
@@ -358,7 +361,7 @@ def _resolve_backbone_config(
             f"backbone_config={reprlib.repr(backbone_config)} must hold the fields of a backbone, with model_type."
         )
     found = backbone_config
-    _checked(lambda: _name_four_stages(found), "backbone_config")
+    _checked(lambda: name_stages(found), "backbone_config")
     return found
 
 
@@ -382,11 +385,5 @@ def _backbone_config_from_dict(fields: dict[str, Any]) -> PretrainedConfig:
             f"backbone_config.model_type={reprlib.repr(model_type)} is unknown to transformers; use one that "
             "AutoBackbone has, such as swin, resnet or convnext."
         )
+    check_stages(model_type, fields)
     return CONFIG_MAPPING[model_type].from_dict(fields)
-
-
-def _name_four_stages(backbone_config: PretrainedConfig):
-    """A classification config names the last stage only; the pixel decoder needs the last four."""
-    stages = getattr(backbone_config, "stage_names", None)
-    if stages is not None and len(stages) > 4 and list(backbone_config.out_features) == [stages[-1]]:
-        backbone_config.out_features = list(stages[-4:])

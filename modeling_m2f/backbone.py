@@ -1,49 +1,67 @@
-"""The backbone: any of transformers' AutoBackbone classes with feature maps of strides 4, 8, 16 and 32."""
+"""The backbone: any of transformers' AutoBackbone classes with feature maps of strides 4, 8, 16 and 32, or a plain
+Vision Transformer, whose maps have one stride."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoBackbone, PretrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
+from m2f.configuration.backbone_stages import fixed_size, is_plain_vit, patch_size
 from m2f.configuration.config_values import MOST_PARAMETERS
 from m2f.modeling_m2f.frozen_batch_norm import freeze_batch_norm
 from m2f.modeling_m2f.swin import use_lean_layers
 from m2f.modeling_m2f.weight_init import torch_default_
 
-# Parameters that a backbone class owns and never uses. As parameters they would get no gradient, and distributed
-# training would wait for one (transformers needs find_unused_parameters here); as buffers they keep their names.
-UNUSED_MODULES = {"swin": "swin.layernorm", "swinv2": "layernorm"}
+# What the names of parameters begin with that a backbone class owns and never uses. As parameters they would get no
+# gradient, and distributed training would wait for one (transformers needs find_unused_parameters here); as buffers
+# they keep their names.
+UNUSED = {
+    "beit": "beit.embeddings.mask_token",
+    "bit": "bit.norm.",
+    "dinov2": "embeddings.mask_token",
+    "dinov2_with_registers": "embeddings.mask_token",
+    "dinov3_vit": "embeddings.mask_token",
+    "focalnet": "focalnet.layernorm.",
+    "maskformer-swin": "model.layernorm.",
+    "pixio": "pixio.layernorm.",
+    "sapiens2": "embeddings.mask_token",
+    "swin": "swin.layernorm.",
+    "swinv2": "layernorm.",
+    "tipsv2_vision_model": "embeddings.mask_token",
+}
 
 STAGES = ("SwinStage", "ResNetStage", "ConvNextStage")
 
 # Made anew for every dense task: classification checkpoints have no norms on their intermediate feature maps.
 NEW_IN_A_BACKBONE = "hidden_states_norms"
 
+_TRIAL_CELLS = 4  # of the coarsest map per axis
 
-def build_backbone(config: PretrainedConfig, frozen_batch_norm: bool) -> PreTrainedModel:
+
+class BuiltBackbone(NamedTuple):
+    """A backbone, and the channels of its maps as they come out of it; HGNet-V2's `channels` are others."""
+
+    backbone: PreTrainedModel
+    channels: list[int]
+
+
+def build_backbone(config: PretrainedConfig, frozen_batch_norm: bool, strides: list[int]) -> BuiltBackbone:
     """A backbone with random weights.
 
     Raises:
         ValueError: the configuration is not one of a backbone, describes one that cannot be built or has more than
-            `MOST_PARAMETERS`, or does not give four feature maps.
+            `MOST_PARAMETERS`, or does not give feature maps of these strides, nor is a plain Vision Transformer.
     """
-    _check_size(config)
+    channels = _channels_of_maps(config, strides)
     backbone = _built(config)
-    if len(backbone.channels) != 4:
-        raise ValueError(
-            f"The backbone {config.model_type!r} gives {len(backbone.channels)} feature maps "
-            f"({list(backbone.out_features)}); four are needed, of strides 4, 8, 16 and 32. Set "
-            "backbone_config.out_features to four stages."
-        )
     use_lean_layers(backbone)
-    if config.model_type in UNUSED_MODULES:
-        _turn_parameters_into_buffers(backbone, UNUSED_MODULES[config.model_type])
+    _turn_parameters_into_buffers(backbone, UNUSED.get(config.model_type))
     if frozen_batch_norm:
         freeze_batch_norm(backbone)
-    return backbone
+    return BuiltBackbone(backbone, channels)
 
 
 def _built(config: PretrainedConfig) -> Any:
@@ -55,12 +73,12 @@ def _built(config: PretrainedConfig) -> Any:
     except MemoryError:
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise ValueError(f"No {config.model_type} can be built from backbone_config ({reason}).") from error
+        raise ValueError(f"No {config.model_type} can be built from backbone_config ({_reason(error)}).") from error
 
 
-def _check_size(config: PretrainedConfig):
-    """Raise ValueError before memory is taken that no machine has; on the meta device a network takes none."""
+def _channels_of_maps(config: PretrainedConfig, strides: list[int]) -> list[int]:
+    """Raise ValueError before memory is taken that no machine has, or weights are looked for that would not do; on the
+    meta device a network takes no memory, and a trial with it no time."""
     with torch.device("meta"), init.no_init_weights():
         backbone = _built(config)
     count = sum(tensor.numel() for tensor in (*backbone.parameters(), *backbone.buffers()))
@@ -69,16 +87,66 @@ def _check_size(config: PretrainedConfig):
             f"backbone_config describes a {config.model_type} of {count:.2g} parameters; at most "
             f"{MOST_PARAMETERS:.2g} are built."
         )
+    if is_plain_vit(config):
+        strides = [patch_size(config)] * len(backbone.channels)
+    elif len(backbone.channels) != 4:
+        raise ValueError(
+            f"The backbone {config.model_type!r} gives {len(backbone.channels)} feature maps "
+            f"({list(backbone.out_features)}); four are needed, of strides {_listed(strides)}. Set "
+            "backbone_config.out_features to four stages."
+        )
+    canvas = fixed_size(config) or (_TRIAL_CELLS * max(strides),) * 2
+    maps = _trial(backbone.eval(), canvas)
+    try:
+        check_strides(maps, canvas, strides)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} Name stages of these strides in backbone_config.out_features, or take another backbone than "
+            f"this {config.model_type}."
+        ) from error
+    return [features.shape[1] for features in maps]
 
 
-def _turn_parameters_into_buffers(backbone: nn.Module, name: str):
-    names = dict(backbone.named_modules())
-    if name not in names:
-        return
-    module = names[name]
-    for parameter_name, parameter in list(module.named_parameters(recurse=False)):
-        delattr(module, parameter_name)
-        module.register_buffer(parameter_name, parameter.detach())
+@torch.no_grad()
+def _trial(backbone: Any, canvas: tuple[int, int]) -> tuple[Tensor, ...]:
+    """The feature maps of a backbone on the meta device for an input of `canvas` = (H, W)."""
+    config = backbone.config
+    channels = getattr(config, "num_channels", 3)
+    pixels = torch.zeros(1, channels, *canvas, dtype=backbone.dtype, device="meta")
+    # Whatever the caller's device: BEiT keeps what it makes here for all models of the process.
+    with torch.device("cpu"):
+        try:
+            maps = tuple(backbone(pixels).feature_maps)
+        except Exception as error:
+            raise ValueError(
+                f"The backbone {config.model_type!r} fails on an input of {canvas[0]} x {canvas[1]} pixels "
+                f"({_reason(error)}); correct backbone_config, or take another backbone."
+            ) from error
+    if any(features.ndim != 4 for features in maps):
+        raise ValueError(
+            f"The backbone {config.model_type!r} gives tokens, {tuple(maps[0].shape)}, and no feature maps; set "
+            "backbone_config.reshape_hidden_states=True, or take another backbone."
+        )
+    return maps
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _listed(strides: list[int]) -> str:
+    return f"{', '.join(map(str, strides[:-1]))} and {strides[-1]}"
+
+
+def _turn_parameters_into_buffers(backbone: nn.Module, start: str | None):
+    """Those whose names begin with `start`."""
+    unused = [name for name, _ in backbone.named_parameters() if start is not None and name.startswith(start)]
+    for full_name in unused:
+        parent, _, name = full_name.rpartition(".")
+        module = backbone.get_submodule(parent)
+        parameter = getattr(module, name)
+        delattr(module, name)
+        module.register_buffer(name, parameter.detach())
 
 
 def check_strides(feature_maps: tuple[Tensor, ...], canvas: tuple[int, ...], strides: list[int]):
@@ -129,8 +197,14 @@ def load_pretrained_backbone(backbone: PreTrainedModel, name_or_path: str):
 
     Raises:
         OSError: the checkpoint cannot be found or reached.
-        ValueError: it lacks weights, or has them in other shapes; all their names are listed.
+        ValueError: it lacks weights, or has them in other shapes; all their names are listed. Or it is timm's, which
+            keeps its weights elsewhere.
     """
+    if backbone.config.model_type == "timm_backbone":
+        raise ValueError(
+            f"weights of timm ({name_or_path!r}) are not loaded here; make the model with random ones, and load a "
+            "state_dict of timm's network into the _backbone of its pixel_level_module.encoder"
+        )
     backbone_class = type(backbone)
     loaded: Any = backbone_class.from_pretrained(  # a pair, which the annotation does not know
         name_or_path, config=backbone.config, output_loading_info=True, ignore_mismatched_sizes=True
@@ -138,7 +212,7 @@ def load_pretrained_backbone(backbone: PreTrainedModel, name_or_path: str):
     pretrained, report = loaded
     missing = sorted(name for name in report["missing_keys"] if NEW_IN_A_BACKBONE not in name)
     mismatched = sorted(str(entry) for entry in report["mismatched_keys"])
-    unused = UNUSED_MODULES.get(backbone.config.model_type)
+    unused = UNUSED.get(backbone.config.model_type)
     missing = [name for name in missing if unused is None or not name.startswith(unused)]
     if missing or mismatched:
         raise ValueError(

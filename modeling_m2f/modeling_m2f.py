@@ -6,7 +6,6 @@ those of transformers' Mask2Former, so that checkpoints fit both.
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_MAPPING_NAMES,
 )
 
+from m2f.configuration.backbone_stages import is_plain_vit, patch_size
 from m2f.configuration.configuration_m2f import M2FConfig
 from m2f.modeling_m2f.backbone import (
     build_backbone,
@@ -26,6 +26,7 @@ from m2f.modeling_m2f.backbone import (
 )
 from m2f.modeling_m2f.checkpoint_report import CONSTANTS, FORMER_CONSTANTS, HEADS
 from m2f.modeling_m2f.criterion import Criterion
+from m2f.modeling_m2f.feature_pyramid import FeaturePyramid
 from m2f.modeling_m2f.kernels.readable_memory import is_transformed
 from m2f.modeling_m2f.loss_of_logits import LossOfLogits
 from m2f.modeling_m2f.mask_losses import PointChoice
@@ -58,18 +59,26 @@ MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES.setdefault("m2f", "M2FForUniversa
 
 
 class PixelLevelModule(nn.Module):
-    """Backbone and pixel decoder."""
+    """Backbone, feature pyramid where the backbone is a plain Vision Transformer, and pixel decoder."""
 
     def __init__(self, config: M2FConfig):
         super().__init__()
         self.strides = list(config.feature_strides)
         # "encoder" is the backbone; the parameters' names say so.
         assert isinstance(config.backbone_config, PretrainedConfig)  # whatever it was made of
-        self.encoder = build_backbone(config.backbone_config, config.backbone_frozen_batch_norm)
+        self.encoder, channels = build_backbone(
+            config.backbone_config, config.backbone_frozen_batch_norm, self.strides
+        )
         if config.recompute_feedforward:
             recompute_feedforward(self.encoder)
+        self.feature_pyramid: FeaturePyramid | None = None
+        if is_plain_vit(config.backbone_config):
+            self.feature_pyramid = FeaturePyramid(
+                channels, config.feature_size, patch_size(config.backbone_config), self.strides
+            )
+            channels = [config.feature_size] * len(self.strides)
         self.decoder = PixelDecoder(
-            in_channels=list(cast(list[int], self.encoder.channels)),  # which backbones have, and no base class names
+            in_channels=channels,
             channels=config.feature_size,
             mask_channels=config.mask_feature_size,
             feedforward_dim=config.encoder_feedforward_dim,
@@ -89,6 +98,8 @@ class PixelLevelModule(nn.Module):
     def forward(self, pixel_values: Tensor, valid: ValidRegion | None) -> PixelLevelOutput:
         """(B, 3, H, W) -> PixelLevelOutput."""
         feature_maps = self._feature_maps(pixel_values)
+        if self.feature_pyramid is not None:
+            feature_maps = self.feature_pyramid(feature_maps, valid)
         if not torch.compiler.is_compiling():
             check_strides(feature_maps, pixel_values.shape[-2:], self.strides)
         # In float32 under autocast, as the original: rounded to half precision, features at this depth flip masks.
@@ -103,6 +114,8 @@ class PixelLevelModule(nn.Module):
 
     def _feature_maps(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
         """Of no image none of those of a black one, because many of transformers' backbones cannot reshape nothing."""
+        if self.feature_pyramid is not None:
+            pixel_values = self.feature_pyramid.resized(pixel_values)
         if torch.compiler.is_compiling() or len(pixel_values):
             return feature_maps_of(self.encoder, pixel_values)
         stand_in = pixel_values.new_zeros(1, *pixel_values.shape[1:])
@@ -133,6 +146,8 @@ class M2FModel(M2FPreTrainedModel):
         )
         self.post_init()
         self._no_split_modules = {*(self._no_split_modules or ()), *unsplit_modules(self._backbone)}
+        if self.pixel_level_module.feature_pyramid is not None:
+            self._no_split_modules.add(FeaturePyramid.__name__)
 
     def forward(
         self,

@@ -83,7 +83,7 @@ class M2FPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         """Layers that no rule of the original names keep PyTorch's defaults, as there."""
-        if isinstance(module, nn.Linear | nn.Conv2d):
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             torch_default_(module)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight)

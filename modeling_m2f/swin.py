@@ -8,6 +8,7 @@ apply, a layer is transformers' own; so it is where a hook waits on a module tha
 get cells where it gets windows there.
 """
 
+from itertools import pairwise
 from typing import TypeGuard
 
 import torch
@@ -25,6 +26,7 @@ from transformers.models.swin.modeling_swin import (
     SwinStage,
 )
 
+from m2f.configuration.backbone_stages import fixed_size
 from m2f.modeling_m2f.feed_forward import FeedForward, feed_forward
 from m2f.modeling_m2f.kernels.portable_graph import is_portable
 from m2f.modeling_m2f.kernels.window_attention import WINDOW_ATTENTION, dtype_of_projections, window_attention
@@ -33,10 +35,19 @@ from m2f.modeling_m2f.plain_modules import is_plain, is_plain_tensor, is_untouch
 
 
 def use_lean_layers(backbone: nn.Module):
-    """Turns the modules of a Swin backbone into their lean forms; other backbones have none."""
+    """Turns the modules of a Swin backbone, and linear layers of any, into their lean forms."""
     for module in list(backbone.modules()):
         if type(module) in _LEAN:
             module.__class__ = _LEAN[type(module)]
+        elif isinstance(module, nn.Sequential):
+            _keep_linear_outputs(module)
+
+
+def _keep_linear_outputs(layers: nn.Sequential):
+    """What a `Linear` makes may be a view that autograd lets nobody change, as Swin V2's position bias would."""
+    for before, after in pairwise(layers):
+        if isinstance(before, nn.Linear) and getattr(after, "inplace", False):
+            setattr(after, "inplace", False)  # noqa: B010 - of whatever module has it
 
 
 def feature_maps_of(backbone: PreTrainedModel, pixel_values: Tensor) -> tuple[Tensor, ...]:
@@ -47,7 +58,7 @@ def feature_maps_of(backbone: PreTrainedModel, pixel_values: Tensor) -> tuple[Te
     backbones of its own classes.
 
     Raises:
-        ValueError: a Swin with absolute position embeddings, which are for one size, gets another.
+        ValueError: a backbone whose position embeddings are for one size gets another.
     """
     _check_size(backbone, pixel_values)
     # When compiling, the hooks that transformers puts on stages can be traced through its own forward alone.
@@ -80,11 +91,8 @@ def _is_lean(backbone: nn.Module) -> TypeGuard[SwinBackbone]:
 
 
 def _check_size(backbone: PreTrainedModel, pixel_values: Tensor):
-    config = backbone.config
-    if not getattr(config, "use_absolute_embeddings", False):
-        return
-    wanted = config.image_size if isinstance(config.image_size, list | tuple) else (config.image_size,) * 2
-    if tuple(pixel_values.shape[2:]) != tuple(wanted):
+    wanted = fixed_size(backbone.config)
+    if wanted is not None and tuple(pixel_values.shape[2:]) != wanted:
         raise ValueError(
             f"the backbone has position embeddings for inputs of {wanted[0]} x {wanted[1]} pixels, got "
             f"{pixel_values.shape[2]} x {pixel_values.shape[3]}; set the image processor's size and pad_size, or the "

@@ -10,13 +10,14 @@ from torch import nn
 from transformers import initialization as init
 
 
-def torch_default_(layer: nn.Linear | nn.Conv2d):
-    """PyTorch's own initialisation of a linear or convolution layer: uniform within 1 / sqrt(fan_in)."""
+def torch_default_(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+    """PyTorch's own initialisation of a linear or convolution layer: uniform within 1 / sqrt(fan_in), where the fan_in
+    of a transposed convolution is counted from its outputs."""
     init.kaiming_uniform_(layer.weight, a=math.sqrt(5))
     torch_default_bias_(layer)
 
 
-def torch_default_bias_(layer: nn.Linear | nn.Conv2d):
+def torch_default_bias_(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
     if layer.bias is not None:
         bound = 1 / math.sqrt(layer.weight[0].numel())
         init.uniform_(layer.bias, -bound, bound)

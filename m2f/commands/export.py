@@ -13,10 +13,11 @@ from m2f.checkpoints.bundled_checkpoint import DEFAULT_CHECKPOINT, checkpoint_lo
 from m2f.commands.messages import printer
 from m2f.commands.output_check import check_folder
 from m2f.commands.shared_arguments import add_shared_arguments, count
+from m2f.configuration.backbone_stages import fixed_size
 from m2f.data.dataset_paths import image_files
 from m2f.exported.exported_network import is_graph
 from m2f.exported.graph_description import graph_files
-from m2f.exported.graph_export import check_size, check_target, export_model, fixed_size, graph_path
+from m2f.exported.graph_export import check_size, check_target, export_model, graph_path
 from m2f.exported.graph_form import DTYPES, FORMATS, MADE_WITH, POSTS, RUN_WITH, GraphForm, check_packages
 from m2f.hub.weights_license import stated_license
 from m2f.image_processing.image_processing_m2f import TASKS
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     model = model.float()
     if args.post != "none":
         choose_task(args.post, processor.task, processor.thing_label_ids != [])
-    size = args.size if args.size is not None else fixed_size(model)
+    size = args.size if args.size is not None else fixed_size(model.config.backbone_config)
     form = GraphForm(
         format,
         None if size in (None, _DYNAMIC) else size,

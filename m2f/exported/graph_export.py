@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from m2f.configuration.backbone_stages import fixed_size
 from m2f.exported.graph_description import describe, description_path, graph_files, read_description, write_description
 from m2f.exported.graph_form import FORMATS, MADE_WITH, GraphForm, check_packages
 from m2f.exported.graph_writers import trace_network, write_graph
@@ -37,18 +38,9 @@ def check_target(path: Path, overwrite: bool):
         raise FileExistsError(f"{files[0]} exists; choose another name, or give --overwrite")
 
 
-def fixed_size(model: M2FForUniversalSegmentation) -> tuple[int, int] | None:
-    """The only (height, width) that a backbone takes, whose position embeddings are for one size; None for others."""
-    config = model.config.backbone_config
-    if not getattr(config, "use_absolute_embeddings", False):
-        return None
-    height, width = config.image_size if isinstance(config.image_size, list | tuple) else (config.image_size,) * 2
-    return int(height), int(width)
-
-
 def check_size(model: M2FForUniversalSegmentation, form: GraphForm):
     """Raise ValueError where the backbone does not take what the graph would."""
-    only = fixed_size(model)
+    only = fixed_size(model.config.backbone_config)
     if only is not None and form.size != only:
         wanted = "dynamic" if form.size is None else "{}x{}".format(*form.size)
         raise ValueError(

@@ -173,3 +173,14 @@ def test_class_weights_of_any_sequence_are_saved(weights, tmp_path):
 def test_class_weights_that_do_not_fit_are_named(fields, words):
     with pytest.raises(ValueError, match=words):
         small_config(**fields)
+
+
+def test_default_stages_are_those_of_four_strides():
+    def stages(**fields) -> list:
+        config = M2FConfig(backbone_config=fields).backbone_config
+        return getattr(config, "out_features", None) or config.out_indices
+
+    assert stages(model_type="timm_backbone", backbone="resnet50") == [-4, -3, -2, -1]
+    assert stages(model_type="pvt_v2") == ["stage1", "stage2", "stage3", "stage4"]
+    assert stages(model_type="focalnet") == ["stem", "stage1", "stage2", "stage4"]
+    assert stages(model_type="dinov2") == ["stage12"]

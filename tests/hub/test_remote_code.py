@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from backbone_cases import backbone_fields
 from computed_values import computed_values
 from PIL import Image
 from small_models import small_config, small_model
@@ -35,8 +36,9 @@ def bundle(tmp_path_factory) -> Path:
     return saved_bundle(tmp_path_factory.mktemp("hub") / "bundle")
 
 
-def saved_bundle(folder: Path) -> Path:
-    small_model("swin", id2label={i: f"class {i}" for i in range(5)}, thing_label_ids=[0, 2]).save_pretrained(folder)
+def saved_bundle(folder: Path, **fields) -> Path:
+    names = {i: f"class {i}" for i in range(5)}
+    small_model("swin", id2label=names, thing_label_ids=[0, 2], **fields).save_pretrained(folder)
     size = {"shortest_edge": 64, "longest_edge": 128}
     M2FImageProcessor(size=size, thing_label_ids=[0, 2], tile=64, tile_overlap=16).save_pretrained(folder)
     write_bundle(folder)
@@ -138,9 +140,12 @@ def test_folder_is_loaded_where_m2f_cannot_be_imported_with_equal_bits(bundle, t
 @pytest.mark.parametrize("kernels", ["compiled", "no compiler", "reference"])
 def test_every_kernel_comes_from_the_embedded_source_and_computes_the_same_bits(kernels, bundle, tmp_path):
     """`kernels`: compiled anew, into an empty cache; PyTorch's forms, because nothing compiles; and because they are
-    asked for. The expected values, and the sources that are compiled, are the installed package's."""
+    asked for, of a plain Vision Transformer. The expected values, and the sources that are compiled, are the installed
+    package's."""
     choices = {"compiled": {"M2F_KERNELS": "compiled"}, "reference": {"M2F_KERNELS": "reference"}}
     environment = choices.get(kernels, {"CXX": "no-such-compiler"})
+    if kernels == "reference":
+        bundle = saved_bundle(tmp_path / "bundle", backbone_config=backbone_fields("dinov2"))
     records = {}
     for mode in ("training", "with training"):
         cache = tmp_path / mode / "cache"

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from small_models import BACKBONES, small_config, small_model
@@ -10,6 +12,7 @@ from transformers import (
     SwinForImageClassification,
 )
 
+from m2f.modeling_m2f.backbone import load_pretrained_backbone
 from m2f.modeling_m2f.frozen_batch_norm import FrozenBatchNorm2d
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation, M2FModel
 
@@ -62,6 +65,12 @@ def test_reference_row_25_missing_backbone_weights_are_an_error(tmp_path):
     wider = small_config("resnet", backbone_config={**BACKBONES["resnet"], "hidden_sizes": [8, 16, 24, 40]})
     with pytest.raises(ValueError, match=r"other shapes for .*stages\.3"):
         M2FForUniversalSegmentation.from_pretrained_backbone(str(tmp_path), wider)
+
+
+def test_weights_that_timm_keeps_are_an_error():
+    backbone = SimpleNamespace(config=SimpleNamespace(model_type="timm_backbone"))
+    with pytest.raises(ValueError, match="'resnet50'.*state_dict"):
+        load_pretrained_backbone(backbone, "resnet50")
 
 
 def test_reference_row_26_frozen_batch_norm_neither_learns_nor_counts():
@@ -117,8 +126,6 @@ def test_unusable_backbones_are_named(backbone_config, words):
 
 
 def test_a_backbone_with_other_strides_is_named():
-    model = M2FModel(
-        small_config(backbone_config=SwinConfig(patch_size=8, embed_dim=16, depths=[1] * 4, num_heads=[1, 1, 2, 2]))
-    )
-    with pytest.raises(ValueError, match=r"strides \[4, 8, 16, 32\]"):
-        model(torch.randn(1, 3, 64, 64))
+    config = SwinConfig(patch_size=8, embed_dim=16, depths=[1] * 4, num_heads=[1, 1, 2, 2])
+    with pytest.raises(ValueError, match=r"strides \[4, 8, 16, 32\].*out_features"):
+        M2FModel(small_config(backbone_config=config))
