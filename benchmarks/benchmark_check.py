@@ -4,7 +4,7 @@
 
 The data are made here: an image of 640x480 with 10, 100 and 1,000 discs that overlap, and jsons of 1,000 to 200,000
 polygons of 26 points, 100 an image. Every measurement is a process of its own, which opens and checks the data in one
-process, so that its peak of memory is that of the check; the sizes take turns. Opening a json is compared with
+process; the sizes take turns. Opening a json is compared with
 `json.loads` of the same file in the same process, in seconds of the processor. The exponent is the slope of a line
 through the logarithms of the medians.
 """
@@ -29,23 +29,19 @@ ANNOTATIONS = (1_000, 10_000, 100_000, 200_000)
 PER_IMAGE, POINTS = 100, 26
 TURNS = 2 * np.pi * np.arange(POINTS) / POINTS
 CHECK = """
-import json, resource, sys, time
+import json, sys, time
 from pathlib import Path
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 from m2f.data.coco_instances import CocoInstances
 from m2f.data.dataset_check import check_readers
-found, path = {"imports_peak_bytes": peak()}, Path(sys.argv[1])
+found, path = {}, Path(sys.argv[1])
 def measured(name, work):
     wall, processor = time.perf_counter(), time.process_time()
     result = work()
     found[name] = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - processor}
     return result
 reader = measured("open", lambda: CocoInstances(path))
-found["open_peak_bytes"] = peak()
 if "inspect" in sys.argv[2:]:
     measured("inspect", lambda: check_readers({"train": reader}, workers=1))
-    found["check_peak_bytes"] = peak()
 measured("json", lambda: json.loads(path.read_bytes()))
 print(json.dumps(found))
 """
@@ -105,12 +101,10 @@ def in_turns(paths: dict[int, Path], repetitions: int, *words: str) -> dict[int,
 
 
 def row(runs: list[dict], stages: tuple[str, ...]) -> dict[str, Any]:
-    times = {
+    return {
         stage: {kind: spread([run[stage][kind] for run in runs]) for kind in ("seconds", "cpu_seconds")}
         for stage in stages
     }
-    peaks = {key: max(run[key] for run in runs) for key in runs[0] if key.endswith("bytes")}
-    return {**times, **peaks}
 
 
 def exponent(rows: list[dict], number: str, stages: tuple[str, ...]) -> float:
