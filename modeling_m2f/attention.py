@@ -33,7 +33,7 @@ def attend(
     if return_weights or is_portable():
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
         if keep is not None:
-            scores = scores + torch.zeros((), dtype=scores.dtype).masked_fill(~keep, -torch.inf)
+            scores = scores + scores.new_zeros(()).masked_fill(~keep, -torch.inf)
         shares = scores.float().softmax(-1).to(query.dtype)
         attended, weights = shares @ value, shares if return_weights else None
     else:

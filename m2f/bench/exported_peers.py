@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from m2f.exported.graph_form import FORMATS, GraphForm
-from m2f.exported.graph_runtimes import open_graph
-from m2f.exported.graph_writers import import_openvino, quiet_exporters, trace_network, write_graph
+from m2f.exported.graph_runtimes import import_openvino, open_graph
+from m2f.exported.graph_writers import quiet_exporters, trace_network, write_graph
 from m2f.exported.portable_network import PortableNetwork
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation

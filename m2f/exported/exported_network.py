@@ -93,7 +93,7 @@ class ExportedNetwork(nn.Module):
                 f"the input is {height} x {width}, and {self.graph.name} was exported for {rows} x {columns}; leave "
                 "the sizes to its own image processor, or export with another --size"
             )
-        if not self.form.padding and not bool((sizes == torch.tensor([rows, columns])).all()):
+        if not self.form.padding and not bool((sizes == sizes.new_tensor([rows, columns])).all()):
             raise ValueError(
                 f"{self.graph.name} was exported for images that fill {rows} x {columns} (--no-padding); one of "
                 f"{' x '.join(map(str, sizes[0].tolist()))} came"
@@ -107,4 +107,5 @@ class ExportedNetwork(nn.Module):
             missing = self.form.batch - images
             pixel_values = torch.cat([pixel_values, pixel_values[-1:].expand(missing, -1, -1, -1)])
             sizes = torch.cat([sizes, sizes[-1:].expand(missing, -1)])
-        return [x[:images] for x in self._run((pixel_values, sizes) if self.form.padding else (pixel_values,))]
+        inputs = (pixel_values, sizes) if self.form.padding else (pixel_values,)
+        return [x[:images].to(pixel_values.device) for x in self._run([x.cpu() for x in inputs])]

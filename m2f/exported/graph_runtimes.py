@@ -1,16 +1,17 @@
 """Graphs in the libraries that run them, with as many threads as torch has, on the CPU."""
 
 import importlib
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from m2f.exported.graph_form import RUN_WITH, GraphForm, check_packages
-from m2f.exported.graph_writers import import_openvino
 
 # Inputs in the graph's order to outputs in its order.
 Runner = Callable[[Sequence[Tensor]], list[Tensor]]
@@ -26,10 +27,9 @@ def open_graph(path: Path, form: GraphForm) -> Runner:
     check_packages(form.format, RUN_WITH)
     try:
         return _OPENERS[form.format](path, form)
-    except (RuntimeError, ValueError, OSError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read as a graph of {form.format} ({_first_line(error)})") from error
-    except Exception as error:  # onnxruntime's own are RuntimeErrors in some versions and not in others
-        if type(error).__module__.partition(".")[0] != "onnxruntime":
+    except Exception as error:
+        is_onnxruntimes = type(error).__module__.partition(".")[0] == "onnxruntime"  # RuntimeErrors in some versions
+        if not (is_onnxruntimes or isinstance(error, RuntimeError | ValueError | OSError | KeyError)):
             raise
         raise ValueError(f"{path} cannot be read as a graph of {form.format} ({_first_line(error)})") from error
 
@@ -66,6 +66,12 @@ def _open_openvino(path: Path, form: GraphForm) -> Runner:
             return [torch.from_numpy(np.array(outputs[i])) for i in range(len(form.outputs))]
 
     return run
+
+
+def import_openvino() -> Any:
+    # It reports its use over the network unless the person has opted out; without this package it cannot.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    return importlib.import_module("openvino")
 
 
 def _open_torch_export(path: Path, form: GraphForm) -> Runner:

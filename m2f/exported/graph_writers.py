@@ -2,7 +2,6 @@
 
 import importlib
 import logging
-import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from m2f.exported.graph_form import LARGEST_BATCH, LARGEST_EDGE, LEAST_EDGE, SIZE_DIVISOR, GraphForm
+from m2f.exported.graph_runtimes import import_openvino
 from m2f.modeling_m2f.kernels.portable_graph import portable_graph
 
 OPSET = 18
@@ -138,12 +138,6 @@ def _halve_weights(model: Any):
     nodes = [*casts, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-
-
-def import_openvino() -> Any:
-    # It reports its use over the network unless the person has opted out; without this package it cannot.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    return importlib.import_module("openvino")
 
 
 @contextmanager

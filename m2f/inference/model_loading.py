@@ -54,7 +54,7 @@ def load_model(
             configuration.
     """
     if is_graph(checkpoint):
-        return _exported(checkpoint, task, device, dtype, trained_for, processor_fields)
+        return _exported(checkpoint, device, dtype, trained_for, say, processor_fields)
     name = checkpoint_location(checkpoint)
     fields = read_config(name)
     trained_for = trained_for or fields.get("task") or _assumed_task(name, task, like, say)
@@ -69,19 +69,19 @@ def load_model(
 
 def _exported(
     graph: Any,
-    task: str | None,
     device: torch.device | None,
     dtype: torch.dtype | None,
     trained_for: str | None,
+    say: Callable[[str], None],
     processor_fields: Mapping[str, Any],
 ) -> tuple[Any, M2FImageProcessor]:
     """What a graph of `m2f export` has, which stands in for the model; its sizes and types are its own."""
-    given = {"device": device, "dtype": dtype}
-    for name, value, own in (("device", device, torch.device("cpu")), ("dtype", dtype, torch.float32)):
-        if value not in (None, own) and not (name == "device" and device is not None and device.type == "cpu"):
-            raise ValueError(
-                f"{graph} is an exported graph, which runs as {own}; the {name} {given[name]} is for checkpoints"
-            )
+    if dtype not in (None, torch.float32):
+        raise ValueError(
+            f"{graph} is an exported graph, which runs as torch.float32; the dtype {dtype} is for checkpoints"
+        )
+    if device is not None and device.type != "cpu":  # perhaps by default, where there is a GPU
+        say(f"{graph} is an exported graph, which runs on the CPU")
     network = ExportedNetwork(graph)
     if trained_for not in (None, network.config.task):
         raise ValueError(f"{graph} says that it was trained for {network.config.task}; leave --trained-for out")
