@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import torch
-from training_step_forms import FORMS, THEIRS, Step, make_batch
+from training_step_forms import COMPILED, FORMS, THEIRS, Step, make_batch
 
 from m2f.bench.measurement_report import machine, spread, write_results
 from m2f.bench.peak_memory import can_measure, growth
@@ -38,18 +38,24 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", choices=("seconds", "memory"), help="leave the other out")
+    parser.add_argument("--compiled", action="store_true", help="ours through torch.compile too, its time alone")
     parser.add_argument("--out", type=Path, help="json file for the rows")
     return parser.parse_args()
 
 
+def forms_of(args: argparse.Namespace) -> list[str]:
+    return [*FORMS, COMPILED] if args.compiled else list(FORMS)
+
+
 def times(args: argparse.Namespace, case: tuple[int, int, int]) -> dict[str, list[float]]:
-    steps = {form: Step(form, args.device, args.autocast) for form in FORMS}
-    batches = {form: make_batch(form, *case, args.device) for form in FORMS}
-    for form in FORMS:
-        steps[form](batches[form])
-    found = {form: [] for form in FORMS}
+    forms = forms_of(args)
+    steps = {form: Step(form, args.device, args.autocast) for form in forms}
+    batches = {form: make_batch(form, *case, args.device) for form in forms}
+    for form in forms:
+        steps[form](batches[form])  # compiles
+    found = {form: [] for form in forms}
     for _ in range(args.repetitions):
-        for form in FORMS:
+        for form in forms:
             start = time.perf_counter()
             steps[form](batches[form])  # gives the loss as a number, so a GPU is waited for
             found[form].append(time.perf_counter() - start)
@@ -71,10 +77,10 @@ def peaks(form: str, args: argparse.Namespace, case: tuple[int, int, int]) -> di
 
 def measure(args: argparse.Namespace, case: tuple[int, int, int]) -> dict:
     """A row of the results."""
-    forms = {form: {} for form in FORMS}
+    forms = {form: {} for form in forms_of(args)}
     if args.only != "memory":
         seconds = times(args, case)
-        for form in FORMS:
+        for form in forms:
             ratios = [theirs / own for own, theirs in zip(seconds[form], seconds[THEIRS], strict=True)]
             forms[form] |= {"seconds": spread(seconds[form]), "times_faster": spread(ratios)}
     if args.only != "seconds" and can_measure(args.device):

@@ -18,6 +18,7 @@ from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 NUM_CLASSES = 133  # COCO panoptic
 THEIRS = "transformers"  # has no gradient checkpointing in the releases that were tried
 FORMS = ("ours", "ours, keeping all", "ours, checkpointing", THEIRS)
+COMPILED = "ours, compiled"
 _SWIN_TINY = {
     "embed_dim": 96,
     "depths": [2, 2, 6, 2],
@@ -71,11 +72,12 @@ class Step:
         self.form, self.device = form, device
         self.autocast = autocast and getattr(torch, autocast)
         self.model = make_model(form, device)
+        self.network = torch.compile(self.model, fullgraph=True) if form == COMPILED else self.model
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-6, fused=True)
 
     def __call__(self, batch: dict) -> float:
         with torch.autocast(self.device, dtype=self.autocast, enabled=self.autocast is not None):
-            loss = self.model(**batch).loss
+            loss = self.network(**batch).loss
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()

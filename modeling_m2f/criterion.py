@@ -4,6 +4,7 @@ Cheng et al. 2022, sections 3.3 and 4.1. No mask of an unmatched query is made, 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,6 @@ class Criterion(nn.Module):
         self.class_weights = class_weights
         self.points = points
         self.loss_weights = loss_weights
-        self._warned_of_weights = False
         self.register_buffer("empty_weight", torch.ones(num_classes + 1))
         self.init_original_weights()
 
@@ -112,7 +112,7 @@ class Criterion(nn.Module):
         """What the targets of some images contribute to the totals of their step, see `loss_normalizer.count_step`."""
         return count_step(classes, num_queries, self.empty_weight.float())
 
-    @torch.compiler.disable
+    @torch.compiler.disable(reason="matching is not traced; loss_operator.py has it as an operator where it can")
     def forward(
         self,
         class_logits: Tensor,
@@ -137,12 +137,24 @@ class Criterion(nn.Module):
             The weighted sum, and each term unweighted and without gradient: "loss_ce", "loss_mask", "loss_dice" of the
             last prediction, with the suffix "_i" those of earlier prediction i.
         """
+        counts = (num_items_in_batch, num_images_in_batch, class_weight_in_batch)
+        total, terms = self.compare(class_logits, mask_embeddings, mask_features, targets, *counts)
+        return total, named_terms(terms)
+
+    def compare(
+        self,
+        class_logits: Tensor,
+        mask_embeddings: Tensor,
+        mask_features: Tensor,
+        targets: list[MaskTargets],
+        *counts: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """`forward` with the terms as (3, L), see `named_terms`. counts: its last three arguments."""
         # In float32, whatever the model's type.
         with torch.autocast(class_logits.device.type, enabled=False):
             class_logits = class_logits.float()
             matches = self._match(class_logits, mask_embeddings, mask_features, targets)
             class_losses, class_weight = self._class_losses(class_logits, targets, matches)
-            counts = (num_items_in_batch, num_images_in_batch, class_weight_in_batch)
             normalizer = self._normalizer(targets, class_logits.shape[2], class_weight, *counts)
             class_losses = class_losses / normalizer.class_weight
             mask_weights = class_losses.new_tensor([self.loss_weights[name] for name in TERMS[1:]])
@@ -150,7 +162,7 @@ class Criterion(nn.Module):
                 mask_embeddings, mask_features, targets, matches, self.points, mask_weights / normalizer.num_masks
             )
             total = self.loss_weights["loss_ce"] * class_losses.sum() + mask_total
-        return total, _named(torch.cat([class_losses.detach()[None], mask_sums / normalizer.num_masks]))
+        return total, torch.cat([class_losses.detach()[None], mask_sums / normalizer.num_masks])
 
     def terms_of_logits(
         self, class_logits: Tensor, mask_logits: list[Tensor], targets: list[MaskTargets]
@@ -250,13 +262,9 @@ class Criterion(nn.Module):
         return of_similar_batches(num_masks, class_weight, num_items_in_batch)
 
     def _warn_if_weights_are_unknown(self, num_masks: int, num_items_in_batch: Tensor | int):
-        if self._warned_of_weights:
-            return
-        # Looked at anew until then, because the buffer may be written by hand.
         weight = self.empty_weight[:-1]
         if (weight != weight[0]).any() and float(num_items_in_batch) != num_masks:
-            self._warned_of_weights = True
-            logger.warning(
+            logger.warning_once(
                 "The classes have different weights, and of the whole step only the number of targets is known "
                 "(num_items_in_batch): the other batches are taken to have as much weight for each target as this "
                 "one, so that accumulated batches differ from one batch of all. M2FTrainer and `m2f train` are exact; "
@@ -264,8 +272,8 @@ class Criterion(nn.Module):
             )
 
 
-def _named(terms: Tensor) -> dict[str, Tensor]:
-    """(3, L) -> the names that `Criterion.forward` returns, the last prediction first."""
+def named_terms(terms: Tensor) -> dict[str, Tensor]:
+    """(3, L), a row for each of `TERMS` -> the names that `Criterion.forward` returns, the last prediction first."""
     last = terms.shape[1] - 1
     suffixes = {last: "", **{i: f"_{i}" for i in range(last)}}
     return {name + suffix: term[i] for i, suffix in suffixes.items() for name, term in zip(TERMS, terms, strict=True)}

@@ -22,6 +22,11 @@ from m2f.modeling_m2f.point_sampling import PointChoice, drawn_points, sample_at
 # Numbers in the largest tensor of a group of masks.
 GROUP_ELEMENTS = 2**21
 
+SECOND_DERIVATIVE = (
+    "Autograd has no second derivative of the mask losses: their gradient is computed along with them, and no mask is "
+    "kept. Use torch.func (grad of grad, hessian, jacrev), which computes them in another way."
+)
+
 
 def mask_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean cross-entropy over the points of each mask: (N, R) -> (N,); weights (N, R) are those of the mean, and
@@ -246,7 +251,4 @@ class _Once(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, factor: Tensor):
-        raise RuntimeError(
-            "Autograd has no second derivative of the mask losses: their gradient is computed along with them, and no "
-            "mask is kept. Use torch.func (grad of grad, hessian, jacrev), which computes them in another way."
-        )
+        raise RuntimeError(SECOND_DERIVATIVE)

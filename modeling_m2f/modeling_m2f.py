@@ -29,6 +29,7 @@ from m2f.modeling_m2f.criterion import Criterion
 from m2f.modeling_m2f.feature_pyramid import FeaturePyramid
 from m2f.modeling_m2f.kernels.readable_memory import is_transformed
 from m2f.modeling_m2f.loss_of_logits import LossOfLogits
+from m2f.modeling_m2f.loss_operator import is_operable, loss_in_graph
 from m2f.modeling_m2f.mask_losses import PointChoice
 from m2f.modeling_m2f.mask_targets import MaskTargets
 from m2f.modeling_m2f.matcher import HungarianMatcher
@@ -327,7 +328,11 @@ class M2FForUniversalSegmentation(LossOfLogits, M2FPreTrainedModel):
             if count is not None and num_items_in_batch is None:
                 raise ValueError(f"{name} is given without num_items_in_batch; both are counts of one step.")
         counted_by_labels = num_items_in_batch is not None and class_weight_in_batch is None
-        targets = self._targets(pixel_values, pixel_mask, mask_labels, class_labels, counted_by_labels)
+        is_labelled = _is_labelled(mask_labels, class_labels)
+        in_graph = torch.compiler.is_compiling() and is_operable(self.criterion, mask_labels, class_labels)
+        targets = None
+        if is_labelled and not in_graph:
+            targets = self._targets(pixel_values, pixel_mask, mask_labels, class_labels, counted_by_labels)
         output_auxiliary_logits = _default(output_auxiliary_logits, self.config.output_auxiliary_logits)
         outputs = self.model(
             pixel_values,
@@ -337,23 +342,25 @@ class M2FForUniversalSegmentation(LossOfLogits, M2FPreTrainedModel):
             output_auxiliary_logits=output_auxiliary_logits,
             return_dict=True,
         )
-        every = output_auxiliary_logits or (targets is not None and self.config.use_auxiliary_loss)
+        every = output_auxiliary_logits or (is_labelled and self.config.use_auxiliary_loss)
         first = 0 if every else -1
         with wide_products(pixel_values, self.dtype):
             class_logits = self.class_predictor(torch.stack(outputs.transformer_decoder_intermediate_states[first:]))
 
         loss, loss_dict = None, None
-        if targets is not None:
+        if is_labelled:
             first = 0 if self.config.use_auxiliary_loss else -1
-            loss, loss_dict = self.criterion(
-                class_logits[first:],
-                torch.stack(outputs.mask_embeddings[first:]),
-                outputs.pixel_decoder_last_hidden_state,
-                targets,
-                num_items_in_batch,
-                num_images_in_batch,
-                class_weight_in_batch,
-            )
+            embeddings = torch.stack(outputs.mask_embeddings[first:])
+            predictions = (class_logits[first:], embeddings, outputs.pixel_decoder_last_hidden_state)
+            counts = (num_items_in_batch, num_images_in_batch, class_weight_in_batch)
+            if in_graph:
+                sizes = (image_sizes(pixel_values, pixel_mask), tuple(pixel_values.shape[-2:]))
+                padding_counts = not masks_padding(self.config, pixel_values, pixel_mask)
+                loss, loss_dict = loss_in_graph(
+                    self.criterion, *predictions, mask_labels, class_labels, *sizes, padding_counts, counts
+                )
+            else:
+                loss, loss_dict = self.criterion(*predictions, targets, *counts)
         masks = outputs.masks_queries_logits
         output = M2FForUniversalSegmentationOutput(
             loss=loss,
@@ -365,15 +372,11 @@ class M2FForUniversalSegmentation(LossOfLogits, M2FPreTrainedModel):
         )
         return output if _default(return_dict, self.config.return_dict) else output.to_tuple()
 
+    @torch.compiler.disable(reason="labels that are no tensors, or a criterion of another kind, are not traced")
     def _targets(
         self, pixel_values: Tensor, pixel_mask: Tensor | None, mask_labels, class_labels, counted_by_labels: bool
-    ) -> list[MaskTargets] | None:
-        """Per image, or None without labels."""
-        if mask_labels is None and class_labels is None:
-            return None
-        if mask_labels is None or class_labels is None:
-            missing = "mask_labels" if mask_labels is None else "class_labels"
-            raise ValueError(f"{missing} is missing: mask_labels and class_labels are needed together.")
+    ) -> list[MaskTargets]:
+        """Per image."""
         check_shapes(pixel_values, pixel_mask, self._num_channels)
         given = tuple(pixel_values.shape[-2:])
         pixel_values, pixel_mask, mask_labels, class_labels = values_of(
@@ -407,6 +410,13 @@ _SHARED_FIELDS = (
     "valid_sizes",
     "input_sizes",
 )
+
+
+def _is_labelled(mask_labels, class_labels) -> bool:
+    if (mask_labels is None) != (class_labels is None):
+        missing = "mask_labels" if mask_labels is None else "class_labels"
+        raise ValueError(f"{missing} is missing: mask_labels and class_labels are needed together.")
+    return mask_labels is not None
 
 
 def masks_padding(config: M2FConfig, pixel_values: Tensor, pixel_mask: Tensor | None) -> bool:
