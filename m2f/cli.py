@@ -88,6 +88,7 @@ def main_parser() -> argparse.ArgumentParser:
         description=f"Mask2Former for Hugging Face Transformers.\n\ncommands:\n{lines}",
         epilog=f"{exit_codes_text(EXIT_CODES)}\n`m2f COMMAND --help` explains a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # it looks at a command's flags too
     )
     # Read from the package itself: the library imports from files only.
     parser.add_argument("--version", action="version", version=f"m2f {sys.modules[__package__].__version__}")
@@ -113,6 +114,12 @@ def command_parser(name: str) -> argparse.ArgumentParser:
 
 class _OneLineParser(argparse.ArgumentParser):
     """Says what is wrong in one line, without the usage before it, and what an unknown flag may have been meant as."""
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]):
+        # argparse drops a "--" that is a flag's value, and gives an empty list in its place.
+        if action.option_strings and action.nargs is None and arg_strings == ["--"]:
+            raise argparse.ArgumentError(action, "expected one argument")
+        return super()._get_values(action, arg_strings)
 
     def error(self, message: str):
         from m2f.training.option_values import nearest

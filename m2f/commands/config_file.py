@@ -41,7 +41,8 @@ def _config_of(words: Sequence[str]) -> Path | None:
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument("--config", type=Path)
     try:
-        return finder.parse_known_args(words)[0].config
+        found = finder.parse_known_args(words)[0].config
+        return found if isinstance(found, Path) else None  # "--config=--" gives a list
     except argparse.ArgumentError:  # "--config" without a file is the parser's to complain about
         return None
 

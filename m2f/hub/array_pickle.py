@@ -106,7 +106,9 @@ def _array_from_bytes(raw: Any, dtype: Any, shape: tuple, order: Literal["C", "F
     if not all(isinstance(size, int) and size >= 0 for size in shape):
         raise pickle.UnpicklingError(f"{reprlib.repr(shape)} is not the shape of an array")
     if math.prod(shape) * plain.itemsize != len(data):
-        raise pickle.UnpicklingError(f"an array of shape {shape} and dtype {dtype.name} with {len(data)} bytes")
+        raise pickle.UnpicklingError(
+            f"an array of shape {reprlib.repr(shape)} and dtype {dtype.name} with {len(data)} bytes"
+        )
     # A copy in the machine's byte order: the buffer is read-only, and torch takes no other order.
     return np.frombuffer(data, dtype=plain).reshape(shape, order=order).astype(plain.newbyteorder("="))
 
@@ -159,7 +161,7 @@ class _ArrayUnpickler(_PythonUnpickler):
     dict, where the one in C makes a table as long as the largest number in the file says.
 
     Keys of dicts must be text, bytes or numbers, and there are no sets: the hash of tuples in tuples that share their
-    parts takes time without end.
+    parts takes time without end. Bytes are read as far as the file goes, whatever length it says.
     """
 
     dispatch: dict[int, Any] = dict(_PythonUnpickler.dispatch)
@@ -185,7 +187,14 @@ class _ArrayUnpickler(_PythonUnpickler):
     def load_set(self):
         raise pickle.UnpicklingError("sets are not admitted")
 
-    dispatch[pickle.ADDITEMS[0]] = dispatch[pickle.FROZENSET[0]] = load_set
+    dispatch[pickle.EMPTY_SET[0]] = dispatch[pickle.ADDITEMS[0]] = dispatch[pickle.FROZENSET[0]] = load_set
+
+    def load_bytearray8(self):
+        # Python's own takes the memory before it looks whether the file has so many bytes.
+        (length,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(length)))
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
 
     def __init__(self, file: BinaryIO):
         # Names pickled by Python 2 are bytes; latin1 is how NumPy's documentation says to read such arrays.
@@ -234,8 +243,10 @@ def _with_arrays(value: Any, done: dict[int, Any]) -> Any:
         if value.array is None:
             raise pickle.UnpicklingError("an array without items")
         return value.array
-    if not isinstance(value, dict | list | tuple):
+    if isinstance(value, str | bytes | bytearray | int | float | None):
         return value
+    if not isinstance(value, dict | list | tuple):
+        raise pickle.UnpicklingError(f"a {type(value).__name__.strip('_')} is no value that is admitted")
     if id(value) not in done:
         done[id(value)] = _OPEN
         if isinstance(value, dict):

@@ -23,7 +23,7 @@ class FolderBusyError(OSError):
 
 @contextmanager
 def locked_folder(folder: str | os.PathLike) -> Iterator[None]:
-    """Keeps other runs out of a folder, which is made where it is not there.
+    """Keeps other runs out of a folder, which is made where it is not there, and removed if it stays empty.
 
     The system releases the lock when the process ends, however it ends. It holds for the processes of a machine, and
     on network file systems as far as they pass locks on, as NFS does; where locks are not to be had, there is none.
@@ -33,7 +33,7 @@ def locked_folder(folder: str | os.PathLike) -> Iterator[None]:
         OSError: the folder cannot be made or written to.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     file = _take(folder)
     try:
         yield
@@ -42,6 +42,9 @@ def locked_folder(folder: str | os.PathLike) -> Iterator[None]:
         with suppress(OSError):
             os.unlink(folder / LOCK_FILE)
         file.close()
+        with suppress(OSError):  # a run that ended before it wrote anything leaves nothing; one that wrote, all
+            for path in made:
+                path.rmdir()
 
 
 def files_in(folder: Path) -> list[str]:
@@ -52,7 +55,11 @@ def files_in(folder: Path) -> list[str]:
 def _take(folder: Path) -> IO[bytes]:
     path = folder / LOCK_FILE
     while True:
-        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666), "r+b", 0)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666), "r+b", 0)
+        except FileNotFoundError:  # another run has just removed the folder, which was its own and empty
+            continue
         try:
             _lock(file)
         except OSError as error:

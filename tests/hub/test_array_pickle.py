@@ -159,6 +159,7 @@ BOMBS = {
     + b"U\x01CtR.",
     "as an order": b"\x80\x02cnumpy.core.numeric\n_frombuffer\n(C\x00N)" + shared(b")") + b"tR.",
     "as an encoding": b"\x80\x02c_codecs\nencode\n(U\x01x" + shared(b")") + b"tR.",
+    "bytes beyond the file": b"\x80\x05\x96" + struct.pack("<Q", 2**32) + b"x.",
     "a list in itself": b"\x80\x02]q\x00h\x00a.",
     "a dict in itself": b"\x80\x02}q\x00K\x01h\x00s.",
 }
@@ -166,7 +167,7 @@ BOMBS = {
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_few_bytes_take_neither_time_nor_memory(name):
-    """The hash, the text and the copy of 2^60 tuples, and 16 GiB for places."""
+    """The hash, the text and the copy of 2^60 tuples, 16 GiB for places, 4 GiB for bytes that are not there."""
     resource = pytest.importorskip("resource")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if "table" in name or "text" in name:

@@ -48,7 +48,16 @@ def test_a_folder_is_one_runs_until_its_end(other, tmp_path):
     other.wait()
     with locked_folder(tmp_path / "out"):
         assert f"process {os.getpid()} on" in (tmp_path / "out" / LOCK_FILE).read_text()
-    assert list((tmp_path / "out").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []  # it was the first one's, and is empty
+
+
+def test_folders_that_it_made_stay_if_something_was_written(tmp_path):
+    with locked_folder(tmp_path / "new" / "out"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with locked_folder(tmp_path / "new" / "out"):
+        (tmp_path / "new" / "out" / "log.csv").write_text("step")
+    assert (tmp_path / "new" / "out" / "log.csv").exists()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
