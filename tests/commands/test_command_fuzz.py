@@ -125,7 +125,7 @@ def test_damaged_option_files_are_read_or_refused():
 
 def line(parser: argparse.ArgumentParser, rng: random.Random) -> list[str]:
     """Words: flags of the command, some of them misspelt, with values of any kind."""
-    flags = sorted(set(parser._option_string_actions) - {"-h", "--help", "--debug"}) or ["--x"]
+    flags = sorted(set(parser._option_string_actions) - {"-h", "--help", "--debug"})
     words = []
     for _ in range(rng.randrange(1, 8)):
         flag = rng.choice(flags)
@@ -144,7 +144,7 @@ def line(parser: argparse.ArgumentParser, rng: random.Random) -> list[str]:
     return words
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"completion"}))  # which has no flags
 def test_command_lines_are_taken_or_refused_in_one_line(command, capsys):
     parser = command_parser(command)
     for seed in range(300):
