@@ -67,6 +67,8 @@ EXTRAS = {
     # What `m2f export` writes, and what runs it.
     "onnx": ["onnx>=1.20", "onnxruntime>=1.23", "onnxscript>=0.7"],
     "openvino": ["openvino>=2026.4"],
+    # Serves the page of `m2f demo`.
+    "demo": ["gradio>=6.0"],
     # Run transformers' model in `m2f bench`, beside ours.
     "bench": ["onnx>=1.20", "onnxruntime>=1.23", "onnxscript>=0.7", "openvino>=2026.4"],
 }

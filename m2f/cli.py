@@ -23,6 +23,7 @@ COMMANDS = {
     "export": "turn a checkpoint into ONNX, OpenVINO or a compiled package",
     "push": "publish a model on the Hub, with its card and its code",
     "bench": "time the model beside transformers' Mask2Former",
+    "demo": "serve a page that segments one's own pictures",
     "env": "print versions, hardware and kernels, for a bug report",
     "completion": "print a script that completes commands and options in a shell",
 }

@@ -90,7 +90,7 @@ def evaluate(
 def train_and_show(args: argparse.Namespace):
     """
     Args:
-        args: data, out, seconds, steps and seed, see demo.py.
+        args: data, out, seconds, steps and seed, see nuclei_demo.py.
     """
     logging.disable_progress_bar()
     set_seed(args.seed)

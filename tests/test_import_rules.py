@@ -45,7 +45,18 @@ ALLOWED = {
     "hub": {"configuration", "modeling_m2f", "kernels", "image_processing", "checkpoints", "output"},
 }
 # Imported by a function that needs them, so that `import m2f` is quick and inference needs none of them.
-LAZY = {"datasets", "evaluate", "faster_coco_eval", "onnxruntime", "openvino", "pycocotools", "scipy", "shtab"}
+LAZY = {
+    "datasets",
+    "evaluate",
+    "faster_coco_eval",
+    "gradio",
+    "onnxruntime",
+    "openvino",
+    "pycocotools",
+    "scipy",
+    "shtab",
+}
+LAZY |= {"trackio"}
 # Its wheel does not import beside a CPU build of torch.
 NEVER = {"torchvision"}
 

@@ -20,7 +20,7 @@ OPTION_FIELDS = {entry.name: entry for entry in dataclasses.fields(TrainingOptio
 _TYPES = typing.get_type_hints(TrainingOptions)
 PRECISION, _WHITE_LEVEL, _CLASS_WEIGHTS = "mixed_precision", "white_level", "class_weights"
 # Names by which other commands call the same.
-OTHER_NAMES = {"format": "data_format", "dtype": PRECISION, "out": "output"}
+OTHER_NAMES = {"format": "data_format", "dtype": PRECISION, "out": "output", "report_to": "log_with"}
 _COMMAND = "m2f train"
 
 

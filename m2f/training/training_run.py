@@ -16,12 +16,12 @@ from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 from m2f.training.learning_rate_schedule import LearningRateSchedule
 from m2f.training.optimization_step import OptimizationStep, StepResult
-from m2f.training.option_values import plain_values
 from m2f.training.progress_report import ProgressReport
 from m2f.training.run_folder import SAMPLES, RunFolder, TrainingDiverged
 from m2f.training.sample_sheet import SampleSheet
 from m2f.training.sample_stream import SampleStream, StreamBatches
 from m2f.training.stop_signals import StopSignals
+from m2f.training.trackers import begin_trackers, track_picture
 from m2f.training.training_log import LossMeter
 from m2f.training.training_options import TrainingOptions
 from m2f.training.training_setup import make_accelerator, prepared_state, sharding_remarks, training_loader
@@ -161,7 +161,10 @@ class TrainingRun:
                 self.progress.best_metric, self.progress.best_step = value, step
                 self.folder.save_best(self.state, self.metric, results, details)
         self.report.evaluation(step, results)
-        sheet.save(self.folder.path / SAMPLES / f"step-{step:08d}.png")
+        picture = self.folder.path / SAMPLES / f"step-{step:08d}.png"
+        sheet.save(picture)
+        if is_main:
+            track_picture(self.accelerator, picture, step)
         self.report.draw(self.metric)
         return results
 
@@ -197,8 +200,7 @@ class TrainingRun:
         self.folder = RunFolder(options, self.processor, self.report.say)
         if self.accelerator.is_main_process:
             self.folder.begin()
-        if options.log_with:
-            self.accelerator.init_trackers("m2f", config=plain_values(options))
+        begin_trackers(self.accelerator, options, self._about_model())
         if options.scaled_learning_rate > _UNUSUAL_LEARNING_RATE:
             self.report.say(f"learning rate {options.scaled_learning_rate:g} is very large; the paper's is 0.0001")
         for line in sharding_remarks(self.accelerator):
@@ -209,6 +211,16 @@ class TrainingRun:
             for line in [*self.folder.changed_options(checkpoint), *self._changed_order(now)]:
                 self.report.say(line)
         self.progress.dataset_length, self.progress.processes = now.values()
+
+    def _about_model(self) -> dict[str, str | int]:
+        """What the options do not say."""
+        model = self.state.plain_model
+        return {
+            "backbone_type": model.config.backbone_config.model_type,
+            "classes": model.config.num_labels,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "training_images": len(self._stream.dataset),
+        }
 
     def _changed_order(self, now: dict[str, int]) -> list[str]:
         return [

@@ -55,7 +55,7 @@ def test_a_package_without_its_data_says_so(elsewhere, monkeypatch):
 
 
 def test_predict_val_and_train_know_the_name(elsewhere, capsys):
-    """What they write or load comes from the bundled weights; tests/scripts/test_demo.py has the numbers."""
+    """What they write or load comes from the bundled weights; tests/scripts/test_nuclei_demo.py has the numbers."""
     image = NUCLEI / "val" / "03b9306f44e9b895.png"
     assert main(["predict", str(image), "--output", "out", "--device=cpu"]) == 0
     assert json.loads((elsewhere / "out" / "settings.json").read_text())["settings"]["checkpoint"] == "nuclei"

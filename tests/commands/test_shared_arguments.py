@@ -64,7 +64,7 @@ def test_every_help_ends_with_the_shared_flags_in_one_order(parsers):
 
 def test_commands_that_write_or_send_have_a_dry_run_and_all_but_two_a_file_of_options(parsers):
     have = {name: set(flags_of(parser)) for name, parser in parsers.items()}
-    assert {name for name, flags in have.items() if "--dry-run" not in flags} == {"env", "completion"}
+    assert {name for name, flags in have.items() if "--dry-run" not in flags} == {"demo", "env", "completion"}
     assert {name for name, flags in have.items() if "--config" not in flags} == {"env", "completion"}
     assert all("--debug" in flags for flags in have.values())
 

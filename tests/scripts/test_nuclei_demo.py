@@ -18,11 +18,11 @@ from transformers import AutoConfig, set_seed
 
 ROOT = Path(__file__).resolve().parents[2]
 NUCLEI = ROOT / "examples" / "nuclei"
-sys.path.insert(0, str(ROOT / "scripts"))  # as for `python scripts/demo.py`
+sys.path.insert(0, str(ROOT / "scripts"))  # as for `python scripts/nuclei_demo.py`
 
-from demo import card_average_precision, parse_args, table_lines  # noqa: E402
 from demo_model import build_model, build_processor  # noqa: E402
 from demo_training import BATCH_SIZE, batches, train_model  # noqa: E402
+from nuclei_demo import card_average_precision, parse_args, table_lines  # noqa: E402
 
 from m2f.data.coco_instances import CocoInstances  # noqa: E402
 from m2f.data.collation import Collator  # noqa: E402
@@ -45,8 +45,8 @@ def small_data(tmp_path_factory) -> Path:
 
 
 def run_demo(*words: str | Path) -> str:
-    """What `demo.py` prints."""
-    command = [sys.executable, ROOT / "scripts" / "demo.py", *words]
+    """What `nuclei_demo.py` prints."""
+    command = [sys.executable, ROOT / "scripts" / "nuclei_demo.py", *words]
     result = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600, check=False
     )
@@ -179,7 +179,7 @@ def test_training_ends_when_its_time_is_over(small_data, capsys):
 
 @pytest.mark.parametrize("arguments", [["--seconds", "0"], ["--steps", "0"]])
 def test_no_time_to_train_is_refused(arguments, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["demo.py", *arguments])
+    monkeypatch.setattr(sys, "argv", ["nuclei_demo.py", *arguments])
     with pytest.raises(SystemExit):
         parse_args()
     assert "must be above 0" in capsys.readouterr().err

@@ -1,0 +1,82 @@
+"""SAHI's own slicing with m2f's checkpoints; `scripts/test_integrations.sh` installs it."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sahi", reason="sahi is not installed")
+
+from object_reader import NAMES, Thing, draw, object_reader  # noqa: E402
+from sahi.predict import get_prediction, get_sliced_prediction  # noqa: E402
+
+from m2f.inference.segmenter import Segmenter  # noqa: E402
+from m2f.integrations.sahi import SahiModel  # noqa: E402
+
+THINGS = [Thing(1, 0, 0.9, 8, 8, 40, 40), Thing(2, 1, 0.8, 16, 100, 56, 150), Thing(3, 0, 0.8, 80, 20, 120, 60)]
+SIZE = (128, 192)
+
+
+def reader() -> Segmenter:
+    model = object_reader()
+    return Segmenter(model, model.processor)
+
+
+def found(result) -> list[tuple[str, np.ndarray]]:
+    return in_order([(entry.category.name, entry.mask.bool_mask) for entry in result.object_prediction_list])
+
+
+def in_order(pairs):
+    return sorted(pairs, key=lambda pair: np.argwhere(pair[1]).mean(axis=0).tolist())
+
+
+def overlap(first: np.ndarray, second: np.ndarray) -> float:
+    return (first & second).sum() / (first | second).sum()
+
+
+def test_whole_images_give_the_segmenters_segments():
+    image = np.asarray(draw(SIZE, THINGS))
+    expected = reader()(image)
+    result = found(get_prediction(image, SahiModel(model=reader(), device="cpu")))
+    masks = sorted(
+        ((s.label, s.mask) for s in expected.segments), key=lambda p: np.argwhere(p[1]).mean(axis=0).tolist()
+    )
+    assert [name for name, _ in result] == [name for name, _ in masks] and len(result) == 3
+    assert all(overlap(a, b) > 0.9 for (_, a), (_, b) in zip(result, masks, strict=True))
+
+
+def test_slices_are_put_together():
+    """No object is cut, so that the slices' objects are the image's."""
+    image = np.asarray(draw(SIZE, THINGS))
+    sliced = get_sliced_prediction(
+        image,
+        SahiModel(model=reader(), device="cpu"),
+        slice_height=64,
+        slice_width=96,
+        overlap_height_ratio=0,
+        overlap_width_ratio=0,
+        perform_standard_pred=False,
+        verbose=0,
+    )
+    whole = found(get_prediction(image, SahiModel(model=reader(), device="cpu")))
+    result = found(sliced)
+    assert [name for name, _ in result] == [name for name, _ in whole]
+    assert all(overlap(a, b) > 0.9 for (_, a), (_, b) in zip(result, whole, strict=True))
+
+
+@pytest.mark.parametrize(("task", "count"), [("panoptic", 3), ("instance", 3), ("semantic", 2)])
+def test_every_task_of_a_panoptic_checkpoint(task, count):
+    """Semantic maps have a segment for each class."""
+    image = np.asarray(draw(SIZE, THINGS))
+    model = object_reader("panoptic")
+    segmenter = Segmenter(model, model.processor, task)
+    expected = [segment for segment in segmenter(image).segments if segment.label in NAMES[:2]]
+    sahi = SahiModel(model=segmenter, device="cpu")
+    assert sahi.has_mask and sahi.num_categories == len(NAMES) and sahi.category_names == list(NAMES)
+    result = [entry for entry in found(get_prediction(image, sahi)) if entry[0] in NAMES[:2]]
+    assert len(result) == len(expected) == count
+    assert sorted(name for name, _ in result) == sorted(segment.label for segment in expected)
+
+
+def test_a_checkpoint_by_its_name():
+    sahi = SahiModel("nuclei", confidence_threshold=0.25, mask_threshold=0.75, device="cpu")
+    assert (sahi.model.decoder.threshold, sahi.model.decoder.mask_threshold) == (0.25, 0.75)
+    assert sahi.category_names == ["nucleus"]

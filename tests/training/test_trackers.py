@@ -1,0 +1,59 @@
+"""Trackers that are installed, offline: what they wrote is read back. `scripts/test_integrations.sh` installs them."""
+
+import pytest
+from shapes_run import fresh_accelerate, shapes_run
+
+
+def tracked_run(folder, tracker, **fields):
+    fresh_accelerate()
+    shapes_run(folder, validation=True, max_steps=2, log_every=1, samples=1, log_with=(tracker,), **fields).run()
+
+
+def test_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    tracked_run(tmp_path / "cells", "tensorboard")
+    events = EventAccumulator(str(tmp_path / "cells" / "m2f"), size_guidance={"images": 0})
+    events.Reload()
+    losses = events.Scalars("loss")
+    assert [entry.step for entry in losses] == [1, 2] and losses[0].value > 0
+    assert [entry.step for entry in events.Scalars("eval_AP")] == [2]
+    (picture,) = events.Images("predictions")
+    assert picture.step == 2 and picture.height > 10
+    (settings,) = (tmp_path / "cells" / "m2f").glob("*/hparams.yml")
+    text = settings.read_text()
+    assert "name: cells" in text and "learning_rate: 0.001" in text and "backbone_type: " in text
+
+
+def test_wandb(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    for name, value in {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_CACHE_DIR": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    tracked_run(tmp_path / "cells", "wandb")
+    (file,) = (tmp_path / "cells" / "wandb").glob("offline-run-*/*.wandb")
+    content = file.read_bytes()  # records of protobuf, in which text is as it is
+    assert all(text in content for text in (b"cells", b"learning_rate", b"loss_dice", b"eval_AP", b"backbone_type"))
+    assert list(file.parent.glob("files/media/images/predictions*.png"))
+
+
+def test_mlflow(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path}/mlflow")
+    mlflow.set_tracking_uri(f"file://{tmp_path}/mlflow")
+    tracked_run(tmp_path / "cells", "mlflow")
+    (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert run.info.run_name == "cells" and run.data.params["learning_rate"] == "0.001"
+    assert run.data.metrics["loss"] > 0 and "eval_AP" in run.data.metrics
+    (picture,) = mlflow.MlflowClient().list_artifacts(run.info.run_id, "predictions")
+    assert picture.path == "predictions/step-00000002.png"
+
+
+def test_trackio(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # which is read when it is imported
+    pytest.importorskip("trackio", reason="trackio is not installed")
+    tracked_run(tmp_path / "cells", "trackio")
+    (database,) = (tmp_path / "trackio").rglob("m2f*.db")
+    assert database.stat().st_size > 0
+    assert list((tmp_path / "trackio").rglob("*.png"))
