@@ -57,6 +57,7 @@ EXTRAS = {
         "pytest-xdist>=3.8",
         "ruff>=0.17",
         "setuptools>=70.1",
+        "tifffile>=2025.5",
         "types-pyyaml>=6.0",
         # Talks to a browser, where there is one, in which the tests look at the report.
         "websocket-client>=1.9",
@@ -69,6 +70,8 @@ EXTRAS = {
     "openvino": ["openvino>=2026.4"],
     # Serves the page of `m2f demo`.
     "demo": ["gradio>=6.0"],
+    # Reads TIFF of several bands, which Pillow does not.
+    "tiff": ["tifffile>=2025.5"],
     # Run transformers' model in `m2f bench`, beside ours.
     "bench": ["onnx>=1.20", "onnxruntime>=1.23", "onnxscript>=0.7", "openvino>=2026.4"],
 }

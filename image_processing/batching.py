@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 from transformers.utils import logging
 
+from m2f.image_processing.channel_counts import USUAL_CHANNELS
 from m2f.image_processing.image_loading import LoadedImage, resize_label_map, resize_rgb, spatial_size, to_rgb
 from m2f.image_processing.image_threads import map_in_threads
 from m2f.image_processing.mask_labels import binary_masks_and_classes
@@ -19,13 +20,17 @@ from m2f.modeling_m2f.kernels.padded_pixels import PADDED_PIXELS, pad_pixels
 logger = logging.get_logger(__name__)
 
 
-def check_three_channels(images: Sequence[LoadedImage]) -> None:
-    """Raise ValueError unless every image has 3 channels, as do_convert_rgb=False demands."""
+def check_three_channels(images: Sequence[LoadedImage], num_channels: int) -> None:
+    """Raise ValueError unless every image has 3 channels, as do_convert_rgb=False demands; another number than 3 was
+    checked already."""
+    if num_channels != USUAL_CHANNELS:
+        return
     for index, image in enumerate(images):
         if isinstance(image, Image.Image):
             is_rgb, found = image.mode == "RGB", f"PIL mode {image.mode}"
         else:
-            is_rgb, found = image.shape[2] == 3, f"{image.shape[2]} channels"
+            channels = np.asarray(image).shape[2]
+            is_rgb, found = channels == USUAL_CHANNELS, f"{channels} channels"
         if not is_rgb:
             raise ValueError(f"image {index} has {found}; with do_convert_rgb=False RGB is expected")
 
@@ -70,7 +75,7 @@ def make_inputs(
     canvases: Sequence[tuple[int, int]],
     settings: Mapping,
 ) -> dict[str, Tensor | np.ndarray | list[Tensor]]:
-    """pixel_values, (B,3,*canvas) float32: resized, rescaled and normalised pixels in the upper left corner, 0
+    """pixel_values, (B,C,*canvas) float32: resized, rescaled and normalised pixels in the upper left corner, 0
     elsewhere; pixel_mask, (B,*canvas) int64, 1 where the image is. As `settings["return_tensors"]` asks for.
 
     The padding is 0 after normalisation, the mean colour, as in the original. PIL resizes on the CPU, several images
@@ -82,14 +87,15 @@ def make_inputs(
         ValueError: the canvases differ, which do_pad=False allows, and a batch is asked for.
     """
     kind, device = settings["return_tensors"], torch.device(settings["device"] or "cpu")
+    channels = settings["num_channels"]
     batch: Iterable = ()
     if kind is None:
-        places = [_room((), canvas, device) for canvas in canvases]
+        places = [_room((channels, *canvas), device) for canvas in canvases]
     else:
-        _check_one_shape(canvases)
-        batch = _room((len(images),), canvases[0], device)
+        _check_one_shape([(channels, *canvas) for canvas in canvases])
+        batch = _room((channels, *canvases[0]), device, (len(images),))
         places = list(zip(*batch, strict=True))
-    table = _normalize(torch.arange(256, dtype=torch.float32).repeat(3, 1, 1), settings)
+    table = _normalize(torch.arange(256, dtype=torch.float32).repeat(channels, 1, 1), settings)
     make = functools.partial(_make_pixels, settings=settings, table=table, in_threads=len(images) == 1)
     made = map_in_threads(make, images, sizes, places)
     if kind is None:
@@ -99,14 +105,14 @@ def make_inputs(
     return dict(zip(("pixel_values", "pixel_mask"), batch, strict=True))
 
 
-def _room(batch: tuple[int, ...], canvas: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Values and mask, not filled."""
-    values = torch.empty((*batch, 3, *canvas), dtype=torch.float32, device=device)
-    return values, torch.empty((*batch, *canvas), dtype=torch.int64, device=device)
+def _room(shape: tuple[int, int, int], device: torch.device, batch: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
+    """Values of `shape` (C,H,W) and mask, not filled."""
+    values = torch.empty((*batch, *shape), dtype=torch.float32, device=device)
+    return values, torch.empty((*batch, *shape[1:]), dtype=torch.int64, device=device)
 
 
-def _check_one_shape(canvases: Sequence[tuple[int, int]]) -> None:
-    shapes = sorted({(3, *canvas) for canvas in canvases})
+def _check_one_shape(all_shapes: Sequence[tuple[int, int, int]]) -> None:
+    shapes = sorted(set(all_shapes))
     if len(shapes) > 1:
         raise ValueError(
             f"images of different shapes {shapes} cannot be one batch; pass do_pad=True or return_tensors=None"
@@ -121,14 +127,16 @@ def _make_pixels(
     table: Tensor,
     in_threads: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Fill `place`, (3,H,W) values and (H,W) mask, and return it. `table` (3,1,256) has the values of 8-bit levels."""
+    """Fill `place`, (C,H,W) values and (H,W) mask, and return it. `table` (C,1,256) has the values of 8-bit levels."""
     white_level, do_rescale = settings["white_level"], settings["do_rescale"]
     if do_rescale and white_level in (None, "type"):
         _warn_if_rescaled_already(image)
-    rgb = to_rgb(image, white_level, keep_floats=not do_rescale)
+    channels = settings["num_channels"]
+    rgb = to_rgb(image, white_level, keep_floats=not do_rescale, num_channels=channels)
     array = resize_rgb(rgb, size, settings["resample"])
     values, mask = place
-    if array.dtype == np.uint8 and PADDED_PIXELS.runs_on(values.device):
+    # The kernel is for 3 channels.
+    if array.dtype == np.uint8 and channels == USUAL_CHANNELS and PADDED_PIXELS.runs_on(values.device):
         pad_pixels(array, table, values, mask, in_threads)
         return place
     values.zero_()
@@ -141,7 +149,7 @@ def _make_pixels(
 
 
 def _normalize(values: Tensor, settings: Mapping) -> Tensor:
-    """(3,H,W) float32, rescaled and normalised in place as `settings` say."""
+    """(C,H,W) float32, rescaled and normalised in place as `settings` say."""
     if settings["do_rescale"]:
         values.mul_(settings["rescale_factor"])
     if settings["do_normalize"]:

@@ -15,9 +15,9 @@ _RAW_MODES = ("RGB;16", "RGBA;16", "RGBX;16")
 _GREY_ALPHA = "LA;16B"  # of PNG, which has no counterpart for the lower bytes: read as four channels of 8 bits
 
 
-def upright_pixels(image: Image.Image) -> Image.Image | np.ndarray:
-    """The decoded image, upright; where it `has_deep_channels`, (H,W,C) uint16 with 1 or 3 channels, and the image is
-    left as it is.
+def upright_pixels(image: Image.Image, keep_alpha: bool = False) -> Image.Image | np.ndarray:
+    """The decoded image, upright; where it `has_deep_channels`, (H,W,C) uint16 with 1 or 3 channels (2 or 4 with
+    alpha), and the image is left as it is.
 
     Raises:
         Whatever Pillow raises for a damaged file.
@@ -27,9 +27,10 @@ def upright_pixels(image: Image.Image) -> Image.Image | np.ndarray:
     raw_mode = _raw_mode(image)
     if raw_mode == _GREY_ALPHA:
         grey = np.asarray(upright(_read_as(image, "RGBA"))).astype(np.uint16)
-        return (grey[:, :, :1] << 8) | grey[:, :, 1:2]
+        return (grey[:, :, ::2] << 8 | grey[:, :, 1::2])[:, :, : 1 + keep_alpha]
     other = raw_mode[:-1] + _OTHER_BYTE[raw_mode[-1]]
-    high, low = (np.asarray(upright(_read_as(image, mode)))[:, :, :3] for mode in (raw_mode, other))
+    channels = 4 if keep_alpha else 3
+    high, low = (np.asarray(upright(_read_as(image, mode)))[:, :, :channels] for mode in (raw_mode, other))
     return (high.astype(np.uint16) << 8) | low
 
 

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-_KNOWN = (str, os.PathLike, bytes, bytearray, Image.Image, np.ndarray, torch.Tensor)
+from m2f.image_processing.band_image import BandImage
+
+_KNOWN = (str, os.PathLike, bytes, bytearray, Image.Image, BandImage, np.ndarray, torch.Tensor)
 _ARRAY_METHODS = ("__array__", "__array_interface__")
 # Several threads may be given one file object, which has one position.
 _reading = threading.Lock()
@@ -28,7 +30,7 @@ def is_array_form(image: Any) -> bool:
 
 def is_file_form(image: Any) -> bool:
     """Whether something stands for one image and is no array: a file, its content or a PIL image."""
-    if isinstance(image, (str, os.PathLike, bytes, bytearray, Image.Image)) or _is_entry(image):
+    if isinstance(image, (str, os.PathLike, bytes, bytearray, Image.Image, BandImage)) or _is_entry(image):
         return True
     return not is_array_form(image) and (isinstance(image, memoryview) or hasattr(image, "read"))
 

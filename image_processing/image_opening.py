@@ -11,12 +11,14 @@ from typing import TypeVar
 
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
+from m2f.image_processing.channel_counts import ChannelCountError
 from m2f.image_processing.white_level import content_of_open_file, note_highest_in_file
 
 # What images are stored as. Pillow knows more formats, among them EPS, for which it runs Ghostscript on the file.
 IMAGE_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF")
+ARRAY_SUFFIX = ".npy"  # see m2f.image_processing.band_files
 IMAGE_SUFFIXES = frozenset(
-    f".{suffix}" for suffix in "jpg jpeg png tif tiff bmp webp gif ppm pgm pnm jp2 avif mpo".split()
+    f".{suffix}" for suffix in "jpg jpeg png tif tiff bmp webp gif ppm pgm pnm jp2 avif mpo npy".split()
 )
 # Pillow raises any of these for a damaged file, as found by reading its plugins and by feeding it such files. A
 # decompression bomb, an image of more than 2 * Image.MAX_IMAGE_PIXELS, is among them: that limit stays the caller's.
@@ -36,7 +38,7 @@ _DECODE_ERRORS = (
     Image.DecompressionBombError,
 )
 # EXIF orientation -> what brings the stored pixels upright.
-_TURNS = {
+TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -101,6 +103,8 @@ def decoded(read: Callable[[], Read], name: str) -> Read:
     """What `read` returns; whatever it raises for a damaged image is a ValueError with the image's name."""
     try:
         return read()
+    except ChannelCountError:  # which has the name, and is no damage
+        raise
     except Image.DecompressionBombError as error:
         raise ValueError(f"cannot decode {name} as an image: {error}{_allowing(str(error))}") from error
     except _DECODE_ERRORS as error:
@@ -121,7 +125,7 @@ def orientation(image: Image.Image) -> int:
 def upright(image: Image.Image) -> Image.Image:
     """The decoded image with its orientation applied, and forgotten."""
     image.load()  # first, as Pillow itself turns TIFF files when it decodes them
-    turn = _TURNS.get(_tag(image))
+    turn = TURNS.get(_tag(image))
     if turn is None:
         return image
     turned = image.transpose(turn)
@@ -177,4 +181,4 @@ def _open(file: str | os.PathLike | io.BytesIO, formats: Sequence[str] | None) -
 
 def _tag(image: Image.Image) -> int:
     value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return value if isinstance(value, int) and value in _TURNS else 1
+    return value if isinstance(value, int) and value in TURNS else 1

@@ -7,7 +7,7 @@ transformers' Mask2FormerImageProcessor.
 import json
 import os
 import reprlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers.image_processing_base import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
@@ -22,6 +22,7 @@ from m2f.image_processing.batching import (
     make_inputs,
     make_targets,
 )
+from m2f.image_processing.channel_counts import USUAL_CHANNELS
 from m2f.image_processing.file_settings import FilePadSize, file_fields, pad_size_in_use, sizes_of
 from m2f.image_processing.image_loading import load_images, load_label_maps, spatial_size
 from m2f.image_processing.pixel_settings import check_pixel_settings
@@ -43,8 +44,13 @@ _CHECKED_FIELDS = ("task", "panoptic_threshold")
 # value. None for any other is the default: files of transformers' former fast processors have "do_pad": null and
 # "do_convert_rgb": null, and mean what their class does.
 _NONE_IS_KEPT = ("do_resize", "do_rescale", "do_normalize", "resample", "rescale_factor", "image_mean", "image_std")
-_NONE_IS_DEFAULT = ("do_pad", "do_convert_rgb", "do_reduce_labels", "size", "size_divisor", *_CHECKED_FIELDS)
-_PIXEL_FIELDS = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "size_divisor")
+_SIZES = ("size", "size_divisor", "num_channels")
+_NONE_IS_DEFAULT = ("do_pad", "do_convert_rgb", "do_reduce_labels", *_SIZES, *_CHECKED_FIELDS)
+_NORMALIZATION = ("do_normalize", "image_mean", "image_std")
+_PIXEL_FIELDS = ("do_rescale", "rescale_factor", *_NORMALIZATION, "size_divisor", "num_channels")
+# Of each channel of images that are not RGB, where nobody says it: 0..1 becomes -1..1, as by transformers'
+# IMAGENET_STANDARD_MEAN and IMAGENET_STANDARD_STD.
+_OTHER_MEAN = _OTHER_STD = 0.5
 _HUB_KEYS = ("cache_dir", "force_download", "proxies", "token", "local_files_only", "revision", "subfolder")
 
 
@@ -68,6 +74,9 @@ class M2FImageProcessorKwargs(ImagesKwargs, total=False):
     white_level: which value is white in images of more than 8 bits: a number such as 4095, "type" (the highest of the
         type), "data" (the highest of the image), or None or "auto" for the rule in m2f.image_processing.white_level,
         which warns where it has to guess. Images of 8 bits stay as they are.
+    num_channels: of the images, 3 by default: grey ones become RGB, and alpha is dropped. With another number images
+        must have it, see `image_loading.exact_channels`; alpha counts. `image_mean` and `image_std` are then 0.5 for
+        each channel, where none are given.
 
     Former names that transformers' examples still pass: max_size (size["longest_edge"]), reduce_labels
     (do_reduce_labels), size_divisibility (size_divisor), pad_and_return_pixel_mask (do_pad).
@@ -83,6 +92,7 @@ class M2FImageProcessorKwargs(ImagesKwargs, total=False):
     tile: int | None
     tile_overlap: int | None
     white_level: str | int | float | None
+    num_channels: int | None
     max_size: int | None
     reduce_labels: bool | None
     size_divisibility: int | None
@@ -104,6 +114,8 @@ class M2FImageProcessor(PostProcessingMixin, ProcessingStepsMixin, BaseImageProc
     not have 3 channels. Images are decoded and resized on the CPU, several at once in as many threads as PyTorch has,
     and normalised and padded on `device`, where the outputs are; the results are the same on each. `disable_grouping`
     and `image_seq_length` are accepted, as the base class has them, and change nothing.
+
+    `num_channels` other than 3 is for depth, stacks and multispectral images.
 
     Raises:
         TypeError: an unknown setting.
@@ -130,18 +142,27 @@ class M2FImageProcessor(PostProcessingMixin, ProcessingStepsMixin, BaseImageProc
     panoptic_threshold = PANOPTIC_THRESHOLD
     ignore_index = None
     num_labels = None
-    thing_label_ids = None
+    thing_label_ids: list[int] | None = None
     tile = None
     tile_overlap = None
     white_level = None
+    num_channels = USUAL_CHANNELS
     pad_size: SizeDict | None
+
+    if TYPE_CHECKING:  # the base class has no name for all that `preprocess` takes
+
+        def __call__(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature: ...
 
     def __init__(self, **kwargs):
         unknown = sorted(set(kwargs) - set(self.valid_kwargs.__annotations__) - _SERVICE_KEYS)
         if unknown:
             raise TypeError(f"unknown settings {unknown}; known: {sorted(self.valid_kwargs.__annotations__)}")
         super().__init__()
-        self._set_attributes(**kwargs)
+        given = dict(kwargs)
+        if kwargs.get("num_channels") not in (None, USUAL_CHANNELS):
+            others = {"image_mean": _OTHER_MEAN, "image_std": _OTHER_STD}
+            given |= {name: value for name, value in others.items() if kwargs.get(name) is None}
+        self._set_attributes(**given)
         for name in _NONE_IS_KEPT:
             if name in kwargs and kwargs[name] is None:
                 setattr(self, name, None)
@@ -159,8 +180,10 @@ class M2FImageProcessor(PostProcessingMixin, ProcessingStepsMixin, BaseImageProc
 
     @classmethod
     def from_model_config(cls, config: Any, **kwargs) -> "M2FImageProcessor":
-        """A processor with the `task` and `thing_label_ids` of a model configuration; `kwargs` override them."""
+        """A processor with the `task`, `thing_label_ids` and channels of a model configuration; `kwargs` override
+        them."""
         fields = {name: getattr(config, name, None) for name in ("task", "thing_label_ids")}
+        fields["num_channels"] = getattr(getattr(config, "backbone_config", None), "num_channels", None)
         return cls(**{**fields, **kwargs})
 
     @classmethod
@@ -204,9 +227,9 @@ class M2FImageProcessor(PostProcessingMixin, ProcessingStepsMixin, BaseImageProc
 
         Args:
             images: one image or a list: paths, URLs, bytes, file objects, PIL images of any mode, arrays, tensors or
-                objects with `__array__` of (H,W), (H,W,C) or (C,H,W) with C in 1, 3, 4; uint8, 16-bit (see
-                `white_level`), bool, or float in 0..255 (with do_rescale=False: as the caller likes). The EXIF
-                orientation is applied.
+                objects with `__array__` of (H,W), (H,W,C) or (C,H,W) with C in 1, 3, 4, or else `num_channels`;
+                uint8, 16-bit (see `white_level`), bool, or float in 0..255 (with do_rescale=False: as the caller
+                likes). The EXIF orientation is applied.
             segmentation_maps: one integer per pixel for each image, of the image's size: paths, PIL images, arrays or
                 tensors.
             instance_id_to_semantic_id: class of each id in the maps, one dict for all images or one for each; None if
@@ -214,7 +237,7 @@ class M2FImageProcessor(PostProcessingMixin, ProcessingStepsMixin, BaseImageProc
             kwargs: settings for this call, see M2FImageProcessorKwargs and the class.
 
         Returns:
-            pixel_values (B,3,H,W) float32; pixel_mask (B,H,W) int64, 1 at real pixels; with maps also the lists
+            pixel_values (B,num_channels,H,W) float32; pixel_mask (B,H,W) int64, 1 at real pixels; with maps the lists
             mask_labels, (N,H,W) uint8 of 0 and 1, padded with 0, and class_labels, (N,) int64, one entry per image.
             With `return_tensors` "pt" tensors, "np" arrays, None lists of tensors.
 
@@ -247,6 +270,7 @@ class M2FImageProcessor(PostProcessingMixin, ProcessingStepsMixin, BaseImageProc
         kwargs.update({name: value for name, value in former.items() if value is not None})
         kwargs.update({name: getattr(self, name) for name in _NONE_IS_DEFAULT if kwargs.get(name) is None})
         check_setting_types({**kwargs, "max_size": max_size})
+        kwargs["num_channels"] = int(kwargs["num_channels"])
         kwargs = super()._standardize_kwargs(**kwargs)
         if max_size is not None:
             kwargs["size"] = _limit_longest_edge(kwargs["size"], max_size)
@@ -273,9 +297,9 @@ class M2FImageProcessor(PostProcessingMixin, ProcessingStepsMixin, BaseImageProc
         self, images, segmentation_maps, instance_id_to_semantic_id, **settings
     ) -> BatchFeature:
         """Everything is read and checked first; the base class has filled `settings` with the processor's fields."""
-        images = load_images(images, settings["input_data_format"])
+        images = load_images(images, settings["input_data_format"], settings["num_channels"])
         if not settings["do_convert_rgb"]:
-            check_three_channels(images)
+            check_three_channels(images, settings["num_channels"])
         if segmentation_maps is not None:
             segmentation_maps = load_label_maps(segmentation_maps, len(images))
             check_map_sizes(images, segmentation_maps)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from transformers.image_utils import SizeDict
 
+from m2f.image_processing.channel_counts import MOST_CHANNELS
+
 # An image of that height and width takes 3 GiB as the model's input; larger ones are cut into tiles.
 MOST_PIXELS_OF_AN_EDGE = 16_384
 _SWITCHES = (
@@ -33,6 +35,7 @@ _WHOLE_NUMBERS = {
     "max_size": (1, 2**31 - 1),
     "image_seq_length": (0, 2**31 - 1),
     "resample": (0, 5),
+    "num_channels": (1, MOST_CHANNELS),
 }
 _SIZES = ("size", "pad_size", "crop_size")
 # Of a side that only limits another, a file may say any; 10^9 is usual for "none".

@@ -3,6 +3,7 @@
 import os
 import reprlib
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from packaging.version import InvalidVersion, Version
@@ -41,6 +42,27 @@ def read_config(name: str) -> dict[str, Any]:
         raise ValueError(f"{name} is a checkpoint of model_type {reprlib.repr(kind)}{classes}; {kinds} is needed")
     _check_version(name, fields.get(VERSION_FIELD))
     return fields
+
+
+def input_channels(fields: Mapping[str, Any]) -> int:
+    """Of the images that a model takes.
+
+    Args:
+        fields: of its config.json.
+    """
+    backbone = fields.get("backbone_config")
+    channels = backbone.get("num_channels") if isinstance(backbone, dict) else None
+    return channels if isinstance(channels, int) else 3
+
+
+def check_channels(name: str, model_channels: int, processor_channels: int):
+    """Raise ValueError unless a checkpoint's model takes the images that its processor gives."""
+    if model_channels != processor_channels:
+        raise ValueError(
+            f"{name}: the model takes images of {model_channels} channels (num_channels of backbone_config in its "
+            f"config.json), and its image processor gives {processor_channels} (num_channels in "
+            "preprocessor_config.json); correct the file that is wrong"
+        )
 
 
 def _check_version(name: str, written_by: str | None):

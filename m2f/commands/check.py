@@ -8,13 +8,14 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from m2f.commands.data_arguments import add_data_arguments
 from m2f.commands.messages import print_lines, printer
 from m2f.commands.output_check import check_file, check_folder
-from m2f.commands.shared_arguments import add_shared_arguments, count_or_zero
+from m2f.commands.shared_arguments import add_shared_arguments, count, count_or_zero
 from m2f.commands.white_level_argument import add_white_level_argument
 from m2f.data.check_report import CheckReport, SplitSummary
 from m2f.data.coco_writing import WrittenSplit, check_target, write_coco
@@ -36,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("--validation-fraction", type=float, metavar="X", help=fraction)
     add_data_arguments(parser)
     add_white_level_argument(parser)
+    channels = "channels that the images must have (3: grey becomes RGB, and alpha is dropped)"
+    parser.add_argument("--channels", type=count, metavar="N", help=channels)
     parser.add_argument("--sheet", type=Path, default=Path("m2f_check.png"), metavar="FILE.png", help="(%(default)s)")
     images, lines = "images on it (24); 0: no sheet", "lines of each kind of finding (10)"
     parser.add_argument("--sheet-images", type=count_or_zero, default=24, metavar="N", help=images)
@@ -73,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
             args.split,
             args.format,
             args.image_folder,
-            {**dict(args.data_options), **({} if args.white_level is None else {"white_level": args.white_level})},
+            {**dict(args.data_options), **_image_options(args)},
             workers=args.workers,
             tiny_pixels=args.tiny,
             progress=True,
@@ -93,6 +96,11 @@ def run(args: argparse.Namespace) -> int:
         _write_dataset(args, report, say)
     say(_verdict(report, args.strict))
     return 0 if report.may_train(args.strict) else EXIT_FOUND_ERRORS
+
+
+def _image_options(args: argparse.Namespace) -> dict[str, Any]:
+    options = {"white_level": args.white_level, "num_channels": args.channels}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 @contextlib.contextmanager

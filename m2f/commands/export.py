@@ -6,7 +6,6 @@ import os
 import re
 from pathlib import Path
 
-from PIL import Image
 from transformers.utils import logging
 
 from m2f.checkpoints.bundled_checkpoint import DEFAULT_CHECKPOINT, checkpoint_location
@@ -20,6 +19,7 @@ from m2f.exported.graph_description import graph_files
 from m2f.exported.graph_export import check_size, check_target, export_model, graph_path
 from m2f.exported.graph_form import DTYPES, FORMATS, MADE_WITH, POSTS, RUN_WITH, GraphForm, check_packages
 from m2f.hub.weights_license import stated_license
+from m2f.image_processing.channel_counts import USUAL_CHANNELS
 from m2f.image_processing.image_processing_m2f import TASKS
 from m2f.inference.image_sources import read_image
 from m2f.inference.model_loading import choose_task, load_model
@@ -66,9 +66,12 @@ def run(args: argparse.Namespace) -> int:
         check_packages(format, packages)
     if is_graph(args.checkpoint):
         raise ValueError(f"{args.checkpoint} is an exported graph already; give the checkpoint that it was made of")
-    images = check_images(args.check)
+    paths = check_files(args.check)
     model, processor = load_model(args.checkpoint, args.task, dtype=None, say=say)
     model = model.float()
+    if args.check is None and processor.num_channels != USUAL_CHANNELS:
+        raise ValueError(f"the bundled pictures are RGB; give --check images of {processor.num_channels} channels")
+    images = [read_image(path, processor.white_level, processor.num_channels) for path in paths]
     if args.post != "none":
         choose_task(args.post, processor.task, processor.thing_label_ids != [])
     size = args.size if args.size is not None else fixed_size(model.config.backbone_config)
@@ -98,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def check_images(data: Path | None) -> list[Image.Image]:
+def check_files(data: Path | None) -> list[Path]:
     """The pictures to compare on.
 
     Raises:
@@ -109,7 +112,7 @@ def check_images(data: Path | None) -> list[Image.Image]:
     paths = [data] if data.is_file() else [data / name for name in image_files(data)] if data.is_dir() else []
     if not paths:
         raise FileNotFoundError(f"--check {data} is no image and no folder with images")
-    return [read_image(path) for path in paths[:_MOST_CHECKED]]
+    return paths[:_MOST_CHECKED]
 
 
 def _size(text: str) -> tuple[int, int] | str:

@@ -26,6 +26,7 @@ from m2f.commands.output_check import check_folder
 from m2f.commands.shared_arguments import AUTO_BATCH, add_shared_arguments, count
 from m2f.commands.tile_arguments import add_tile_arguments
 from m2f.commands.white_level_argument import add_white_level_argument
+from m2f.image_processing.channel_counts import USUAL_CHANNELS
 from m2f.image_processing.image_download import LONGEST_SECONDS
 from m2f.image_processing.image_processing_m2f import TASKS
 from m2f.inference.image_sources import find_images
@@ -59,6 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("--longest-edge", type=count, metavar="N", help="but to no more than this")
     add_tile_arguments(parser)
     add_white_level_argument(parser)
+    bands = "of images that are not RGB: channels that pictures show, from 1, as 4,3,2 or one of them (1,2,3, or 1)"
+    parser.add_argument("--bands", type=_bands, metavar="N,...", help=bands)
     pixels = "refuse images with more, as they may be made to fill the memory (Pillow's 179 million)"
     parser.add_argument("--max-pixels", type=count, metavar="N", help=pixels)
     urls = f"download inputs that are http or https URLs, each in at most {LONGEST_SECONDS // 60} minutes"
@@ -113,7 +116,10 @@ def _predict(
     state.wait_for_everyone()
     code = 0
     if state.is_main_process:
-        summary = write_summary(folder, entries, segmenter.id2label, segmenter.things)
+        remarks = (
+            {} if segmenter.num_channels == USUAL_CHANNELS and args.bands is None else {"bands": shown(segmenter)}
+        )
+        summary = write_summary(folder, entries, segmenter.id2label, segmenter.things, remarks)
         print_lines(summary_lines(summary, folder, len(todo), time.monotonic() - started))
         code = EXIT_IMAGES_FAILED if summary.failed else 0
     return code
@@ -134,6 +140,7 @@ def load_segmenter(args: argparse.Namespace, device: Any) -> Segmenter:
         tile=args.tile,
         tile_overlap=args.tile_overlap,
         white_level=args.white_level,
+        bands=args.bands,
         batch_size=args.batch_size,
         workers=args.workers,
     )
@@ -143,7 +150,9 @@ def result_settings(args: argparse.Namespace) -> dict[str, Any]:
     """The arguments that results depend on, and the state of a checkpoint that is a folder, which may be written anew
     between two runs."""
     names = ("task", "threshold", "mask_threshold", "max_detections", "shortest_edge", "longest_edge")
-    settings = {name: getattr(args, name) for name in (*names, "tile", "tile_overlap", "white_level", "dtype")}
+    settings = {
+        name: getattr(args, name) for name in (*names, "tile", "tile_overlap", "white_level", "bands", "dtype")
+    }
     location = checkpoint_location(args.checkpoint)
     files = sorted(Path(location).glob("*.*")) if os.path.isdir(location) else []
     weights = [file for file in files if file.suffix in (".json", ".safetensors", ".bin")]
@@ -157,8 +166,9 @@ def predict_images(segmenter: Segmenter, folder: PredictionFolder, entries: Sequ
     Raises:
         OSError: the folder cannot be written to any more.
     """
-    level = segmenter.white_level
-    pipeline = segmenter.pipeline(lambda entry: (entry.source.read(level), entry.source.name), folder.write)
+    pipeline = segmenter.pipeline(
+        lambda entry: (segmenter.read(entry.source.location), entry.source.name), folder.write
+    )
     bar = tqdm(total=len(entries), unit=" images", disable=not (show_progress and sys.stderr.isatty()))
     with bar:
         for outcome in pipeline.run(entries):
@@ -168,6 +178,11 @@ def predict_images(segmenter: Segmenter, folder: PredictionFolder, entries: Sequ
                 line = _failure_line(outcome.item.source.shown, message)
                 tqdm.write(terminal_text(line), file=sys.stderr)
             bar.update()
+
+
+def shown(segmenter: Segmenter) -> str:
+    """Which channels pictures show."""
+    return f"{', '.join(str(band + 1) for band in segmenter.bands)} of {segmenter.num_channels}"
 
 
 def dry_run_lines(args: argparse.Namespace, folder: PredictionFolder, entries: Sequence[Entry]) -> list[str]:
@@ -186,6 +201,14 @@ def summary_lines(summary: Summary, folder: PredictionFolder, done: int, seconds
     if summary.failed:
         lines.append(f"{len(summary.failed)} images have no result; the same command tries them again")
     return [*lines, f"report: {folder.path / REPORT}"]
+
+
+def _bands(text: str) -> tuple[int, ...]:
+    """One or three numbers between commas, from 1."""
+    parts = text.split(",")
+    if len(parts) not in (1, 3) or not all(part.isdecimal() and 0 < int(part) < 10**6 for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not one number of a channel from 1, nor three such as 3,2,1")
+    return tuple(map(int, parts))
 
 
 def _failure_line(location: str, message: str) -> str:

@@ -33,8 +33,10 @@ from m2f.hub.weights_license import checked_license, required_license
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.image_processing.white_level import WhiteLevel, check_white_level
 from m2f.inference.model_loading import find_device
+from m2f.modeling_m2f.input_channels import input_channels_of
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 from m2f.output.folder_lock import locked_folder
+from m2f.training.channel_statistics import channel_fields, settle_statistics
 from m2f.training.class_weights import class_weights_of
 from m2f.training.run_folder import TrainingDiverged, find_checkpoint
 from m2f.training.starting_point import check_start, starting_model
@@ -106,8 +108,9 @@ def _train(options: TrainingOptions, accelerator: Accelerator) -> int:
     keep_license(model.config, options)
     processor = make_processor(options, model, checkpoint, say, dataset.white_level)
     for reader in (dataset, validation):
-        if reader is not None:
-            reader.white_level = processor.white_level  # with which the model will be used
+        if reader is not None:  # as the model will be used
+            reader.white_level, reader.num_channels = processor.white_level, processor.num_channels
+    settle_statistics(processor, dataset, options.on_broken_image == "skip", say)
     training = TrainingRun(
         options, model, processor, dataset, validation, checkpoint=checkpoint, accelerator=accelerator
     )
@@ -172,12 +175,16 @@ def make_processor(
         fields["white_level"] = white_level if options.white_level is None else options.white_level
     if options.panoptic_threshold is not None:
         fields["panoptic_threshold"] = options.panoptic_threshold
+    fields |= channel_fields(input_channels_of(model))
     if options.model is None:
         return M2FImageProcessor(**fields)
     location = checkpoint_location(options.model)
     if cached_file(location, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False) is None:
         say(f"{options.model} has no image processor; a new one normalises as for ImageNet")
         return M2FImageProcessor(**fields)
+    own = M2FImageProcessor.from_pretrained(location).num_channels
+    if own == fields["num_channels"]:  # with its own mean and standard deviation
+        fields = {name: value for name, value in fields.items() if name not in channel_fields(own)}
     return M2FImageProcessor.from_pretrained(location, **fields)
 
 

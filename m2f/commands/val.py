@@ -97,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
     say(f"{args.data}: {dataset.format}, {len(dataset)} images of split {dataset.split!r}, {dataset_classes(dataset)}")
     loading = {"like": dataset, "trained_for": args.trained_for, "say": say}
     checkpoint = Checkpoint(*load_model(args.checkpoint, **loading, **_processor_fields(args)))
+    dataset.num_channels = checkpoint.processor.num_channels
     if args.white_level is not None or dataset.white_level is None:
         dataset.white_level = checkpoint.processor.white_level
     tasks, views = choose_tasks(checkpoint, dataset, args.task), _views(args)

@@ -9,6 +9,7 @@ from m2f.data.dataset_paths import files_with
 from m2f.data.image_reading import ImageFile
 from m2f.data.label_maps import read_label_map, segments_of_values, values_in
 from m2f.data.segment_map import Sample, SegmentMap
+from m2f.image_processing.channel_counts import USUAL_CHANNELS
 from m2f.image_processing.label_values import IGNORED, NOTHING
 from m2f.image_processing.white_level import WhiteLevel
 
@@ -42,6 +43,7 @@ class Cityscapes:
 
     format = "cityscapes"
     white_level: WhiteLevel = None
+    num_channels: int = USUAL_CHANNELS
 
     def __init__(self, root: str | Path, split: str = "train", task: str = "panoptic", ignore_unknown: bool = True):
         if task not in TASKS:
@@ -63,7 +65,7 @@ class Cityscapes:
         return len(self._names)
 
     def __getitem__(self, index: int) -> Sample:
-        image = ImageFile(self.image_path(index), str(self.image_path(index)), self.white_level)
+        image = ImageFile(self.image_path(index), str(self.image_path(index)), self.white_level, self.num_channels)
         kind = "labelIds" if self.task == "semantic" else "instanceIds"
         stem = self._names[index].removesuffix(_IMAGE_END)
         path = self.root / LABELS_FOLDER / self.split / f"{stem}_{LABELS_FOLDER}_{kind}.png"

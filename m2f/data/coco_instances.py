@@ -25,6 +25,7 @@ from m2f.data.crowd_regions import crowd_remarks, takes_as_objects
 from m2f.data.dataset_paths import split_of_name
 from m2f.data.image_reading import ImageFile
 from m2f.data.segment_map import Sample
+from m2f.image_processing.channel_counts import USUAL_CHANNELS
 from m2f.image_processing.white_level import WhiteLevel
 from m2f.output.safe_text import terminal_text
 
@@ -73,6 +74,7 @@ class CocoInstances:
     thing_label_ids = None
 
     white_level: WhiteLevel = None
+    num_channels: int = USUAL_CHANNELS
 
     def __init__(
         self,
@@ -119,7 +121,7 @@ class CocoInstances:
         size = (entry.height, entry.width)
         path, doubt = self._files.find(entry.file_name)
         name = f"{path} (image {entry.id}{', ' * bool(doubt)}{doubt})"
-        image = ImageFile(path, name, self.white_level)
+        image = ImageFile(path, name, self.white_level, self.num_channels)
         image.check_size(size, str(self.annotation_file))
         objects = [
             CocoObject(number, class_id, self._segmentations[segmentation], is_crowd)

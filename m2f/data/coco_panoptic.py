@@ -29,6 +29,7 @@ from m2f.data.image_reading import ImageFile
 from m2f.data.label_maps import read_channels, segments_of_ids
 from m2f.data.named_files import NamedFiles
 from m2f.data.segment_map import Sample, SegmentMap
+from m2f.image_processing.channel_counts import USUAL_CHANNELS
 from m2f.image_processing.label_values import IGNORED, NOTHING
 from m2f.image_processing.white_level import WhiteLevel
 from m2f.output.safe_text import terminal_text
@@ -79,6 +80,7 @@ class CocoPanoptic:
     task = "panoptic"
     format = "coco-panoptic"
     white_level: WhiteLevel = None
+    num_channels: int = USUAL_CHANNELS
 
     def __init__(
         self,
@@ -119,7 +121,7 @@ class CocoPanoptic:
         entry = self.images[index]
         path, doubt = self._files.find(entry.file_name)
         name = f"{path} (image {entry.id}{', ' * bool(doubt)}{doubt})"
-        image = ImageFile(path, name, self.white_level)
+        image = ImageFile(path, name, self.white_level, self.num_channels)
         image.check_size((entry.height, entry.width), str(self.annotation_file))
         annotation = self._annotations[index]
         if not annotation:

@@ -25,6 +25,7 @@ from m2f.data.coco_entries import background, instance_entries, panoptic_entries
 from m2f.data.dataset_paths import split_of_name
 from m2f.data.segment_map import Sample
 from m2f.data.segmentation_dataset import SegmentationDataset, thing_labels
+from m2f.image_processing.band_image import BandImage
 from m2f.output.write_errors import naming
 
 RECORD = "m2f_dataset.json"
@@ -178,6 +179,11 @@ class _Writer:
 
     def _save_image(self, sample: Sample, index: int, target: Path):
         source = self.reader.image_path(index)
+        if source is None and isinstance(sample.image, BandImage):
+            raise ValueError(
+                f"{sample.name} has {sample.image.channels} channels and is in no file of its own; such images are "
+                "written with 3 channels alone"
+            )
         if source is None:
             _save_png(np.asarray(sample.image), target)
             return

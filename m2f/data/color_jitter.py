@@ -7,6 +7,7 @@ from PIL import Image
 
 from m2f.data.hsv_color import HUES, hsv_to_rgb, rgb_to_hsv
 from m2f.data.segment_map import Sample
+from m2f.image_processing.band_image import BandImage, PixelImage
 
 _PIECE = 1 << 15  # pixels that stay in the processor's cache: twice as fast as 2^20 at once
 
@@ -19,6 +20,9 @@ class SsdColorTransform:
     The values, their order and their rounding are those of detectron2's ColorAugSSDTransform, but saturation and hue
     share one way to HSV and back: it rounds once to RGB and to HSV in between, which changes a pixel by some units at
     most. Labels stay as they are.
+
+    Images of other than 3 channels have no hue or saturation: of them brightness and contrast change alone, the same
+    in all channels.
     Source: "SSD: Single Shot MultiBox Detector" (Liu et al., 2016), and the data layer of its implementation.
 
     Args:
@@ -54,28 +58,32 @@ class SsdColorTransform:
             image = step(image, generator)
         return replace(sample, image=image)
 
-    def _brightness(self, image: Image.Image, generator: np.random.Generator) -> Image.Image:
+    def _brightness(self, image: PixelImage, generator: np.random.Generator) -> PixelImage:
         if not _coin(generator):
             return image
         return scale_and_shift(image, 1.0, generator.uniform(-self.brightness, self.brightness))
 
-    def _contrast(self, image: Image.Image, generator: np.random.Generator) -> Image.Image:
+    def _contrast(self, image: PixelImage, generator: np.random.Generator) -> PixelImage:
         if not _coin(generator):
             return image
         return scale_and_shift(image, generator.uniform(*self.contrast), 0.0)
 
-    def _saturation_and_hue(self, image: Image.Image, generator: np.random.Generator) -> Image.Image:
+    def _saturation_and_hue(self, image: PixelImage, generator: np.random.Generator) -> PixelImage:
         factor = generator.uniform(*self.saturation) if _coin(generator) else 1.0
         turn = int(generator.integers(-self.hue, self.hue, endpoint=True)) if _coin(generator) else 0
-        return image if factor == 1 and turn == 0 else change_saturation_and_hue(image, factor, turn)
+        if isinstance(image, BandImage) or (factor == 1 and turn == 0):
+            return image
+        return change_saturation_and_hue(image, factor, turn)
 
 
 def _coin(generator: np.random.Generator) -> bool:
     return generator.random() < 0.5
 
 
-def scale_and_shift(image: Image.Image, factor: float, shift: float) -> Image.Image:
+def scale_and_shift(image: PixelImage, factor: float, shift: float) -> PixelImage:
     """Each value v of an 8-bit image becomes factor * v + shift, limited to 0..255, its fraction cut off."""
+    if isinstance(image, BandImage):
+        return image.scale_and_shift(factor, shift)
     values = np.arange(256, dtype=np.float32) * np.float32(factor) + np.float32(shift)
     table = values.clip(0, 255).astype(np.uint8).tolist()
     return image.point(table * len(image.getbands()))

@@ -15,6 +15,8 @@ from m2f.data.image_reading import ImageFile
 from m2f.data.segment_map import Sample
 from m2f.data.segment_overlay import distinct_colours, draw_segment_map
 from m2f.data.segmentation_dataset import SegmentationDataset
+from m2f.image_processing.band_image import picture_of
+from m2f.image_processing.channel_counts import USUAL_CHANNELS
 
 _COLUMNS = 6
 _LINE = 14  # pixels, height of a line of text
@@ -158,7 +160,8 @@ def _draw_unreadable(reader: SegmentationDataset, record: ImageRecord, cell: int
     deadly = any(finding.kind == "dead worker" for finding in record.findings)
     try:
         if path is not None and not deadly:
-            image, _ = ImageFile(path, record.name, getattr(reader, "white_level", None)).upright_rgb()
+            white_level, num_channels = (getattr(reader, name, None) for name in ("white_level", "num_channels"))
+            image = picture_of(ImageFile(path, record.name, white_level, num_channels or USUAL_CHANNELS).upright()[0])
             image.thumbnail((cell, cell))
     except READING_ERRORS:
         pass  # the grey field says so

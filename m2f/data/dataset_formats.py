@@ -29,6 +29,7 @@ from m2f.data.tool_formats import (
 )
 from m2f.data.yolo_layout import classes_files, is_classes_file
 from m2f.data.yolo_segmentation import YoloSegmentation, read_yolo_yaml, yolo_splits
+from m2f.image_processing.channel_counts import USUAL_CHANNELS
 from m2f.image_processing.white_level import WhiteLevel, check_white_level
 
 # Format -> what is looked for.
@@ -58,6 +59,7 @@ def open_dataset(
     format: str = "auto",
     image_folder: str | Path | None = None,
     white_level: WhiteLevel = None,
+    num_channels: int = USUAL_CHANNELS,
     **options: Any,
 ) -> SegmentationDataset:
     """The reader of one split of a dataset.
@@ -69,6 +71,7 @@ def open_dataset(
         format: one of `FORMATS`, needed where a folder can be read in several; "auto" finds it.
         image_folder: where the images are, if not where they are looked for; for YOLO, the dataset's folder.
         white_level: which value is white in images of more than 8 bits, see `m2f.image_processing.white_level`.
+        num_channels: of the images, see `ImageFile`.
         **options: what else the reader takes, such as `task` of `Cityscapes` or `reduce_labels` of `SemanticFolder`.
 
     Raises:
@@ -82,7 +85,7 @@ def open_dataset(
     name = next(iter(places)) if len(places) == 1 and not named else _choose(split, list(places), path)
     white_level = check_white_level(white_level)
     reader = _OPENERS[kind](path, name, places, image_folder, options)
-    reader.white_level = white_level
+    reader.white_level, reader.num_channels = white_level, num_channels
     return reader
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
-from m2f.image_processing.image_opening import IMAGE_SUFFIXES
+from m2f.image_processing.image_opening import ARRAY_SUFFIX, IMAGE_SUFFIXES
 
 # What the parts of a dataset are called.
 _SPLITS = {
@@ -113,8 +113,11 @@ def unsplit_hint(splits: Sequence[str]) -> str:
 
 
 def image_files(folder: Path) -> list[str]:
-    """All images in a folder and its folders, relative to it, sorted."""
-    return files_with(folder, IMAGE_SUFFIXES)
+    """All images in a folder and its folders, relative to it, sorted. An array (.npy) beside an image of its name is
+    something else about that image."""
+    names = files_with(folder, IMAGE_SUFFIXES)
+    pictures = {name.rpartition(".")[0] for name in names if not name.lower().endswith(ARRAY_SUFFIX)}
+    return [n for n in names if not n.lower().endswith(ARRAY_SUFFIX) or n.rpartition(".")[0] not in pictures]
 
 
 def files_with(folder: Path, suffixes: Iterable[str]) -> list[str]:

@@ -16,6 +16,7 @@ from m2f.data.label_maps import ClassTable, has_channels, names_by_number, read_
 from m2f.data.label_survey import check_channels, check_two_values, chosen_index, numbered_classes
 from m2f.data.named_files import NamedFiles
 from m2f.data.segment_map import Sample, SegmentMap
+from m2f.image_processing.channel_counts import USUAL_CHANNELS
 from m2f.image_processing.label_values import IGNORED, NOTHING
 from m2f.image_processing.white_level import WhiteLevel
 
@@ -58,6 +59,7 @@ class DatasetRows:
 
     format = "datasets"
     white_level: WhiteLevel = None
+    num_channels: int = USUAL_CHANNELS
 
     def __init__(
         self,
@@ -119,7 +121,7 @@ class DatasetRows:
         index = range(len(self))[index]
         row, where = self._rows[index], f"{self._origin}, {self.name_of(index)}"
         source = self._source(row[self._image_column], self._image_column, where)
-        image = ImageFile(source, f"{where}, {self._image_column}", self.white_level)
+        image = ImageFile(source, f"{where}, {self._image_column}", self.white_level, self.num_channels)
         if isinstance(self._labels, ObjectLabels):
             segments = self._labels.segments(row[self._label_column], image.size, where)
         else:

@@ -43,6 +43,14 @@ class DatasetPart:
     def white_level(self, value: WhiteLevel):
         self.dataset.white_level = value
 
+    @property
+    def num_channels(self) -> int:
+        return self.dataset.num_channels
+
+    @num_channels.setter
+    def num_channels(self, value: int):
+        self.dataset.num_channels = value
+
     def __len__(self) -> int:
         return len(self.indices)
 

@@ -12,6 +12,8 @@ import numpy as np
 from m2f.data.segment_map import Sample, SegmentMap
 from m2f.data.segment_runs import segment_runs
 from m2f.data.segmentation_dataset import SegmentationDataset
+from m2f.image_processing.band_files import read_bands
+from m2f.image_processing.channel_counts import USUAL_CHANNELS
 from m2f.image_processing.image_opening import decoded, file_content, open_image
 
 # Kind of finding -> how bad it is, and a title for a list of them; the worst first. An error stops training or makes
@@ -126,7 +128,7 @@ def inspect_image(
         try:
             sample = reader[index]
         except READING_ERRORS as error:
-            kind = _what_is_broken(reader.image_path(index))
+            kind = _what_is_broken(reader.image_path(index), getattr(reader, "num_channels", USUAL_CHANNELS))
             return ImageRecord(split, index, name, findings=(Finding(kind, split, name, one_line(error)),))
     found: list[tuple[str, str, int | None]] = [("decoder warning", text, None) for text in _decoder_warnings(caught)]
     found += [("guessed white", sample.guess, None)] if sample.guess else []
@@ -169,14 +171,16 @@ def _annotation_ids(reader: SegmentationDataset, index: int, count: int) -> dict
     return dict(zip(range(count), reader.annotation_ids(index), strict=True))
 
 
-def _what_is_broken(path: Path | None) -> str:
+def _what_is_broken(path: Path | None, num_channels: int) -> str:
     """The kind of finding for an item that cannot be read, from a look at its image alone."""
     if path is None:
         return "bad labels"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            decoded(open_image(file_content(path, path.name), path.name).load, path.name)
+            content = file_content(path, path.name)
+            if read_bands(content, path.name, num_channels) is None:
+                decoded(open_image(content, path.name).load, path.name)
     except FileNotFoundError:
         return "missing image"
     except ValueError:

@@ -1,4 +1,4 @@
-"""Images on disk or in memory as upright RGB samples. Every error names the image."""
+"""Images on disk or in memory as upright samples. Every error names the image."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +8,11 @@ from PIL import Image
 from transformers.utils import logging
 
 from m2f.data.segment_map import Sample, SegmentMap
+from m2f.image_processing.band_files import read_bands
+from m2f.image_processing.band_image import BandImage, PixelImage
+from m2f.image_processing.channel_counts import USUAL_CHANNELS
 from m2f.image_processing.deep_channels import has_deep_channels, upright_pixels
-from m2f.image_processing.image_loading import SEVERAL_PAGES, rgb_with_guess
+from m2f.image_processing.image_loading import SEVERAL_PAGES, LoadedImage, exact_channels, rgb_with_guess
 from m2f.image_processing.image_opening import (
     decoded,
     file_content,
@@ -38,15 +41,25 @@ class ImageFile:
         source: path or content of the file.
         name: what messages call it.
         white_level: see `m2f.image_processing.white_level`; one warning where white had to be guessed.
+        num_channels: that the sample will have, see `m2f.image_processing.band_files` and `exact_channels`; with 3,
+            grey becomes RGB, and alpha is dropped.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: a file that is no image of a known format, or one that is too large for Pillow's limit.
     """
 
-    def __init__(self, source: Path | bytes, name: str, white_level: WhiteLevel = None):
-        self.name, self.white_level = name, white_level
-        self._image = open_image(file_content(source, name), name)
+    def __init__(
+        self, source: Path | bytes, name: str, white_level: WhiteLevel = None, num_channels: int = USUAL_CHANNELS
+    ):
+        self.name, self.white_level, self.num_channels = name, white_level, num_channels
+        content = file_content(source, name)
+        self._pages, self._orientation = 1, 1
+        self._bands = read_bands(content, name, num_channels)
+        if self._bands is not None:
+            self.size = self.stored_size = self._bands.shape[:2]
+            return
+        self._image = open_image(content, name)
         self._pages = page_count(self._image)
         self._orientation = decoded(self._stored_orientation, name)
         self.stored_size = (self._image.height, self._image.width)
@@ -77,18 +90,22 @@ class ImageFile:
         if segments.size != self.size:
             ids = np.ascontiguousarray(_ARRAY_TURNS[self._orientation](segments.ids))
             segments = SegmentMap(ids, segments.class_ids)
-        image, guess = self.upright_rgb()
+        image, guess = self.upright()
         if self._pages > 1:
             logger.warning_once(SEVERAL_PAGES)
         return Sample(image, segments, name, guess, self._pages)
 
-    def upright_rgb(self) -> tuple[Image.Image, str]:
-        """The upright image of 8 bits, and what had to be guessed for that; "" if nothing was.
+    def upright(self) -> tuple[PixelImage, str]:
+        """The upright image, and what had to be guessed for it; "" if nothing was. An image of 3 channels has 8 bits;
+        of others those of more than 8 bits keep them, as floats in 0..255.
 
         Raises:
-            ValueError: the pixels cannot be decoded, or are floats outside 0..255.
+            ValueError: the pixels cannot be decoded, have other channels, or are floats outside 0..255.
         """
-        image, guess = decoded(self._upright_rgb, self.name)
+        pixels: LoadedImage = self._bands if self._bands is not None else decoded(self._upright_pixels, self.name)
+        if self.num_channels != USUAL_CHANNELS:
+            pixels = exact_channels(pixels, self.name, self.num_channels)
+        image, guess = decoded(lambda: self._levelled(pixels), self.name)
         if guess:
             logger.warning_once(guess)
         return image, guess
@@ -97,13 +114,19 @@ class ImageFile:
         # Of a copy, because the search in a PNG may decode it, and deep channels are read from what is not decoded.
         return orientation(reopened(self._image) if has_deep_channels(self._image) else self._image)
 
-    def _upright_rgb(self) -> tuple[Image.Image, str]:
-        rgb, guess = rgb_with_guess(upright_pixels(self._image), self.white_level)
+    def _upright_pixels(self) -> Image.Image | np.ndarray:
+        return upright_pixels(self._image, keep_alpha=self.num_channels != USUAL_CHANNELS)
+
+    def _levelled(self, pixels: LoadedImage) -> tuple[PixelImage, str]:
+        rgb, guess = rgb_with_guess(pixels, self.white_level, num_channels=self.num_channels)
         if isinstance(rgb, Image.Image):
             return rgb, guess
-        if rgb.min() < 0 or rgb.max() > 255:  # floats, whose range nothing tells
+        values = np.asarray(rgb)
+        if values.min() < 0 or values.max() > 255:  # floats, whose range nothing tells
             raise ValueError(
-                f"values reach from {rgb.min()} to {rgb.max()}; 0 to 255 is needed; say which value is white with "
-                "white_level (--white-level), a number or 'data'"
+                f"values reach from {values.min()} to {values.max()}; 0 to 255 is needed; say which value is white "
+                "with white_level (--white-level), a number or 'data'"
             )
-        return Image.fromarray(np.rint(rgb).astype(np.uint8)), guess
+        if self.num_channels != USUAL_CHANNELS:
+            return BandImage(values), guess
+        return Image.fromarray(np.rint(values).astype(np.uint8)), guess

@@ -14,6 +14,7 @@ from m2f.data.image_reading import ImageFile
 from m2f.data.label_maps import read_label_map, segments_of_ids
 from m2f.data.paired_files import paired_files
 from m2f.data.segment_map import Sample, SegmentMap
+from m2f.image_processing.channel_counts import USUAL_CHANNELS
 from m2f.image_processing.image_opening import IMAGE_SUFFIXES
 from m2f.image_processing.label_values import IGNORED, NOTHING
 from m2f.image_processing.white_level import WhiteLevel
@@ -49,6 +50,7 @@ class InstanceMaps:
     thing_label_ids = None
     format = "instance-maps"
     white_level: WhiteLevel = None
+    num_channels: int = USUAL_CHANNELS
 
     def __init__(
         self,
@@ -75,7 +77,7 @@ class InstanceMaps:
 
     def __getitem__(self, index: int) -> Sample:
         name, label_name = self._files[index]
-        image = ImageFile(self.image_path(index), str(self.image_path(index)), self.white_level)
+        image = ImageFile(self.image_path(index), str(self.image_path(index)), self.white_level, self.num_channels)
         path = self.label_folder / label_name
         ids = read_instance_map(path, str(path))
         image.check_size(ids.shape, str(path))

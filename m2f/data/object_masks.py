@@ -16,6 +16,7 @@ from m2f.data.drawn_shapes import runs_of_mask
 from m2f.data.image_reading import ImageFile
 from m2f.data.label_maps import LABEL_SUFFIXES, has_channels, read_channels, read_label_map, values_in
 from m2f.data.segment_map import Sample
+from m2f.image_processing.channel_counts import USUAL_CHANNELS
 from m2f.image_processing.white_level import WhiteLevel
 
 IMAGES, MASKS = "images", "masks"
@@ -52,6 +53,7 @@ class ObjectMasks:
     format = "object-masks"
     thing_label_ids = None
     white_level: WhiteLevel = None
+    num_channels: int = USUAL_CHANNELS
 
     def __init__(
         self,
@@ -74,7 +76,7 @@ class ObjectMasks:
 
     def __getitem__(self, index: int) -> Sample:
         path, masks = self._images[index]
-        image = ImageFile(path, str(path), self.white_level)
+        image = ImageFile(path, str(path), self.white_level, self.num_channels)
         sizes = set()
         objects = []
         for label, file in masks:

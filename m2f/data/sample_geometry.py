@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from m2f.data.segment_map import Sample, SegmentMap
+from m2f.image_processing.band_image import PixelImage
 
 _MIRRORS = {
     "horizontal": (Image.Transpose.FLIP_LEFT_RIGHT, lambda ids: ids[:, :, ::-1]),
@@ -44,7 +45,7 @@ class ResizedView:
         columns = nearest_indices(window.left, window.width, self.size[1], self.sample.segments.size[1])
         return self.sample.segments.ids.take(rows, 1).take(columns, 2)  # 4 times faster than one index with both
 
-    def image(self, window: Window) -> Image.Image:
+    def image(self, window: Window) -> PixelImage:
         """The window's pixels, equal to those of the whole image resized and then cropped, up to rounding."""
         image = self.sample.image
         top, left, height, width = window

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
+from m2f.image_processing.band_image import PixelImage
 from m2f.image_processing.label_values import IGNORED, NOTHING
 
 
@@ -66,14 +66,14 @@ class Sample:
     """One image with its labels.
 
     Args:
-        image: RGB, W x H, upright (EXIF orientation applied).
+        image: W x H, upright (EXIF orientation applied): RGB, or a `BandImage` of other channels than 3.
         segments: labels of the same size.
         name: what the dataset calls the image: its file relative to the dataset, or its row's number.
         guess: what the reader had to guess of the pixels, see `m2f.image_processing.white_level`; "" if nothing.
         pages: pages or frames of the image's file, of which this is the first.
     """
 
-    image: Image.Image
+    image: PixelImage
     segments: SegmentMap
     name: str
     guess: str = ""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from m2f.image_processing.band_image import PixelImage
 from m2f.image_processing.label_values import IGNORED
 
 # Turning the hue by the golden ratio keeps any number of successive colours apart.
@@ -24,7 +25,7 @@ def distinct_colours(count: int) -> np.ndarray:
 
 
 def draw_masks(
-    image: Image.Image, masks: np.ndarray, colours: np.ndarray | None = None, opacity: float = 0.45
+    image: PixelImage, masks: np.ndarray, colours: np.ndarray | None = None, opacity: float = 0.45
 ) -> Image.Image:
     """The image with masks over it, the first on top: filled with `opacity` in [0, 1], outlined in full colour.
 
@@ -50,7 +51,7 @@ def draw_masks(
 
 
 def draw_segments(
-    image: Image.Image,
+    image: PixelImage,
     segmentation: np.ndarray,
     segments_info: Sequence[Mapping],
     stuff_label_ids: Sequence[int] = (),
@@ -74,7 +75,7 @@ def draw_segments(
     return draw_masks(image, masks, colours)
 
 
-def draw_segment_map(image: Image.Image, ids: np.ndarray, colours: np.ndarray, opacity: float = 0.45) -> Image.Image:
+def draw_segment_map(image: PixelImage, ids: np.ndarray, colours: np.ndarray, opacity: float = 0.45) -> Image.Image:
     """The image with compact labels over it, the first layer on top; needs no mask per segment.
 
     Segments are filled with `opacity` in [0, 1] and outlined in full colour; ignored pixels are hatched in grey.
@@ -118,7 +119,7 @@ def outline(mask: np.ndarray) -> np.ndarray:
     return mask & ~surrounded
 
 
-def side_by_side(panels: Sequence[tuple[str, Image.Image]]) -> Image.Image:
+def side_by_side(panels: Sequence[tuple[str, PixelImage]]) -> Image.Image:
     """One picture of (title, image) panels in a row, titles above."""
     width = sum(image.width for _, image in panels)
     height = max(image.height for _, image in panels)

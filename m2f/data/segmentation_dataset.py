@@ -37,6 +37,7 @@ class SegmentationDataset(SampleSource, Protocol):
         split: the dataset's own name for this part of it, such as "train" or "valid".
         white_level: which value is white in images of more than 8 bits, see `m2f.image_processing.white_level`. It may
             be set until the first item is read, and is to be that of the model's image processor.
+        num_channels: of the images; as `white_level`.
     """
 
     @property
@@ -49,6 +50,7 @@ class SegmentationDataset(SampleSource, Protocol):
     format: str
     split: str
     white_level: WhiteLevel
+    num_channels: int
 
 
 def remarks_of(dataset: SegmentationDataset) -> list[tuple[str, str]]:

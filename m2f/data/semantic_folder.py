@@ -20,6 +20,7 @@ from m2f.data.label_maps import (
 from m2f.data.label_survey import check_two_values, chosen_index, numbered_classes
 from m2f.data.paired_files import label_maps, paired_files
 from m2f.data.segment_map import Sample
+from m2f.image_processing.channel_counts import USUAL_CHANNELS
 from m2f.image_processing.label_values import IGNORED, NOTHING
 from m2f.image_processing.white_level import WhiteLevel
 
@@ -60,6 +61,7 @@ class SemanticFolder:
     task = "semantic"
     format = "semantic-folder"
     white_level: WhiteLevel = None
+    num_channels: int = USUAL_CHANNELS
 
     def __init__(
         self,
@@ -109,7 +111,7 @@ class SemanticFolder:
 
     def __getitem__(self, index: int) -> Sample:
         name, label_name = self._files[index]
-        image = ImageFile(self.image_path(index), str(self.image_path(index)), self.white_level)
+        image = ImageFile(self.image_path(index), str(self.image_path(index)), self.white_level, self.num_channels)
         path = self.label_folder / label_name
         classes = self._classes(path)
         image.check_size(classes.shape, str(path))

@@ -14,6 +14,7 @@ from m2f.data.drawn_shapes import joined
 from m2f.data.image_finder import ImageFinder
 from m2f.data.image_reading import ImageFile
 from m2f.data.segment_map import Sample
+from m2f.image_processing.channel_counts import USUAL_CHANNELS
 from m2f.image_processing.white_level import WhiteLevel
 
 Value = TypeVar("Value")
@@ -79,6 +80,7 @@ class ShapeDataset:
     format = ""
     ignored_label: str | None = None  # of regions that are `IGNORED` where no object lies
     white_level: WhiteLevel = None
+    num_channels: int = USUAL_CHANNELS
 
     def __init__(
         self,
@@ -106,7 +108,7 @@ class ShapeDataset:
         entry, path = self._images[index], self.image_path(index)
         if entry.problem is not None:
             raise ValueError(entry.problem)
-        image = ImageFile(path, str(path), self.white_level)
+        image = ImageFile(path, str(path), self.white_level, self.num_channels)
         size = entry.size or image.size
         image.check_size(size, entry.where)
         shapes = [Shape(*values) for values in self._shapes[index]]

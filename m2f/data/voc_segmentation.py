@@ -14,6 +14,7 @@ from m2f.data.image_finder import ImageFinder
 from m2f.data.image_reading import ImageFile
 from m2f.data.label_maps import ClassTable, has_channels, read_channels, read_label_map, segments_of_classes
 from m2f.data.segment_map import Sample, SegmentMap
+from m2f.image_processing.channel_counts import USUAL_CHANNELS
 from m2f.image_processing.image_opening import IMAGE_SUFFIXES
 from m2f.image_processing.label_values import IGNORE_INDEX, IGNORED, NOTHING
 from m2f.image_processing.white_level import WhiteLevel
@@ -56,6 +57,7 @@ class VocSegmentation:
 
     format = "voc"
     white_level: WhiteLevel = None
+    num_channels: int = USUAL_CHANNELS
 
     def __init__(
         self,
@@ -88,7 +90,7 @@ class VocSegmentation:
 
     def __getitem__(self, index: int) -> Sample:
         path = self.image_path(index)
-        image = ImageFile(path, str(path), self.white_level)
+        image = ImageFile(path, str(path), self.white_level, self.num_channels)
         label_path = self._class_folder / f"{self._stems[index]}.png"
         classes = self._read_classes(label_path)
         image.check_size(classes.shape, str(label_path))

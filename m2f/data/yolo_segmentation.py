@@ -9,7 +9,7 @@ from typing import Any
 
 from m2f.data.class_names import check_names
 from m2f.data.coco_masks import CocoObject, segments_of_objects
-from m2f.data.dataset_paths import files_with, inside
+from m2f.data.dataset_paths import image_files, inside
 from m2f.data.image_reading import ImageFile
 from m2f.data.named_files import NamedFiles
 from m2f.data.segment_map import Sample
@@ -21,8 +21,8 @@ from m2f.data.yolo_layout import (
     is_classes_file,
     labels_like,
 )
+from m2f.image_processing.channel_counts import USUAL_CHANNELS
 from m2f.image_processing.flat_yaml import flat_yaml
-from m2f.image_processing.image_opening import IMAGE_SUFFIXES
 from m2f.image_processing.white_level import WhiteLevel
 
 _SPLITS = ("train", "val", "test")
@@ -55,6 +55,7 @@ class YoloSegmentation:
     thing_label_ids = None
     format = "yolo-segmentation"
     white_level: WhiteLevel = None
+    num_channels: int = USUAL_CHANNELS
 
     def __init__(self, yaml_file: str | Path, split: str = "train", root: str | Path | None = None):
         self.yaml_file = Path(yaml_file)
@@ -86,7 +87,7 @@ class YoloSegmentation:
 
     def __getitem__(self, index: int) -> Sample:
         path = self.image_path(index)
-        image = ImageFile(path, str(path), self.white_level)
+        image = ImageFile(path, str(path), self.white_level, self.num_channels)
         label_path = self._label_path(path)
         objects = list(self._objects(label_path, image.size)) if os.path.isfile(label_path) else []
         return image.sample(segments_of_objects(objects, image.size, True, str(label_path)), self.name_of(index))
@@ -115,7 +116,7 @@ class YoloSegmentation:
             raise ValueError(f"{self.yaml_file}: {given}; the path of a folder or file is needed")
         path = self._locate(place)
         if path.is_dir():
-            found = [path / name for name in files_with(path, IMAGE_SUFFIXES)]
+            found = [path / name for name in image_files(path)]
         else:
             lines = [line.strip() for line in _read_text(path).split("\n") if line.strip()]
             # "./" stands for the list's own folder, and nothing for the root, as for Ultralytics.

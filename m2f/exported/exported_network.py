@@ -63,12 +63,12 @@ class ExportedNetwork(nn.Module):
     def forward(self, pixel_values: Tensor, pixel_mask: Tensor | None = None) -> M2FForUniversalSegmentationOutput:
         """
         Args:
-            pixel_values: (B, 3, height, width). pixel_mask: (B, height, width).
+            pixel_values: (B, C, height, width). pixel_mask: (B, height, width).
 
         Raises:
             ValueError: they do not fit, or are larger than the graph's size.
         """
-        check_shapes(pixel_values, pixel_mask, 3)
+        check_shapes(pixel_values, pixel_mask, self.description["inputs"]["pixel_values"]["shape"][1])
         check_values(pixel_values, pixel_mask)
         sizes = image_sizes(pixel_values, pixel_mask)
         valid_sizes, input_sizes = sizes_to_report(sizes, pixel_values, pixel_mask)

@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -44,7 +44,7 @@ def describe(
         "program": _PROGRAM,
         "version": VERSION,
         "form": {**asdict(form), "size": form.size and list(form.size)},
-        "inputs": _inputs(form),
+        "inputs": _inputs(form, processor.num_channels),
         "outputs": _outputs(form, config),
         "preprocessing": preprocessing(processor),
         "results": {
@@ -68,16 +68,16 @@ def describe(
 
 def preprocessing(processor: M2FImageProcessor) -> dict[str, Any]:
     """What makes `pixel_values` of an image, in the order of the steps."""
-    pad_size = pad_size_in_use(processor, {})
+    pad_size, channels = pad_size_in_use(processor, {}), processor.num_channels
     return {
-        "channels": _ORDER,
+        "channels": _ORDER if channels == 3 else f"{channels} in the order of the image's file, channels first",
         "orientation": "EXIF's applied",
         "resize": dict(processor.size) if processor.do_resize else None,
         "rounding": "edges half up",
         "interpolation": "bilinear, antialiased, on 8 bits (Pillow's BILINEAR)",
         "scale": processor.rescale_factor if processor.do_rescale else 1,
-        "mean": list(processor.image_mean) if processor.do_normalize else [0, 0, 0],
-        "std": list(processor.image_std) if processor.do_normalize else [1, 1, 1],
+        "mean": _each(processor.image_mean if processor.do_normalize else 0, channels),
+        "std": _each(processor.image_std if processor.do_normalize else 1, channels),
         "padding": "with 0 after the normalisation, on the right and at the bottom",
         "padded_size": dict(pad_size) if pad_size else None,
         "multiple_of": SIZE_DIVISOR,
@@ -148,14 +148,20 @@ def _digest(fields: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
-def _inputs(form: GraphForm) -> dict[str, Any]:
+def _inputs(form: GraphForm, channels: int) -> dict[str, Any]:
     height, width = form.size or ("height", "width")
     batch = form.batch or "batch"
     inputs = {
-        "pixel_values": {"shape": [batch, 3, height, width], "type": "float32"},
+        "pixel_values": {"shape": [batch, channels, height, width], "type": "float32"},
         "sizes": {"shape": [batch, 2], "type": "int64", "is": "height and width of each image before padding"},
     }
     return {name: inputs[name] for name in form.inputs}
+
+
+def _each(values: Any, channels: int) -> list[float]:
+    """One number for each channel."""
+    values = list(values) if isinstance(values, Sequence) else [values]
+    return values if len(values) == channels else values * channels
 
 
 def _outputs(form: GraphForm, config: Any) -> dict[str, Any]:

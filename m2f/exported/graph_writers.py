@@ -29,7 +29,7 @@ def trace_network(network: nn.Module, form: GraphForm) -> ExportedProgram:
     Raises:
         ValueError: it cannot be had with the dynamic sizes of `form`; the message has torch's reason.
     """
-    inputs = example_inputs(form)
+    inputs = example_inputs(form, getattr(network, "channels", 3))
     with torch.no_grad(), portable_graph(), quiet_exporters():
         try:
             return torch.export.export(network, inputs, dynamic_shapes=_dynamic_shapes(form))
@@ -38,10 +38,10 @@ def trace_network(network: nn.Module, form: GraphForm) -> ExportedProgram:
             raise ValueError(f"the network cannot be exported with {_sizes_in_words(form)}: {reason}") from error
 
 
-def example_inputs(form: GraphForm) -> tuple[Tensor, ...]:
+def example_inputs(form: GraphForm, channels: int = 3) -> tuple[Tensor, ...]:
     """Zeros of a size that the graph takes, with `sizes` where it takes them."""
     size, batch = form.size or _EXAMPLE_SIZE, form.batch or _EXAMPLE_BATCH
-    pixel_values = torch.zeros(batch, 3, *size)
+    pixel_values = torch.zeros(batch, channels, *size)
     return (pixel_values, torch.tensor([size] * batch)) if form.padding else (pixel_values,)
 
 

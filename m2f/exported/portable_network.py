@@ -27,10 +27,11 @@ class PortableNetwork(nn.Module):
         super().__init__()
         self.model = model
         self.form = form
+        self.channels = processor.num_channels
         self.settings = result_settings(processor, form.post, model.config.num_labels)
 
     def forward(self, pixel_values: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
-        """(B, 3, H, W) and, of each image, height and width before padding (B, 2) int64, to the outputs."""
+        """(B, C, H, W) and, of each image, height and width before padding (B, 2) int64, to the outputs."""
         inside = None if sizes is None else _inside(sizes, pixel_values.shape[2:])
         outputs = self.model(pixel_values=pixel_values.to(self.model.dtype), pixel_mask=inside)
         logits = outputs.class_queries_logits.float(), outputs.masks_queries_logits.float()

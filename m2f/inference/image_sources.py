@@ -12,6 +12,8 @@ from PIL import Image, UnidentifiedImageError
 
 from m2f.data.dataset_paths import image_files
 from m2f.data.image_reading import ImageFile
+from m2f.image_processing.band_image import BandImage, PixelImage
+from m2f.image_processing.channel_counts import USUAL_CHANNELS
 from m2f.image_processing.image_address import is_url, shown_url
 from m2f.image_processing.image_download import download
 from m2f.image_processing.image_forms import known_form, name_of_form
@@ -42,9 +44,9 @@ class ImageSource(NamedTuple):
         """The location for people and files, without the secrets of a URL."""
         return shown_url(self.location) if self.is_url else self.location
 
-    def read(self, white_level: WhiteLevel = None) -> Image.Image:
+    def read(self, white_level: WhiteLevel = None, num_channels: int = USUAL_CHANNELS) -> PixelImage:
         """See `read_image`."""
-        return read_image(self.location, white_level)
+        return read_image(self.location, white_level, num_channels)
 
 
 def find_images(
@@ -74,8 +76,8 @@ def find_images(
     return list(found.values())
 
 
-def read_image(image: Any, white_level: WhiteLevel = None) -> Image.Image:
-    """An upright RGB image of 8 bits.
+def read_image(image: Any, white_level: WhiteLevel = None, num_channels: int = USUAL_CHANNELS) -> PixelImage:
+    """An upright RGB image of 8 bits; where `num_channels` is not 3, a `BandImage`.
 
     Args:
         image: path, URL, bytes, file object, PIL image, array or tensor of (H,W), (H,W,C) or (C,H,W) with C in 1, 3,
@@ -83,6 +85,7 @@ def read_image(image: Any, white_level: WhiteLevel = None) -> Image.Image:
             is applied.
         white_level: which value is white in images of more than 8 bits, see `m2f.image_processing.white_level`; one
             warning where white had to be guessed.
+        num_channels: where it is not 3, the channels of the image, see `exact_channels`.
 
     Raises:
         ValueError: it is damaged, of an unknown format, or holds other values.
@@ -90,13 +93,17 @@ def read_image(image: Any, white_level: WhiteLevel = None) -> Image.Image:
     """
     given, image = image, known_form(image)
     if isinstance(image, str) and is_url(image):
-        return _read_file(download(image), shown_url(image), white_level)
+        return _read_file(download(image), shown_url(image), white_level, num_channels)
     if isinstance(image, str | os.PathLike):
-        return _read_file(Path(image), os.fspath(image), white_level)
+        return _read_file(Path(image), os.fspath(image), white_level, num_channels)
     if isinstance(image, bytes | bytearray):
-        return _read_file(bytes(image), name_of_form(given) or f"{len(image)} bytes", white_level)
-    rgb = decoded(lambda: _rgb_in_memory(image, white_level), "an image in memory")
-    return rgb if isinstance(rgb, Image.Image) else _eight_bits(rgb)
+        return _read_file(bytes(image), name_of_form(given) or f"{len(image)} bytes", white_level, num_channels)
+    rgb = decoded(lambda: _rgb_in_memory(image, white_level, num_channels), "an image in memory")
+    if isinstance(rgb, Image.Image):
+        return rgb
+    _check_range(values := np.asarray(rgb))
+    is_usual = num_channels == USUAL_CHANNELS
+    return Image.fromarray(np.rint(values).astype(np.uint8)) if is_usual else BandImage(values)
 
 
 def name_of(image: Any) -> str:
@@ -104,28 +111,28 @@ def name_of(image: Any) -> str:
     return name_of_form(image)
 
 
-def _read_file(source: Path | bytes, name: str, white_level: WhiteLevel) -> Image.Image:
+def _read_file(source: Path | bytes, name: str, white_level: WhiteLevel, num_channels: int) -> PixelImage:
     try:
-        file = ImageFile(file_content(source, name), name, white_level)
+        file = ImageFile(file_content(source, name), name, white_level, num_channels)
     except ValueError as error:
         if isinstance(error.__cause__, UnidentifiedImageError):  # its message names an object in memory
-            raise ValueError(f"{name} is no image of a known format ({', '.join(IMAGE_FORMATS)})") from error
+            raise ValueError(f"{name} is no image of a known format ({', '.join((*IMAGE_FORMATS, 'NPY'))})") from error
         raise
-    return file.upright_rgb()[0]
+    return file.upright()[0]
 
 
-def _rgb_in_memory(image: Any, white_level: WhiteLevel) -> LoadedImage:
-    loaded = load_images(image)[0]
+def _rgb_in_memory(image: Any, white_level: WhiteLevel, num_channels: int) -> LoadedImage:
+    loaded = load_images(image, num_channels=num_channels)[0]
     floats = loaded if isinstance(loaded, np.ndarray) and loaded.dtype.kind == "f" else None
     if floats is not None and white_level in (None, "auto", "type") and 0 < (highest := floats.max()) <= 1:
         raise ValueError(
             f"a float image holds values up to {highest:g}; multiply it by 255, 0 to 255 are expected, or give "
             "white_level=1"
         )
-    return to_rgb(loaded, white_level)
+    return to_rgb(loaded, white_level, num_channels=num_channels)
 
 
-def _eight_bits(array: np.ndarray) -> Image.Image:
+def _check_range(array: np.ndarray):
     """Of floats, as they were or brought to 0..255."""
     lowest, highest = float(array.min()), float(array.max())
     if lowest < 0 or highest > 255:
@@ -133,7 +140,6 @@ def _eight_bits(array: np.ndarray) -> Image.Image:
             f"an image holds values from {lowest:g} to {highest:g}; 0 to 255 are expected; scale it, or say which "
             "value is white with white_level"
         )
-    return Image.fromarray(np.rint(array).astype(np.uint8))
 
 
 def _lines(standard_input: TextIO) -> list[str]:

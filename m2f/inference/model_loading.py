@@ -8,7 +8,7 @@ import torch
 from transformers.utils import cached_file, logging
 
 from m2f.checkpoints.bundled_checkpoint import checkpoint_location
-from m2f.checkpoints.checkpoint_config import read_config
+from m2f.checkpoints.checkpoint_config import check_channels, input_channels, read_config
 from m2f.configuration.configuration_m2f import M2FConfig
 from m2f.data.segmentation_dataset import SegmentationDataset, thing_labels
 from m2f.exported.exported_network import ExportedNetwork, is_graph
@@ -58,13 +58,17 @@ def load_model(
     name = checkpoint_location(checkpoint)
     fields = read_config(name)
     trained_for = trained_for or fields.get("task") or _assumed_task(name, task, like, say)
+    channels = input_channels(fields)
+    processor = _processor(name, channels, {"task": trained_for, **processor_fields}, say)
+    check_channels(name, channels, processor.num_channels)
     try:
         model = M2FForUniversalSegmentation.from_pretrained(name, dtype=dtype)
     except CheckpointMismatchError as error:
         raise ValueError(str(error)) from error
     things = _things(model.config, fields, like) if trained_for == "panoptic" else None
-    settings = {"task": trained_for, "thing_label_ids": things, **processor_fields}
-    return model.eval().to(device or model.device), _processor(name, settings, say)
+    if "thing_label_ids" not in processor_fields:
+        processor.thing_label_ids = None if things is None else sorted(map(int, things))
+    return model.eval().to(device or model.device), processor
 
 
 def _exported(
@@ -193,8 +197,8 @@ def _things(config: M2FConfig, fields: Mapping[str, Any], like: SegmentationData
     return sorted(label for label, name in names.items() if name in known) or of_data
 
 
-def _processor(name: str, settings: dict[str, Any], say: Callable[[str], None]) -> M2FImageProcessor:
+def _processor(name: str, channels: int, settings: dict[str, Any], say: Callable[[str], None]) -> M2FImageProcessor:
     if cached_file(name, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False) is None:
         say(f"{name} has no image processor; a new one resizes to 800 / 1333 pixels and normalises as for ImageNet")
-        return M2FImageProcessor(**settings)
+        return M2FImageProcessor(**{"num_channels": channels, **settings})
     return M2FImageProcessor.from_pretrained(name, **settings)

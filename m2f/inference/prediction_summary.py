@@ -68,7 +68,11 @@ class Summary(NamedTuple):
 
 
 def write_summary(
-    folder: PredictionFolder, entries: Sequence[Entry], id2label: Mapping[int, str], things: Sequence[int]
+    folder: PredictionFolder,
+    entries: Sequence[Entry],
+    id2label: Mapping[int, str],
+    things: Sequence[int],
+    remarks: Mapping[str, str] | None = None,
 ) -> Summary:
     """Write predictions.json, objects.csv and report.html from the records, which are read once.
 
@@ -76,6 +80,7 @@ def write_summary(
         entries: all images of the run.
         id2label: name of each class.
         things: the classes that are things.
+        remarks: that the report has among the settings, in place of those of their names.
     """
     categories = [
         {"id": label, "name": name, "isthing": int(label in things)} for label, name in sorted(id2label.items())
@@ -90,7 +95,7 @@ def write_summary(
 
     write_whole(folder.path / COCO_JSON, write_both)
     summary = collected.summary()
-    folder.write_text(REPORT, render_report(summary, folder.settings))
+    folder.write_text(REPORT, render_report(summary, {**folder.settings, **(remarks or {})}))
     return summary
 
 

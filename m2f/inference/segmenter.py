@@ -1,13 +1,13 @@
 """Segmenter: a checkpoint that segments images of all kinds, at their own size."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
+from m2f.image_processing.band_image import PixelImage, check_bands, picture_of
 from m2f.image_processing.image_forms import is_array_form, is_file_form, known_form
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.image_processing.post_processing_mixin import MASK_THRESHOLD
@@ -47,6 +47,8 @@ class Segmenter:
         white_level: which value is white in images of more than 8 bits: a number such as 4095, "type", "data" or
             "auto", see `m2f.image_processing.white_level`; by default the processor's, which is mostly "auto": where
             white has to be guessed, one warning says so. It is found for an image as a whole, tiles or not.
+        bands: numbers from 1 of the channels that pictures show as red, green and blue, or of one that they show as
+            grey; by default the first three, or the first. A result's `image` is of these.
         batch_size: images or tiles of one padded shape that the model gets at a time. "auto": small ones together, up
             to what makes them quicker and takes little memory, see `m2f.inference.batch_limit`; of an iterator each
             image by itself, so that its result need not wait for others.
@@ -68,6 +70,7 @@ class Segmenter:
         tile: int | None = None,
         tile_overlap: int | None = None,
         white_level: WhiteLevel = None,
+        bands: Sequence[int] | None = None,
         batch_size: int | str = AUTO,
         workers: int = 2,
     ):
@@ -84,6 +87,8 @@ class Segmenter:
         self.decoder = TaskDecoder(processor, self.task, threshold, mask_threshold, max_detections)
         self.tile, self.tile_overlap = choose_tile(tile, tile_overlap, processor.tile, processor.tile_overlap)
         self.white_level = processor.white_level if white_level is None else check_white_level(white_level)
+        self.num_channels = processor.num_channels
+        self.bands = check_bands(bands, self.num_channels)  # from 0
         self.batch_limit, self.workers = BatchLimit(batch_size, model), workers
         tiling = (self.tile, self.tile_overlap, self.batch_limit, workers)
         self._views = ViewSegmentation(model, processor, [self.decoder], *tiling)
@@ -134,8 +139,8 @@ class Segmenter:
 
         Args:
             images: one image: path, URL, bytes, file object opened for bytes, PIL image, or array, tensor or object
-                with `__array__` of (H,W), (H,W,C) or (C,H,W) with C in 1, 3, 4, in 0..255 or 16 bits; a list, a tuple
-                or a 4-d array of images; or an iterator of them.
+                with `__array__` of (H,W), (H,W,C) or (C,H,W) with C in 1, 3, 4, or else the processor's
+                `num_channels`, in 0..255 or 16 bits; a list, a tuple or a 4-d array of images; or an iterator of them.
 
         Returns:
             For one image its result, for a list a list, for an iterator an iterator that reads a few images ahead.
@@ -153,14 +158,14 @@ class Segmenter:
 
     def pipeline(
         self,
-        read: Callable[[Any], tuple[Image.Image, str]],
+        read: Callable[[Any], tuple[PixelImage, str]],
         finish: Callable[[Any, SegmentationResult], Any] = lambda item, result: result,
         waits: bool = True,
     ) -> BatchPipeline:
         """Segments items of any kind, with reading and finishing in threads while the model computes.
 
         Args:
-            read: gives an item's upright RGB image and its name.
+            read: gives an item's upright image, as `read_image` does, and its name.
             finish: makes of an item and its result what is wanted.
             waits: whether an item may wait for others that are read after it, where `batch_size` is "auto".
         """
@@ -172,8 +177,12 @@ class Segmenter:
             workers=self.workers,
         )
 
+    def read(self, image: Any) -> PixelImage:
+        """The image as the model is to get it; see `read_image`."""
+        return read_image(image, self.white_level, self.num_channels)
+
     def _stream(self, images: Iterable, waits: bool = True) -> Iterator[SegmentationResult]:
-        pipeline = self.pipeline(lambda image: (read_image(image, self.white_level), name_of(image)), waits=waits)
+        pipeline = self.pipeline(lambda image: (self.read(image), name_of(image)), waits=waits)
         for outcome in pipeline.run_in_order(images):
             if outcome.error is not None:
                 raise outcome.error
@@ -182,7 +191,8 @@ class Segmenter:
     def _result(self, view: View, computed: Any) -> SegmentationResult:
         (segments,) = self._views.segments(view, computed)
         with memory_errors("the result"):
-            return SegmentationResult.from_segments(view.image, self.task, segments, self.id2label, view.name)
+            picture = picture_of(view.image, self.bands)
+            return SegmentationResult.from_segments(picture, self.task, segments, self.id2label, view.name)
 
 
 def _is_one_image(images: Any) -> bool:

@@ -6,8 +6,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from PIL import Image
 
+from m2f.image_processing.band_image import PixelImage
 from m2f.image_processing.file_settings import pad_size_in_use
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.image_processing.image_threads import map_in_threads
@@ -31,14 +31,14 @@ class View:
     """An image or a tile, ready for the model.
 
     item: what was read.
-    image: upright RGB.
+    image: upright.
     inputs: the model's, for this view alone; None for an image that is to be cut into tiles.
     key: the padded shape; views of one shape may come together.
     tiles: the first ones of an image that is to be cut, as many as the model gets at a time, so that it need not wait.
     """
 
     item: Any
-    image: Image.Image
+    image: PixelImage
     name: str
     inputs: dict[str, torch.Tensor] | None
     key: Hashable
@@ -83,7 +83,7 @@ class ViewSegmentation:
     batch_limit: BatchLimit
     workers: int
 
-    def prepare(self, item: Any, image: Image.Image, name: str, input_size: tuple[int, int] | None = None) -> View:
+    def prepare(self, item: Any, image: PixelImage, name: str, input_size: tuple[int, int] | None = None) -> View:
         """
         Args:
             input_size: (height, width) to resize to, in place of what the processor's `size` says.
@@ -150,16 +150,16 @@ class ViewSegmentation:
                     _add(results, [outcome.item], [found])
         return TiledOutputs(results, kept)
 
-    def _first_tiles(self, image: Image.Image, name: str) -> list[View]:
+    def _first_tiles(self, image: PixelImage, name: str) -> list[View]:
         tiles = self._tile_boxes(image)
         first = self._tile_view(image, name, tiles[0])
         together = tiles[1 : self.batch_limit(first.key)]
         return [first, *map_in_threads(partial(self._tile_view, image, name), together)]
 
-    def _tile_view(self, image: Image.Image, name: str, tile: Box) -> View:
+    def _tile_view(self, image: PixelImage, name: str, tile: Box) -> View:
         return self.prepare(tile, image.crop(tile), name, self._tile_input_size(tile))
 
-    def _tile_boxes(self, image: Image.Image) -> list[Box]:
+    def _tile_boxes(self, image: PixelImage) -> list[Box]:
         assert self.tile is not None  # or no image would be cut
         return tile_boxes((image.height, image.width), self.tile, self.tile_overlap)
 

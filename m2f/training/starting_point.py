@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel
-from transformers.utils import logging
+from transformers.utils import cached_file, logging
 
 from m2f.checkpoints.bundled_checkpoint import checkpoint_location
-from m2f.checkpoints.checkpoint_config import read_config
+from m2f.checkpoints.checkpoint_config import check_channels, input_channels, read_config
 from m2f.checkpoints.json_object import read_json_object
 from m2f.data.segmentation_dataset import SegmentationDataset
+from m2f.image_processing.image_processing_m2f import M2FImageProcessor
+from m2f.modeling_m2f.input_channels import input_channels_of, with_input_channels
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 from m2f.training.training_options import TrainingOptions
 from m2f.validation.label_check import check_labels, dataset_classes, label_fields
@@ -28,16 +30,22 @@ def starting_model(
 
     Raises:
         ValueError: not exactly one of `model`, `backbone` and `scratch` is given; the classes do not fit a checkpoint;
-            or a configuration has unknown fields.
+            a configuration has unknown fields; or the first layer cannot be adapted to the channels.
         OSError: a file cannot be found or read.
         CheckpointMismatchError: a checkpoint's tensors are not those of its configuration.
     """
     if checkpoint is not None:
         model = M2FForUniversalSegmentation.from_pretrained(checkpoint)
         check_labels(model.config.id2label, dataset.id2label, str(checkpoint))
+        if options.channels not in (None, input_channels_of(model)):
+            raise ValueError(
+                f"channels is {options.channels}, and the run that goes on from {checkpoint} has "
+                f"{input_channels_of(model)}; leave --channels as it was, or choose another --output"
+            )
         return model
     start = {"model": _from_checkpoint, "backbone": _from_backbone, "scratch": _from_scratch}[check_start(options)]
-    return start(options, dataset)
+    model = start(options, dataset)
+    return model if options.channels is None else with_input_channels(model, options.channels)
 
 
 def check_start(options: TrainingOptions) -> str:
@@ -72,13 +80,19 @@ def _from_checkpoint(options: TrainingOptions, dataset: SegmentationDataset) -> 
             )
     assert options.model is not None  # `check_start` chose by it
     location = checkpoint_location(options.model)
-    read_config(location)
+    _check_images(options.model, location, read_config(location))
     model = M2FForUniversalSegmentation.from_pretrained(location)
     if options.reset_classifier:
         return _with_new_classifier(model, dataset)
     check_labels(model.config.id2label, dataset.id2label, options.model)
     _update(model.config, dataset)
     return model
+
+
+def _check_images(name: str, location: str, fields: dict[str, Any]):
+    """Raise ValueError unless a checkpoint's image processor, if there is one, gives what its model takes."""
+    if cached_file(location, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False) is not None:
+        check_channels(name, input_channels(fields), M2FImageProcessor.from_pretrained(location).num_channels)
 
 
 def _with_new_classifier(
@@ -110,11 +124,13 @@ def _from_scratch(options: TrainingOptions, dataset: SegmentationDataset) -> M2F
     fields = _read_config(Path(options.scratch))
     for name in ("num_labels", "id2label", "label2id"):
         fields.pop(name, None)
-    if options.drop_path_rate is not None:
+    of_backbone = {"drop_path_rate": options.drop_path_rate, "num_channels": options.channels}
+    of_backbone = {name: value for name, value in of_backbone.items() if value is not None}
+    if of_backbone:
         backbone = fields.get("backbone_config") or {}
         if not isinstance(backbone, dict):
             raise ValueError(f"{options.scratch}: backbone_config is a {type(backbone).__name__}; fields are needed")
-        fields["backbone_config"] = {**backbone, "drop_path_rate": options.drop_path_rate}
+        fields["backbone_config"] = {**backbone, **of_backbone}
     fields.update({**label_fields(dataset), **_new_model_fields(options)})
     return M2FForUniversalSegmentation(M2FForUniversalSegmentation.config_class.from_dict(fields))
 

@@ -4,6 +4,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from m2f.image_processing.channel_counts import MOST_CHANNELS
+
 SCHEDULES = ("poly", "multistep")
 # The types of torch by their names -> of the matrix products, under Accelerate's names.
 PRECISION_OF_DTYPE = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
@@ -41,6 +43,9 @@ class TrainingOptions:
     )
     white_level: str | None = _option(
         None, "value that is white in images of more than 8 bits: a number, type, data or auto (--model's, or auto)"
+    )
+    channels: int | None = _option(
+        None, "of the images; a pretrained first layer is adapted to them (--model's or --backbone's, 3 mostly)"
     )
     on_broken_image: str = _option("raise", "what an image that cannot be read does to the run", ON_BROKEN_IMAGE)
 
@@ -137,6 +142,7 @@ class TrainingOptions:
 
 _MANY = 2**40
 _RANGES = {
+    "channels": (1, MOST_CHANNELS),
     "num_queries": (1, _MANY),
     "drop_path_rate": (0, 1),
     "panoptic_threshold": (0, 1),

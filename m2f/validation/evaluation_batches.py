@@ -6,7 +6,7 @@ from statistics import median
 from typing import ClassVar, NamedTuple
 
 import torch
-from PIL import ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers.utils import logging
@@ -14,6 +14,8 @@ from transformers.utils import logging
 from m2f.data.loader_workers import leave_signals_to_the_main_process
 from m2f.data.segment_map import Sample
 from m2f.data.segmentation_dataset import SegmentationDataset
+from m2f.image_processing.band_files import band_file_size
+from m2f.image_processing.channel_counts import USUAL_CHANNELS
 from m2f.image_processing.image_opening import decoded, open_image, upright_size
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.image_processing.resize_rule import resized_size
@@ -157,7 +159,7 @@ def _image_size(dataset: SegmentationDataset, index: int) -> tuple[int, int] | N
         with open_image(path, str(path)) as image:
             return decoded(lambda: upright_size(image), str(path))
     except ValueError:
-        return None
+        return band_file_size(path, getattr(dataset, "num_channels", USUAL_CHANNELS))
 
 
 class _Items(Dataset):
@@ -195,7 +197,9 @@ class _Collate:
 
     def _inputs(self, view: TestTimeView, samples: Sequence[Sample]) -> dict[str, Tensor]:
         # Before the padding, which is always at the right and at the bottom.
-        images = [ImageOps.mirror(sample.image) if view.flipped else sample.image for sample in samples]
+        images = [sample.image for sample in samples]
+        if view.flipped:
+            images = [image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for image in images]
         size = {} if view.scale == 1 else {"size": scaled_size(dict(self.processor.size), view.scale)}
         return dict(self.processor(images, return_tensors="pt", **size))
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, send_to_device
-from PIL import Image
 from torch import nn
 from tqdm import tqdm
 from transformers.modeling_outputs import ModelOutput
@@ -16,6 +15,7 @@ from transformers.modeling_outputs import ModelOutput
 from m2f.data.segment_map import Sample
 from m2f.data.segmentation_dataset import SegmentationDataset
 from m2f.evaluation.streaming_metric import StreamingMetric
+from m2f.image_processing.band_image import PixelImage
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.inference.batch_limit import AUTO, BatchLimit
 from m2f.validation.evaluation_batches import (
@@ -34,7 +34,7 @@ from m2f.validation.task_metric import make_metric
 
 Observer = Callable[[Sample, ModelOutput], None]
 # From an image to a prediction for each task, in the forms of post-processing.
-Predictor = Callable[[Image.Image], Mapping[str, Any]]
+Predictor = Callable[[PixelImage], Mapping[str, Any]]
 
 
 def evaluate_model(

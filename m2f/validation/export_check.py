@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from m2f.exported.exported_network import ExportedNetwork
 from m2f.exported.graph_description import read_description
 from m2f.exported.graph_form import GraphForm
 from m2f.exported.graph_runtimes import open_graph
+from m2f.image_processing.band_image import PixelImage
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 
@@ -46,7 +46,7 @@ class ExportDisagreesError(ValueError):
     """A graph gives other results than its model."""
 
 
-def check_export(graph: Path, model: M2FForUniversalSegmentation, images: Sequence[Image.Image]) -> Agreement:
+def check_export(graph: Path, model: M2FForUniversalSegmentation, images: Sequence[PixelImage]) -> Agreement:
     """Compares a graph with its model.
 
     Raises:
@@ -71,7 +71,7 @@ def _compare_logits(
     form: GraphForm,
     model: M2FForUniversalSegmentation,
     processor: M2FImageProcessor,
-    images: Sequence[Image.Image],
+    images: Sequence[PixelImage],
 ) -> Agreement:
     exported = ExportedNetwork(graph)
     differences, tally = [0.0], _Tally()
@@ -92,7 +92,7 @@ def _compare_results(
     form: GraphForm,
     model: M2FForUniversalSegmentation,
     processor: M2FImageProcessor,
-    images: Sequence[Image.Image],
+    images: Sequence[PixelImage],
 ) -> Agreement:
     run, tally = open_graph(graph, form), _Tally()
     for image in images:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from m2f.image_processing.band_image import PixelImage, picture_of
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.inference.batch_limit import AUTO, BatchLimit
 from m2f.inference.detection import Detection
@@ -49,7 +50,7 @@ class TiledPredictor:
         limit = BatchLimit(batch_size, model)
         self._views = ViewSegmentation(model, processor, decoders, tile, tile_overlap, limit, _WORKERS)
 
-    def __call__(self, image: Image.Image) -> dict[str, Any]:
+    def __call__(self, image: PixelImage) -> dict[str, Any]:
         """For each task what the processor's post-processing gives for it: instances with `return_coco_annotation`,
         and the map of segments or of labels.
 
@@ -60,7 +61,7 @@ class TiledPredictor:
         (computed,) = self._views.compute([view])
         found = self._views.segments(view, computed)
         return {
-            decoder.task: self._prediction(decoder.task, image, segments)
+            decoder.task: self._prediction(decoder.task, picture_of(image), segments)
             for decoder, segments in zip(self._views.decoders, found, strict=True)
         }
 

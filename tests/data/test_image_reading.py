@@ -157,21 +157,21 @@ def test_colour_files_of_16_bits_keep_what_is_in_their_lower_8():
     ):
         file = ImageFile(content, "x")
         assert file.size == expected.shape[:2] and file.stored_size == (5, 7)
-        image, guess = file.upright_rgb()
+        image, guess = file.upright()
         np.testing.assert_array_equal(np.asarray(image), np.rint(expected * (255 / 4095)))
         assert "12 bits" in guess
 
 
 def test_floats_in_0_to_1_are_not_black_and_above_255_need_a_white_level():
     content = encoded(Image.fromarray(np.array([[0, 0.2, 1]], np.float32)), "tiff")
-    image, guess = ImageFile(content, "x").upright_rgb()
+    image, guess = ImageFile(content, "x").upright()
     np.testing.assert_array_equal(np.asarray(image)[0, :, 0], [0, 51, 255])
     assert "0..1" in guess
     content = encoded(Image.fromarray(np.array([[0, 120, 600]], np.float32)), "tiff")
     with pytest.raises(ValueError, match="from 0.0 to 600.0; .* white_level"):
-        ImageFile(content, "x").upright_rgb()
+        ImageFile(content, "x").upright()
     for white_level in (600, "data"):
-        image, guess = ImageFile(content, "x", white_level).upright_rgb()
+        image, guess = ImageFile(content, "x", white_level).upright()
         np.testing.assert_array_equal(np.asarray(image)[0, :, 0], [0, 51, 255])
         assert not guess
 
@@ -209,5 +209,5 @@ def test_one_warning_of_many_images_whose_white_is_guessed(monkeypatch):
     said = []
     monkeypatch.setattr("m2f.data.image_reading.logger.warning_once", said.append)
     for value in (1000, 2001, 4003):
-        ImageFile(encoded(Image.fromarray(np.array([[value]], np.uint16))), f"{value}.png").upright_rgb()
+        ImageFile(encoded(Image.fromarray(np.array([[value]], np.uint16))), f"{value}.png").upright()
     assert len(said) == 3 and len(set(said)) == 1

@@ -89,3 +89,12 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch):
         ImportError, match=r"needs onnx, onnxscript, which is not installed: pip install 'm2f\[onnx\]'"
     ):
         check_packages("onnx", {"onnx": ("onnx", "onnxscript")})
+
+
+def test_other_channels_have_a_number_each():
+    """A single mean and standard deviation are for all of them."""
+    form = GraphForm("onnx", (64, 96), 1)
+    fields = describe(form, small_config(), M2FImageProcessor(num_channels=4), "user/model", None)
+    steps = fields["preprocessing"]
+    assert fields["inputs"]["pixel_values"]["shape"] == [1, 4, 64, 96]
+    assert (steps["mean"], steps["std"], steps["channels"][:1]) == ([0.5] * 4, [0.5] * 4, "4")

@@ -128,3 +128,18 @@ def test_gradient_checkpointing_is_on():
     model = shapes_model()
     enable_gradient_checkpointing(model)
     assert any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+def test_other_channels_adapt_what_is_given_and_describe_what_is_new(trained, tmp_path):
+    """Weights of a checkpoint are adapted; random ones are drawn for the number."""
+    folder, dataset = trained[1], ShapesDataset()
+    model = starting_model(TrainingOptions(model=str(folder), channels=4, reset_classifier=True), dataset)
+    assert model.config.backbone_config.num_channels == 4
+    path = tmp_path / "config.json"
+    path.write_text(
+        json.dumps({"backbone_config": BACKBONES["resnet"], **{k: v for k, v in SMALL.items() if k != "num_labels"}})
+    )
+    new = starting_model(TrainingOptions(scratch=str(path), channels=2), dataset)
+    assert new.config.backbone_config.num_channels == 2
+    with pytest.raises(ValueError, match="channels is 4, and the run that goes on from .* has 3; leave --channels"):
+        starting_model(TrainingOptions(model=str(folder), channels=4), dataset, checkpoint=folder)
