@@ -46,19 +46,17 @@ ALLOWED = {
 }
 # Imported by a function that needs them, so that `import m2f` is quick and inference needs none of them.
 LAZY = {
-    *(
-        "datasets",
-        "evaluate",
-        "faster_coco_eval",
-        "gradio",
-        "onnxruntime",
-        "openvino",
-        "pycocotools",
-        "scipy",
-        "shtab",
-        "tifffile",
-        "trackio",
-    ),
+    "datasets",
+    "evaluate",
+    "faster_coco_eval",
+    "gradio",
+    "onnxruntime",
+    "openvino",
+    "pycocotools",
+    "scipy",
+    "shtab",
+    "tifffile",
+    "trackio",
 }
 # Its wheel does not import beside a CPU build of torch.
 NEVER = {"torchvision"}
