@@ -53,6 +53,8 @@ EXTRAS = {
         # Compiles the CUDA source in the tests, on machines without a GPU too.
         'nvidia-cuda-nvrtc>=13.0; sys_platform == "linux"',
         "parameterized>=0.9",
+        # Trains LoRA adapters.
+        "peft>=0.21",
         "pytest>=9.2",
         "pytest-xdist>=3.8",
         "ruff>=0.17",
@@ -65,6 +67,8 @@ EXTRAS = {
     "dev": ["pre-commit>=4.7"],
     # Compiles the CPU kernels where the machine has no C++ compiler, and those that wheels carry.
     "compiler": ["ziglang>=0.17.1"],
+    # LoRA adapters: `m2f train --lora`, and models that have some.
+    "peft": ["peft>=0.21"],
     # What `m2f export` writes, and what runs it.
     "onnx": ["onnx>=1.20", "onnxruntime>=1.23", "onnxscript>=0.7"],
     "openvino": ["openvino>=2026.4"],

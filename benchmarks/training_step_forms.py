@@ -11,6 +11,7 @@ import sys
 import torch
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
+from m2f.bench.compared_models import BACKBONES
 from m2f.bench.peak_memory import growth
 from m2f.configuration.configuration_m2f import M2FConfig
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
@@ -19,6 +20,9 @@ NUM_CLASSES = 133  # COCO panoptic
 THEIRS = "transformers"  # has no gradient checkpointing in the releases that were tried
 FORMS = ("ours", "ours, keeping all", "ours, checkpointing", THEIRS)
 COMPILED = "ours, compiled"
+# Ours with other backbones, and what of them is trained, beside Swin-T.
+BACKBONE_FORMS = ("ours", "dinov3-small", "dinov3-small, frozen", "dinov3-small, LoRA", "dinov2-small")
+_RANK = 8
 _SWIN_TINY = {
     "embed_dim": 96,
     "depths": [2, 2, 6, 2],
@@ -30,7 +34,9 @@ _SWIN_TINY = {
 
 
 def make_model(form: str, device: str = "cpu") -> torch.nn.Module:
-    """Swin-T with random weights, the same in every form."""
+    """Swin-T with random weights, the same in every form; or another backbone."""
+    if form in BACKBONE_FORMS[1:]:
+        return _vision_transformer(*form.partition(", ")[::2]).to(device).train()
     config = Mask2FormerConfig(backbone_config=SwinConfig(**_SWIN_TINY), num_labels=NUM_CLASSES)
     torch.manual_seed(0)
     model = Mask2FormerForUniversalSegmentation(config)
@@ -45,6 +51,19 @@ def make_model(form: str, device: str = "cpu") -> torch.nn.Module:
     return model.to(device).train()
 
 
+def _vision_transformer(backbone: str, trained: str) -> torch.nn.Module:
+    kind, fields, queries = BACKBONES[backbone]
+    torch.manual_seed(0)
+    drop_path = {"drop_path_rate": 0.3}
+    config = M2FConfig(backbone_config=kind(**fields, **drop_path), num_queries=queries, num_labels=NUM_CLASSES)
+    model = M2FForUniversalSegmentation(config)
+    if trained == "frozen":
+        model.freeze_backbone()
+    elif trained == "LoRA":
+        model.add_backbone_adapters(_RANK)
+    return model
+
+
 def make_batch(form: str, size: int, batch: int, instances: int, device: str = "cpu") -> dict:
     """Random images with rectangles in a grid; ours as index maps, as our collation gives them,
     transformers' as the stacks of float masks that its image processor gives."""
@@ -57,7 +76,7 @@ def make_batch(form: str, size: int, batch: int, instances: int, device: str = "
     for n in range(instances):
         y, x = (edge * cell for cell in divmod(n, cells))
         masks[:, n, y + edge // 8 : y + edge, x + edge // 8 : x + edge] = True
-    if form.startswith("ours"):
+    if form != THEIRS:
         ids = torch.where(masks.any(1), masks.int().argmax(1), -1)
         labels = {"mask_labels": ids.int()[:, None].to(device), "class_labels": classes.to(device)}
     else:
@@ -73,7 +92,8 @@ class Step:
         self.autocast = autocast and getattr(torch, autocast)
         self.model = make_model(form, device)
         self.network = torch.compile(self.model, fullgraph=True) if form == COMPILED else self.model
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-6, fused=True)
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=True)
 
     def __call__(self, batch: dict) -> float:
         with torch.autocast(self.device, dtype=self.autocast, enabled=self.autocast is not None):

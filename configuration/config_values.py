@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeGuard
 MOST_PARAMETERS = 2 * 2**30
 # ImageNet-21k has 21,843 classes.
 MOST_LABELS = 100_000
+MOST_RANK = 1024  # of adapters, which are to be smaller than the layers that they stand beside
 # Of a backbone's numbers. The widest layers that are known have 16,384 channels.
 _MOST_IN_BACKBONE = 65_536
 _MOST_BACKBONE_LAYERS = 1000
@@ -76,6 +77,8 @@ def check_values(config: Any):
         value = getattr(config, name)
         if not (isinstance(value, bool) or value is None and name in _SWITCHES_OR_NONE):
             raise ValueError(f"{name}={reprlib.repr(value)} must be true or false.")
+    if config.masked_layers is not None:
+        _check_number("masked_layers", config.masked_layers, Range(0, config.decoder_layers - 1), Integral)
     if config.dropout == 1:
         raise ValueError("dropout=1 would drop everything; it must be below 1.")
     _check_strides(config.feature_strides)
@@ -94,6 +97,18 @@ def check_fields(fields: Any):
         if (level := level + 1) > _DEEPEST:
             raise ValueError(f"the configuration has more than {_DEEPEST} lists or mappings in each other")
         here = [inner for value in here for inner in _inside(value) if isinstance(inner, Mapping | list | tuple)]
+
+
+def check_adapters(value: Any):
+    """Raise ValueError unless a `backbone_lora` is None or has a rank and targets."""
+    if value is None:
+        return
+    targets = value.get("targets") if isinstance(value, Mapping) and set(value) == {"rank", "targets"} else None
+    if not isinstance(targets, list | tuple) or not targets or not all(isinstance(name, str) for name in targets):
+        raise ValueError(
+            f'backbone_lora={reprlib.repr(value)} must be {{"rank": 8, "targets": ["q_proj", ...]}}, or None.'
+        )
+    _check_number("backbone_lora.rank", value["rank"], Range(1, MOST_RANK), Integral)
 
 
 def check_label_count(num_labels: Any):

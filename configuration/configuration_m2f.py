@@ -19,6 +19,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from m2f.configuration.backbone_stages import check_stages, name_stages
 from m2f.configuration.config_values import (
+    check_adapters,
     check_backbone,
     check_fields,
     check_label_count,
@@ -100,6 +101,11 @@ class M2FConfig(PretrainedConfig):
             of the checkpoint that is loaded, 1 each in a new model.
         recompute_feedforward: whether training computes the wide activations of the feed-forward networks in backbone
             and pixel decoder again instead of keeping them: a third less memory for a few percent of the time.
+        masked_layers: how many of the Transformer decoder's layers, the last ones, attend only where the previous
+            prediction puts foreground; `None`: all, as in the paper. 0: none, as after a training that faded the masks
+            out (Kerssies et al. 2025, "mask annealing"); the others attend to the whole image.
+        backbone_lora: LoRA adapters in the backbone (Hu et al. 2022), {"rank": 8, "targets": ["q_proj", ...]}, where
+            a target is the end of a linear layer's or convolution's name; needs PEFT. `None`: there are none.
 
     Numbers have upper limits too, which are in `m2f.configuration.config_values` with their reasons: nobody trains
     10,000 queries, and a file that asks for 10^9 is refused before any memory is taken. Ids of `id2label` are 0 to
@@ -164,6 +170,8 @@ class M2FConfig(PretrainedConfig):
     backbone_frozen_batch_norm: bool = True
     recompute_feedforward: bool = True
     class_weights: list[float] | None = None
+    masked_layers: int | None = None
+    backbone_lora: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs):
         backbone_kwargs = {name: kwargs.pop(name, None) for name in ("backbone", "backbone_kwargs")}
@@ -196,6 +204,7 @@ class M2FConfig(PretrainedConfig):
         if not isinstance(self.backbone_config, PretrainedConfig):
             raise ValueError(f"backbone_config={reprlib.repr(self.backbone_config)} is no configuration.")
         check_backbone(self.backbone_config.to_dict())
+        check_adapters(self.backbone_lora)
         if self.task not in TASKS:
             raise ValueError(f"task={reprlib.repr(self.task)} is unknown; it must be one of {', '.join(TASKS)}.")
         if self.thing_label_ids is not None:

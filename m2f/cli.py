@@ -20,6 +20,7 @@ COMMANDS = {
     "train": "train a model or fine-tune one; go on after a stop",
     "val": "measure a checkpoint on a dataset: PQ, AP, mIoU",
     "convert": "turn checkpoints of the original and of transformers into m2f's",
+    "merge": "add a model's LoRA adapters to its weights",
     "export": "turn a checkpoint into ONNX, OpenVINO or a compiled package",
     "push": "publish a model on the Hub, with its card and its code",
     "bench": "time the model beside transformers' Mask2Former",

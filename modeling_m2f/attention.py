@@ -106,7 +106,7 @@ class CrossAttention(nn.Module):
         position: Tensor,
         features: Tensor,
         positioned_features: Tensor,
-        keep: Tensor,
+        keep: Tensor | None,
         return_weights: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend.
@@ -115,7 +115,7 @@ class CrossAttention(nn.Module):
             hidden_states: (B, Q, C). position: (1 or B, Q, C).
             features: (B, S_l, C), of which values are made.
             positioned_features: the same with their positions added, of which keys are made.
-            keep: (B, 1, Q, S_l) bool.
+            keep: (B, 1, Q, S_l) bool; None where every query may look everywhere.
 
         Returns:
             (B, Q, C), and weights (B, M, Q, S_l) or None.

@@ -76,11 +76,20 @@ def _built(config: PretrainedConfig) -> Any:
         raise ValueError(f"No {config.model_type} can be built from backbone_config ({_reason(error)}).") from error
 
 
-def _channels_of_maps(config: PretrainedConfig, strides: list[int]) -> list[int]:
-    """Raise ValueError before memory is taken that no machine has, or weights are looked for that would not do; on the
-    meta device a network takes no memory, and a trial with it no time."""
+def backbone_without_memory(config: PretrainedConfig) -> Any:
+    """On the meta device, where a network takes no memory.
+
+    Raises:
+        ValueError: as `build_backbone`, where nothing can be built.
+    """
     with torch.device("meta"), init.no_init_weights():
-        backbone = _built(config)
+        return _built(config)
+
+
+def _channels_of_maps(config: PretrainedConfig, strides: list[int]) -> list[int]:
+    """Raise ValueError before memory is taken that no machine has, or weights are looked for that would not do; a
+    trial on the meta device takes no time."""
+    backbone = backbone_without_memory(config)
     count = sum(tensor.numel() for tensor in (*backbone.parameters(), *backbone.buffers()))
     if count > MOST_PARAMETERS:
         raise ValueError(

@@ -18,6 +18,7 @@ from transformers.models.auto.modeling_auto import (
 
 from m2f.configuration.backbone_stages import is_plain_vit, patch_size
 from m2f.configuration.configuration_m2f import M2FConfig
+from m2f.modeling_m2f.adapters import add_adapters
 from m2f.modeling_m2f.backbone import (
     build_backbone,
     check_strides,
@@ -70,7 +71,11 @@ class PixelLevelModule(nn.Module):
         self.encoder, channels = build_backbone(
             config.backbone_config, config.backbone_frozen_batch_norm, self.strides
         )
-        if config.recompute_feedforward:
+        self.backbone_is_frozen = False
+        self.recomputes = config.recompute_feedforward
+        if config.backbone_lora is not None:
+            add_adapters(self.encoder, **config.backbone_lora)
+        if self.recomputes:
             recompute_feedforward(self.encoder)
         self.feature_pyramid: FeaturePyramid | None = None
         if is_plain_vit(config.backbone_config):
@@ -96,11 +101,21 @@ class PixelLevelModule(nn.Module):
         if self.encoder.config.model_type == "swin":
             init_swin_as_original(self.encoder)
 
+    def freeze_backbone(self):
+        """From now on the backbone is a constant: it gets no gradient, keeps nothing for the backward pass, and stays
+        in evaluation mode, so that dropout, dropped paths and the statistics of BatchNorm stand still."""
+        self.backbone_is_frozen = True
+        self.encoder.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "PixelLevelModule":
+        super().train(mode)
+        if self.backbone_is_frozen:
+            self.encoder.eval()
+        return self
+
     def forward(self, pixel_values: Tensor, valid: ValidRegion | None) -> PixelLevelOutput:
         """(B, 3, H, W) -> PixelLevelOutput."""
-        feature_maps = self._feature_maps(pixel_values)
-        if self.feature_pyramid is not None:
-            feature_maps = self.feature_pyramid(feature_maps, valid)
+        feature_maps = self.feature_maps(pixel_values, valid)
         if not torch.compiler.is_compiling():
             check_strides(feature_maps, pixel_values.shape[-2:], self.strides)
         # In float32 under autocast, as the original: rounded to half precision, features at this depth flip masks.
@@ -113,7 +128,17 @@ class PixelLevelModule(nn.Module):
             mask_features=decoded.mask_features,
         )
 
-    def _feature_maps(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+    def feature_maps(self, pixel_values: Tensor, valid: ValidRegion | None = None) -> tuple[Tensor, ...]:
+        """(B, 3, H, W) -> a map (B, C_l, H / stride, W / stride) for each stride: the backbone's, or the pyramid's of
+        them."""
+        # Replicas of nn.DataParallel share what is no module, and so what stands in for a forward.
+        if self.recomputes and getattr(self, "_is_replica", False):
+            recompute_feedforward(self.encoder)
+        with torch.no_grad() if self.backbone_is_frozen else nullcontext():
+            maps = self._maps_of_backbone(pixel_values)
+        return maps if self.feature_pyramid is None else self.feature_pyramid(maps, valid)
+
+    def _maps_of_backbone(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
         """Of no image none of those of a black one, because many of transformers' backbones cannot reshape nothing."""
         if self.feature_pyramid is not None:
             pixel_values = self.feature_pyramid.resized(pixel_values)
@@ -144,6 +169,7 @@ class M2FModel(M2FPreTrainedModel):
             activation=config.activation_function,
             pre_norm=config.pre_norm,
             xavier_gain=config.init_xavier_std,
+            masked_layers=config.masked_layers,
         )
         self.post_init()
         self._no_split_modules = {*(self._no_split_modules or ()), *unsplit_modules(self._backbone)}

@@ -1,7 +1,7 @@
 """`M2FPreTrainedModel`: how a model is initialised, loaded, and prepared for training."""
 
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from transformers import initialization as init
 from transformers.utils import logging
 
 from m2f.configuration.configuration_m2f import M2FConfig
+from m2f.modeling_m2f.adapters import add_adapters, attention_projections, merge_adapters, reset_adapters
 from m2f.modeling_m2f.backbone import (
     input_embeddings_of,
     load_pretrained_backbone,
@@ -99,6 +100,47 @@ class M2FPreTrainedModel(PreTrainedModel):
             init_original_weights = getattr(module, "init_original_weights", None)
             if init_original_weights is not None:
                 init_original_weights()
+        reset_adapters(self._backbone)
+
+    def freeze_backbone(self):
+        """Keeps the backbone as it is in all training from now on: without gradients, activations that are kept for
+        them, dropout, and statistics of BatchNorm that move. It holds for this object; no file says so."""
+        base: Any = self.base_model
+        base.pixel_level_module.freeze_backbone()
+
+    def add_backbone_adapters(self, rank: int, targets: Sequence[str] = ()):
+        """Puts LoRA adapters into the backbone and freezes the rest of it; they are saved and loaded with the model
+        (`M2FConfig.backbone_lora`), where PEFT is installed.
+
+        Args:
+            rank: of the adapters' matrices.
+            targets: ends of names of the backbone's linear layers and convolutions; by default those of its attention.
+
+        Raises:
+            ValueError: PEFT is not installed, a target matches nothing, or there are adapters already.
+        """
+        if self.config.backbone_lora is not None:
+            raise ValueError("the backbone has LoRA adapters already; merge them with merge_backbone_adapters")
+        targets = list(targets) or attention_projections(self._backbone)
+        add_adapters(self._backbone, rank, targets)
+        self.config.backbone_lora = {"rank": rank, "targets": targets}
+
+    def merge_backbone_adapters(self):
+        """Adds the LoRA adapters to the weights beside them; the model then needs no PEFT."""
+        merge_adapters(self._backbone)
+        self.config.backbone_lora = None
+
+    def set_mask_shares(self, shares: Sequence[float]):
+        """In training, of how many of its queries each layer of the Transformer decoder uses the masks.
+
+        Args:
+            shares: for each layer in [0, 1]; layers of 0 come first. They have no masks outside training either
+                (`M2FConfig.masked_layers`), all others have them there.
+        """
+        base: Any = self.base_model
+        base.transformer_module.decoder.mask_shares = list(shares)
+        masked = sum(share > 0 for share in shares)
+        self.config.masked_layers = None if masked == len(shares) else masked
 
     def _set_gradient_checkpointing(
         self, enable: bool = True, gradient_checkpointing_func: Callable[..., Any] = checkpoint, *args, **kwargs

@@ -61,7 +61,7 @@ class MaskedAttentionLayer(GradientCheckpointingLayer):
         query_position: Tensor,
         features: Tensor,
         positioned_features: Tensor,
-        keep: Tensor,
+        keep: Tensor | None,
         return_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """(B, Q, C) -> (B, Q, C), self-attention weights and cross-attention weights; arguments as in
@@ -110,11 +110,19 @@ class MaskedAttentionDecoder(nn.Module):
     Args:
         num_layers: layers; there is one prediction more.
         mask_channels: channels of the mask features.
+        masked_layers: how many of the layers, the last ones, look only where the previous prediction puts foreground;
+            the others see the whole image. None: all of them.
         layer: the other arguments of `MaskedAttentionLayer`.
+
+    Attributes:
+        mask_shares: in training, of each layer, the share in [0, 1] of its queries whose masks are used, chosen anew
+            in each pass; see `m2f.training.mask_annealing`.
     """
 
-    def __init__(self, num_layers: int, channels: int, mask_channels: int, **layer):
+    def __init__(self, num_layers: int, channels: int, mask_channels: int, masked_layers: int | None = None, **layer):
         super().__init__()
+        masked = num_layers if masked_layers is None else masked_layers
+        self.mask_shares = [0.0] * (num_layers - masked) + [1.0] * masked
         self.layers = nn.ModuleList(MaskedAttentionLayer(channels, **layer) for _ in range(num_layers))
         self.layernorm = nn.LayerNorm(channels)
         self.mask_predictor = MaskPredictor(channels, mask_channels)
@@ -149,7 +157,7 @@ class MaskedAttentionDecoder(nn.Module):
         for i, layer in enumerate(self.layers):
             level = i % len(features)
             valid = None if level_valid is None else level_valid[level]
-            keep = attention_mask(embeddings[-1], level_mask_features[level], valid)
+            keep = self._seen(self.mask_shares[i], embeddings[-1], level_mask_features[level], valid)
             state, self_weight, cross_weight = layer(
                 states[-1], query_position, features[level], positioned[level], keep, return_weights
             )
@@ -166,6 +174,17 @@ class MaskedAttentionDecoder(nn.Module):
             attentions=tuple(self_weights) if return_weights else None,
             cross_attentions=tuple(cross_weights) if return_weights else None,
         )
+
+    def _seen(self, share: float, embedding: Tensor, mask_features: Tensor, valid: Tensor | None) -> Tensor | None:
+        """(B, 1, Q, S_l) bool, True where a query may look; None for everywhere. In evaluation a layer whose masks
+        are fading out has them all."""
+        if share == 0:
+            return None if valid is None else valid[:, None, None].expand(-1, -1, embedding.shape[1], -1)
+        keep = attention_mask(embedding, mask_features, valid)
+        if share == 1 or not self.training:
+            return keep
+        opened = torch.rand(embedding.shape[:2], device=embedding.device)[:, None, :, None] >= share
+        return keep | (opened if valid is None else opened & valid[:, None, None])
 
 
 @torch.no_grad()

@@ -52,6 +52,7 @@ LAZY = {
     "gradio",
     "onnxruntime",
     "openvino",
+    "peft",
     "pycocotools",
     "scipy",
     "shtab",

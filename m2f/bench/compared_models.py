@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import torch
 from transformers import (
+    Dinov2Config,
+    DINOv3ViTConfig,
     Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
     PretrainedConfig,
@@ -17,7 +19,11 @@ from m2f.configuration.configuration_m2f import M2FConfig
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
-# Backbones of the paper's COCO panoptic models, and their queries.
+_SMALL = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6}
+_BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
+_DINOV3 = {"num_register_tokens": 4, "patch_size": 16}
+_DINOV2 = {"image_size": 518, "patch_size": 14}
+# Backbones of the paper's COCO panoptic models, and their queries; and Vision Transformers.
 BACKBONES: dict[str, tuple[type[PretrainedConfig], dict[str, Any], int]] = {
     "swin-tiny": (SwinConfig, {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]}, 100),
     "swin-large": (
@@ -26,7 +32,13 @@ BACKBONES: dict[str, tuple[type[PretrainedConfig], dict[str, Any], int]] = {
         200,
     ),
     "resnet-50": (ResNetConfig, {"layer_type": "bottleneck", "depths": [3, 4, 6, 3]}, 100),
+    "dinov2-small": (Dinov2Config, {**_SMALL, **_DINOV2}, 100),
+    "dinov2-base": (Dinov2Config, {**_BASE, **_DINOV2}, 100),
+    "dinov3-small": (DINOv3ViTConfig, {**_SMALL, **_DINOV3, "intermediate_size": 1536}, 100),
+    "dinov3-base": (DINOv3ViTConfig, {**_BASE, **_DINOV3, "intermediate_size": 3072}, 100),
 }
+# Transformers' Mask2Former takes none whose maps have one stride.
+OURS_ALONE = tuple(name for name in BACKBONES if name.startswith("dino"))
 NUM_CLASSES = 133
 
 
@@ -85,10 +97,12 @@ FORMS = {
 THEIRS = "transformers"
 
 
-def forms_for(dtype: torch.dtype, device: str) -> list[str]:
+def forms_for(backbone: str, dtype: torch.dtype, device: str) -> list[str]:
     """Forms that are compared by default: those that differ for the type (in float32 there is nothing to cast),
-    transformers' in other libraries where these are installed, and none that is compiled."""
-    return [name for name, kind in FORMS.items() if _is_default(name, kind, dtype, device)]
+    transformers' in other libraries where these are installed, and none that is compiled; ours where transformers' is
+    none."""
+    can_be = (name for name, kind in FORMS.items() if kind.is_ours or backbone not in OURS_ALONE)
+    return [name for name in can_be if _is_default(name, FORMS[name], dtype, device)]
 
 
 def _is_default(name: str, kind: FormKind, dtype: torch.dtype, device: str) -> bool:
@@ -99,12 +113,17 @@ def _is_default(name: str, kind: FormKind, dtype: torch.dtype, device: str) -> b
     return kind.runner == EAGER and (dtype != torch.float32 or name not in ("ours, autocast", "transformers, cast"))
 
 
-def check_form(name: str, dtype: torch.dtype, device: str):
+def check_form(name: str, backbone: str, dtype: torch.dtype, device: str):
     """
     Raises:
-        ValueError: a form in another library, and what it needs is not installed, or the type is not float32, or the
-            device no CPU.
+        ValueError: a form of transformers' model with a backbone that it does not take; or one in another library, and
+            what it needs is not installed, or the type is not float32, or the device no CPU.
     """
+    if backbone in OURS_ALONE and not FORMS[name].is_ours:
+        raise ValueError(
+            f"there is no {name!r} with {backbone}: transformers' Mask2Former takes no backbone whose maps have one "
+            "stride; leave --form out, or give one of ours"
+        )
     runner = FORMS[name].runner
     if runner not in PACKAGES:
         return
@@ -124,7 +143,7 @@ def make_form(name: str, backbone: str, dtype: torch.dtype, device: str) -> Form
     Raises:
         ValueError: from `check_form`.
     """
-    check_form(name, dtype, device)
+    check_form(name, backbone, dtype, device)
     kind = FORMS[name]
     model: Any = _our_model(backbone) if kind.is_ours else _their_model(backbone)
     model = model.to(device).eval().requires_grad_(False)
@@ -154,6 +173,12 @@ def _their_model(backbone: str) -> Mask2FormerForUniversalSegmentation:
 
 
 def _our_model(backbone: str) -> M2FForUniversalSegmentation:
+    if backbone in OURS_ALONE:
+        kind, fields, queries = BACKBONES[backbone]
+        torch.manual_seed(0)
+        settings: dict[str, Any] = {"num_queries": queries, "num_labels": NUM_CLASSES}
+        config = M2FConfig(**{"backbone_config": kind(**fields), **settings})
+        return M2FForUniversalSegmentation(config)
     theirs = _their_model(backbone)
     fields = {name: value for name, value in theirs.config.to_dict().items() if name != "model_type"}
     return M2FForUniversalSegmentation.from_pretrained(

@@ -1,7 +1,6 @@
 """What is timed: the whole way from an image to its segments, the network, and its parts."""
 
 from collections.abc import Callable
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +11,6 @@ from transformers import Mask2FormerImageProcessor
 
 from m2f.bench.compared_models import Form
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
-from m2f.modeling_m2f.swin import feature_maps_of
 
 STAGES = ("end to end", "model", "backbone", "pixel decoder", "decoder", "processor", "post-processing")
 MODEL_STAGES = ("end to end", "model", "backbone", "pixel decoder", "decoder")
@@ -100,8 +98,7 @@ def _part_work(stage: str, form: Form, is_ours: bool, pixels: torch.Tensor) -> C
     base = getattr(model, "_orig_mod", model).model
     level = base.pixel_level_module
     if stage == "backbone":
-        backbone = partial(feature_maps_of, level.encoder) if is_ours else level.encoder
-        alone = form._replace(model=backbone)
+        alone = form._replace(model=level.feature_maps if is_ours else level.encoder)
         return lambda: alone(pixels)
     part = {"pixel decoder": level.decoder, "decoder": base.transformer_module}[stage]
     arguments, named = _arguments_of(part, form, pixels)

@@ -6,11 +6,22 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import torch
 
-from m2f.bench.compared_models import BACKBONES, COMPILED, FORMS, THEIRS, Form, check_form, forms_for, make_form
+from m2f.bench.compared_models import (
+    BACKBONES,
+    COMPILED,
+    FORMS,
+    OURS_ALONE,
+    THEIRS,
+    Form,
+    check_form,
+    forms_for,
+    make_form,
+)
 from m2f.bench.exported_peers import PACKAGES, ExportedModel, library_versions
 from m2f.bench.inference_stages import MODEL_STAGES, STAGES, stage_work
 from m2f.bench.matrix_rate import OPERATIONS, matrix_operations, matrix_product
@@ -61,9 +72,9 @@ def run(args: argparse.Namespace) -> int:
     args.device = device.type  # what is compared takes the current one of its kind
     if args.output is not None:
         check_folder(args.output.parent)
-    for dtype in args.dtype:
-        for name in _form_names(args, dtype):
-            check_form(name, DTYPES[dtype], args.device)
+    for backbone, dtype in product(args.backbone, args.dtype):
+        for name in _form_names(args, backbone, dtype):
+            check_form(name, backbone, DTYPES[dtype], args.device)
     if args.dry_run:
         print_lines(dry_run_lines(args))
         return 0
@@ -84,8 +95,8 @@ def run(args: argparse.Namespace) -> int:
 def dry_run_lines(args: argparse.Namespace) -> list[str]:
     """What would be done."""
     lines = [
-        f"would time {', '.join(_form_names(args, dtype))}: {backbone} {height}x{width} batch {batch} {dtype} on "
-        f"{args.device}: {', '.join(args.stage)}"
+        f"would time {', '.join(_form_names(args, backbone, dtype))}: {backbone} {height}x{width} batch {batch} "
+        f"{dtype} on {args.device}: {', '.join(args.stage)}"
         for backbone in args.backbone
         for dtype in args.dtype
         for height, width in args.size
@@ -96,29 +107,33 @@ def dry_run_lines(args: argparse.Namespace) -> list[str]:
     return lines
 
 
-def _form_names(args: argparse.Namespace, dtype: str) -> list[str]:
-    return args.form or forms_for(DTYPES[dtype], args.device)
+def _form_names(args: argparse.Namespace, backbone: str, dtype: str) -> list[str]:
+    return args.form or forms_for(backbone, DTYPES[dtype], args.device)
 
 
 def _machine(args: argparse.Namespace) -> dict[str, Any]:
-    runners = {FORMS[name].runner for dtype in args.dtype for name in _form_names(args, dtype)}
+    pairs = product(args.backbone, args.dtype)
+    runners = {FORMS[name].runner for pair in pairs for name in _form_names(args, *pair)}
     libraries = library_versions(library for library in PACKAGES if library in runners)
     return machine(args.device, threads=args.threads) | libraries
 
 
 def _measure(args: argparse.Namespace, backbone: str, dtype: str, results: dict):
     """Adds a row for each size, batch and stage; the file is written after each."""
-    forms = {name: make_form(name, backbone, DTYPES[dtype], args.device) for name in _form_names(args, dtype)}
-    product = matrix_product(DTYPES[dtype], args.device)
+    forms = {
+        name: make_form(name, backbone, DTYPES[dtype], args.device) for name in _form_names(args, backbone, dtype)
+    }
+    multiply = matrix_product(DTYPES[dtype], args.device)
     # A GPU may multiply float32 in fewer bits.
     compares = (dtype, args.device) == ("float32", "cpu") and not set(_WHOLE).isdisjoint(args.stage)
+    compares = compares and backbone not in OURS_ALONE
     reference = forms.get(THEIRS) or make_form(THEIRS, backbone, torch.float32, "cpu") if compares else None
     for size in args.size:
         for batch in args.batch_size:
             differences = _differences(forms, reference, (batch, 3, *size)) if reference else {}
             for stage in args.stage:
                 row = {"backbone": backbone, "dtype": dtype, "size": list(size), "batch": batch, "stage": stage}
-                row |= _row(args, forms, row, product)
+                row |= _row(args, forms, row, multiply)
                 if stage in _WHOLE:
                     for name, difference in differences.items():
                         row["forms"][name]["difference"] = difference
@@ -134,7 +149,7 @@ def _differences(forms: dict[str, Form], reference: Form, shape: tuple[int, ...]
     return output_differences(others, reference, pixels)
 
 
-def _row(args: argparse.Namespace, forms: dict, row: dict, product: Callable[[], object]) -> dict:
+def _row(args: argparse.Namespace, forms: dict, row: dict, multiply: Callable[[], object]) -> dict:
     size, batch, stage = tuple(row["size"]), row["batch"], row["stage"]
     works = {
         name: stage_work(stage, form, FORMS[name].is_ours, size, batch, args.device)
@@ -142,7 +157,7 @@ def _row(args: argparse.Namespace, forms: dict, row: dict, product: Callable[[],
         if not FORMS[name].is_one_piece or stage in _WHOLE
     }
     # In turn with the others, because a machine's rate changes with what else it does.
-    seconds = paired_seconds(works | {_PRODUCT: product}, args.repetitions, args.device)
+    seconds = paired_seconds(works | {_PRODUCT: multiply}, args.repetitions, args.device)
     rate = OPERATIONS / spread(seconds.pop(_PRODUCT))["median"]
     found: dict[str, dict[str, Any]] = {name: {"seconds": spread(values)} for name, values in seconds.items()}
     if THEIRS in seconds:

@@ -36,6 +36,7 @@ from m2f.inference.model_loading import find_device
 from m2f.modeling_m2f.input_channels import input_channels_of
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 from m2f.output.folder_lock import locked_folder
+from m2f.training.adapter_folder import ADAPTER, adapter_size
 from m2f.training.channel_statistics import channel_fields, settle_statistics
 from m2f.training.class_weights import class_weights_of
 from m2f.training.run_folder import TrainingDiverged, find_checkpoint
@@ -121,6 +122,8 @@ def _train(options: TrainingOptions, accelerator: Accelerator) -> int:
         return EXIT_DIVERGED
     if accelerator.is_main_process and not outcome.stopped_by:
         write_model_card(Path(options.output), say)
+        if training.state.plain_model.config.backbone_lora is not None:
+            say(adapter_line(training.state.plain_model, Path(options.output)))
     say(closing_line(outcome, options))
     return 128 + outcome.stopped_by if outcome.stopped_by else 0
 
@@ -206,6 +209,16 @@ def write_model_card(folder: Path, say: Callable[[str], None]):
         say(f"{folder / CARD_FILE} was changed by somebody and stays; `m2f push --new-card` writes it anew")
         return
     say(f"model card: {write_card(folder, CardFacts(), may_be_open=True)}")
+
+
+def adapter_line(model: M2FForUniversalSegmentation, folder: Path) -> str:
+    """How small the adapters are, beside the model that they are a part of."""
+    size = adapter_size(model)
+    weights = sum(path.stat().st_size for path in (folder / ADAPTER).glob("*.safetensors"))
+    return (
+        f"adapters: {folder / ADAPTER} ({weights / 1e6:.2f} MB: {size.parameters} parameters beside {size.layers} "
+        f"layers, {size.share:.2%} of the model; its weights in {folder} have them too, and `m2f merge` adds them up)"
+    )
 
 
 def closing_line(outcome: RunOutcome, options: TrainingOptions) -> str:

@@ -86,19 +86,29 @@ def convert_checkpoint(
     if dry_run:
         say(f"would write {written}")
         return target
+    write = save_for_transformers if to == "transformers" else _save
+    written_whole(target, lambda folder: write(model, processor, folder))
+    say(written)
+    return target
+
+
+def written_whole(target: Path, write: Callable[[Path], None]):
+    """What `write` fills a folder with is at `target`, in place of nothing or an empty folder, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as workplace:
         folder = Path(workplace) / "folder"
         try:
             with naming(folder):
-                (save_for_transformers if to == "transformers" else _save)(model, processor, folder)
+                write(folder)
         except OSError as error:
             raise OSError(str(error).replace(str(folder), str(target))) from error  # which the user knows
         if target.exists():
             target.rmdir()
         shutil.move(folder, target)
-    say(written)
-    return target
 
 
 def save_for_transformers(model: M2FForUniversalSegmentation, processor: M2FImageProcessor, folder: Path):

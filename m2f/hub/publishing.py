@@ -29,7 +29,10 @@ from m2f.output.write_errors import naming
 _CONFIG, _PROCESSOR = AUTO_MAPS
 _INDEX = "model.safetensors.index.json"
 # Of a folder, beside weights, bundle and what the card links; everything else (checkpoints, logs) stays at home.
-_PUBLISHED = (_CONFIG, _PROCESSOR, CARD_FILE, _INDEX, "training_options.yaml", "card/*.png", "LICENSE*", "NOTICE*")
+_PUBLISHED = (
+    *(_CONFIG, _PROCESSOR, CARD_FILE, _INDEX, "training_options.yaml", "card/*.png", "LICENSE*", "NOTICE*"),
+    *("adapter/adapter_config.json", "adapter/*.safetensors"),
+)
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 # Files of an earlier push that this one does not have: other shards, other code.
 _REPLACED = ["*.safetensors", "*.safetensors.index.json", "*.py", *(f"*{ending}" for ending in _PICKLES)]

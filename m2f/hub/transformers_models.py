@@ -52,10 +52,12 @@ def to_transformers(model: M2FPreTrainedModel) -> PreTrainedModel:
 
     Raises:
         TypeError: a model of another class.
-        ValueError: weights that are not loaded (on the meta device).
+        ValueError: weights that are not loaded (on the meta device); or it has what transformers' network has not:
+            LoRA adapters, or layers that attend without masks.
     """
     from transformers import Mask2FormerForUniversalSegmentation, Mask2FormerModel
 
+    _check_network(getattr(model, "config", None))
     classes: dict[type[PreTrainedModel], type[PreTrainedModel]] = {
         M2FForUniversalSegmentation: Mask2FormerForUniversalSegmentation,
         M2FModel: Mask2FormerModel,
@@ -72,6 +74,17 @@ def to_transformers_config(config: M2FConfig) -> PretrainedConfig:
     for name in ("architectures", "auto_map"):  # of our classes, and of remote code
         fields.pop(name, None)
     return Mask2FormerConfig.from_dict(fields)
+
+
+def _check_network(config: Any):
+    """Raise ValueError where transformers' Mask2Former is another network without saying so."""
+    if getattr(config, "backbone_lora", None) is not None:
+        raise ValueError("the model has LoRA adapters, which transformers' has not; merge them first (`m2f merge`)")
+    if getattr(config, "masked_layers", None) is not None:
+        raise ValueError(
+            f"the model was trained with mask annealing (masked_layers={config.masked_layers}), and transformers' has "
+            "masks in all layers; it cannot be one of transformers'"
+        )
 
 
 def _counterpart(model: Any, classes: dict[type[PreTrainedModel], type[Target]]) -> type[Target]:

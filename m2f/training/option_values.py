@@ -14,7 +14,7 @@ from m2f.image_processing.flat_yaml import read_flat_yaml
 from m2f.output.write_errors import naming
 from m2f.training.class_weights import weight_entries
 from m2f.training.training_options import PRECISION_OF_DTYPE, TrainingOptions
-from m2f.training.training_presets import START_FIELDS, training_preset
+from m2f.training.training_presets import BACKBONE_RATES, START_FIELDS, training_preset
 
 OPTION_FIELDS = {entry.name: entry for entry in dataclasses.fields(TrainingOptions)}
 _TYPES = typing.get_type_hints(TrainingOptions)
@@ -74,7 +74,8 @@ def nearest(name: str, known: Iterable[str], command: str) -> str:
 def resolve_options(flags: Mapping[str, Any], file: Mapping[str, Any] | None = None) -> TrainingOptions:
     """Options of a run: from flags, which win over a file, which wins over a preset, which wins over the defaults.
 
-    A preset's backbone gives way to a `model` or `scratch` of the others.
+    A preset's backbone gives way to a `model` or `scratch` of the others, and its rates for the backbone to a
+    `freeze_backbone`.
 
     Raises:
         ValueError: an unknown name or preset, a value of another type, or what `TrainingOptions` refuses.
@@ -83,6 +84,8 @@ def resolve_options(flags: Mapping[str, Any], file: Mapping[str, Any] | None = N
     preset = training_preset(given["preset"]) if given.get("preset") else {}
     if given.get("model") or given.get("scratch"):
         preset = {name: value for name, value in preset.items() if name not in START_FIELDS}
+    if given.get("freeze_backbone"):
+        preset = {name: value for name, value in preset.items() if name not in BACKBONE_RATES}
     return TrainingOptions(**{**preset, **given})
 
 

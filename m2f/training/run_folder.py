@@ -1,6 +1,7 @@
 """The output folder of a run: the best model, checkpoints, and the names of all that is written.
 
 config.json, model.safetensors, preprocessor_config.json   the best model so far; results.json has its numbers
+adapter/                                                    its LoRA adapters alone, where it has some
 training_options.yaml                                       all options, as --config takes them
 log.csv, evaluations.csv, curves.png, samples/              what `ProgressReport` and `SampleSheet` write
 checkpoints/step-00001000/                                  to go on from
@@ -18,6 +19,7 @@ from torch import Tensor
 from m2f.evaluation.result_folder import without_nan
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.output.write_errors import is_full, naming
+from m2f.training.adapter_folder import ADAPTER, save_adapters
 from m2f.training.checkpoint_contents import unusable_because
 from m2f.training.checkpoint_store import CheckpointError, CheckpointStore
 from m2f.training.option_values import plain_values, read_options, write_options
@@ -57,6 +59,21 @@ def find_checkpoint(options: TrainingOptions, say: Callable[[str], None]) -> Pat
     if reason is not None:
         raise CheckpointError(f"checkpoint {options.resume} cannot be used: {reason}")
     return Path(options.resume)
+
+
+def check_same_parts(options: TrainingOptions, checkpoint: Path):
+    """
+    Raises:
+        CheckpointError: the checkpoint has the optimizer's state of other parts of the model than the run trains.
+    """
+    former = read_options(checkpoint / OPTIONS)
+    for name, default in (("freeze_backbone", False), ("lora", None)):
+        before, now = former.get(name, default), getattr(options, name)
+        if before != now:
+            raise CheckpointError(
+                f"checkpoint {checkpoint} was written with {name} {before}, and now it is {now}; a run trains the "
+                "same parts to its end: choose another --output, and start from this model with --model"
+            )
 
 
 class RunFolder:
@@ -152,8 +169,14 @@ class RunFolder:
             save_model(state.plain_model, dict(weights), self.processor, unfinished)
             with naming(self.path / RESULTS):
                 (unfinished / RESULTS).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-            for file in sorted(unfinished.iterdir()):
-                os.replace(file, self.path / file.name)
+            if state.plain_model.config.backbone_lora is not None:
+                base = self.options.model or self.options.backbone
+                with naming(self.path / ADAPTER):
+                    save_adapters(state.plain_model, weights, base, unfinished / ADAPTER)
+            for file in sorted(path for path in unfinished.rglob("*") if path.is_file()):
+                target = self.path / file.relative_to(unfinished)
+                target.parent.mkdir(exist_ok=True)
+                os.replace(file, target)
         finally:
             shutil.rmtree(unfinished)
 

@@ -14,11 +14,13 @@ from m2f.data.segmentation_dataset import SegmentationDataset
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.modeling_m2f.input_channels import input_channels_of, with_input_channels
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
+from m2f.training.backbone_training import check_backbone_training
 from m2f.training.training_options import TrainingOptions
 from m2f.validation.label_check import check_labels, dataset_classes, label_fields
 
 logger = logging.get_logger(__name__)
 
+_CONFIG_CLASS = M2FForUniversalSegmentation.config_class
 _CLASSIFIER = ("class_predictor.", "criterion.")
 _NEW_MODEL_OPTIONS = ("num_queries", "drop_path_rate", "frozen_batch_norm")
 
@@ -30,11 +32,13 @@ def starting_model(
 
     Raises:
         ValueError: not exactly one of `model`, `backbone` and `scratch` is given; the classes do not fit a checkpoint;
-            a configuration has unknown fields; or the first layer cannot be adapted to the channels.
+            a configuration has unknown fields; the first layer cannot be adapted to the channels; or from
+            `check_backbone_training`.
         OSError: a file cannot be found or read.
         CheckpointMismatchError: a checkpoint's tensors are not those of its configuration.
     """
     if checkpoint is not None:
+        check_backbone_training(options, _CONFIG_CLASS.from_pretrained(checkpoint))
         model = M2FForUniversalSegmentation.from_pretrained(checkpoint)
         check_labels(model.config.id2label, dataset.id2label, str(checkpoint))
         if options.channels not in (None, input_channels_of(model)):
@@ -81,6 +85,7 @@ def _from_checkpoint(options: TrainingOptions, dataset: SegmentationDataset) -> 
     assert options.model is not None  # `check_start` chose by it
     location = checkpoint_location(options.model)
     _check_images(options.model, location, read_config(location))
+    check_backbone_training(options, _CONFIG_CLASS.from_pretrained(location))
     model = M2FForUniversalSegmentation.from_pretrained(location)
     if options.reset_classifier:
         return _with_new_classifier(model, dataset)
@@ -115,7 +120,8 @@ def _from_backbone(options: TrainingOptions, dataset: SegmentationDataset) -> M2
     fields = {**label_fields(dataset), **_new_model_fields(options)}
     if options.drop_path_rate is not None:
         fields["backbone_kwargs"] = {"drop_path_rate": options.drop_path_rate}
-    config = M2FForUniversalSegmentation.config_class(**{"backbone": options.backbone, **fields})
+    config = _CONFIG_CLASS(**{"backbone": options.backbone, **fields})
+    check_backbone_training(options, config)
     return M2FForUniversalSegmentation.from_pretrained_backbone(options.backbone, config=config)
 
 
@@ -132,7 +138,9 @@ def _from_scratch(options: TrainingOptions, dataset: SegmentationDataset) -> M2F
             raise ValueError(f"{options.scratch}: backbone_config is a {type(backbone).__name__}; fields are needed")
         fields["backbone_config"] = {**backbone, **of_backbone}
     fields.update({**label_fields(dataset), **_new_model_fields(options)})
-    return M2FForUniversalSegmentation(M2FForUniversalSegmentation.config_class.from_dict(fields))
+    config = _CONFIG_CLASS.from_dict(fields)
+    check_backbone_training(options, config)
+    return M2FForUniversalSegmentation(config)
 
 
 def _new_model_fields(options: TrainingOptions) -> dict[str, Any]:
@@ -144,7 +152,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     """The fields of a config.json; transformers would take a misspelled one for an extra."""
     fields = read_json_object(path)
     # num_labels is id2label's length, and model_type stands for the class.
-    known = {*M2FForUniversalSegmentation.config_class().to_dict(), "num_labels"}
+    known = {*_CONFIG_CLASS().to_dict(), "num_labels"}
     for name in fields:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3)

@@ -26,7 +26,7 @@ class TrainingOptions:
         ValueError: a value out of its range, or values that contradict each other.
     """
 
-    preset: str | None = _option(None, "recipe of the original, such as coco-instance-r50; other options override it")
+    preset: str | None = _option(None, "published recipe, such as coco-instance-r50; other options override it")
 
     data: str = _option("", "the dataset: a folder or an annotation file")
     data_format: str = _option("auto", "format of the dataset; auto finds out")
@@ -72,7 +72,20 @@ class TrainingOptions:
     gradient_accumulation_steps: int = _option(1, "forward and backward passes of a step; saves memory, same result")
     learning_rate: float = _option(1e-4, "of everything but the backbone")
     scale_learning_rate: bool = _option(False, f"multiply it by batch_size / {RECIPE_BATCH_SIZE}, the paper's batch")
-    backbone_lr_multiplier: float = _option(0.1, "learning rate of the backbone, relative; 1 if it is not pretrained")
+    backbone_lr_multiplier: float | None = _option(
+        None, "learning rate of the backbone, relative (0.1; with layer_decay or lora 1); 1 if it is not pretrained"
+    )
+    layer_decay: float | None = _option(
+        None, "the backbone's learning rate falls by this factor, such as 0.8, from each block to the one before"
+    )
+    freeze_backbone: bool = _option(False, "leave the backbone as it is: less memory and time, the head alone learns")
+    lora: int | None = _option(None, "leave the backbone as it is but for LoRA adapters of this rank, such as 8")
+    lora_targets: tuple[str, ...] = _option(
+        (), "where: ends of names of the backbone's layers, such as q_proj (all projections of its attention)"
+    )
+    mask_annealing: tuple[float, ...] = _option(
+        (), "START END: between these steps, or shares up to 1 of all, masked attention is faded out layer by layer"
+    )
     weight_decay: float = _option(0.05, "of AdamW; norms and embeddings do not decay")
     clip_norm: float = _option(0.01, "largest norm of the gradient of the whole model; 0: no clipping")
     schedule: str = _option("poly", "how the learning rate falls: to 0 by a power, or by steps", SCHEDULES)
@@ -116,6 +129,8 @@ class TrainingOptions:
         if self.cpu and self.device not in (None, "cpu"):
             raise ValueError(f"cpu is true and device is {self.device!r}; give one of the two")
         self._check_milestones()
+        self._check_backbone()
+        self._check_mask_annealing()
         if self.batch_size % self.gradient_accumulation_steps:
             raise ValueError(
                 f"batch_size {self.batch_size} is no multiple of gradient_accumulation_steps "
@@ -132,6 +147,48 @@ class TrainingOptions:
             )
         if self.schedule != "multistep" and self.milestones:
             raise ValueError(f"milestones {list(self.milestones)} belong to schedule multistep, not {self.schedule}")
+
+    def _check_backbone(self):
+        others = [
+            name for name in ("backbone_lr_multiplier", "layer_decay", "lora") if getattr(self, name) is not None
+        ]
+        if self.freeze_backbone and others:
+            raise ValueError(
+                f"freeze_backbone is true and {others[0]} is {getattr(self, others[0])}; a frozen backbone has "
+                "no learning rate and no adapters: leave one of the two out"
+            )
+        if self.lora_targets and not self.lora:
+            raise ValueError(
+                f"lora_targets {list(self.lora_targets)} belong to lora, the rank of the adapters; give it"
+            )
+
+    def _check_mask_annealing(self):
+        if not self.mask_annealing:
+            return
+        if len(self.mask_annealing) != 2 or not 0 <= self.mask_annealing[0] < self.mask_annealing[1] < float("inf"):
+            raise ValueError(f"mask_annealing is {list(self.mask_annealing)}; give START and END, 0 <= START < END")
+        if self.mask_annealing_steps[1] > self.max_steps:
+            raise ValueError(
+                f"mask_annealing ends at step {self.mask_annealing_steps[1]:g}, after the end of the run, max_steps "
+                f"{self.max_steps}; the masks would not be gone then"
+            )
+        if self.compile:
+            raise ValueError("mask_annealing changes the network in each step, and compile fixes it; leave one out")
+
+    @property
+    def mask_annealing_steps(self) -> tuple[float, float]:
+        """START and END as steps; both up to 1 are shares of `max_steps`."""
+        start, end = self.mask_annealing
+        unit = self.max_steps if end <= 1 else 1
+        return start * unit, end * unit
+
+    @property
+    def backbone_rate(self) -> float:
+        """Learning rate of the backbone relative to the rest. Without one that is given, the original's, for one that
+        was trained before; that of the rest where `layer_decay` lowers it anyway, and for adapters, which are new."""
+        if self.backbone_lr_multiplier is not None:
+            return self.backbone_lr_multiplier
+        return 0.1 if self.layer_decay is None and self.lora is None else 1.0
 
     @property
     def scaled_learning_rate(self) -> float:
@@ -154,6 +211,8 @@ _RANGES = {
     "gradient_accumulation_steps": (1, _MANY),
     "learning_rate": (0, float("inf")),
     "backbone_lr_multiplier": (0, float("inf")),
+    "layer_decay": (0.01, 1),
+    "lora": (1, 1024),  # what a configuration takes
     "weight_decay": (0, float("inf")),
     "clip_norm": (0, float("inf")),
     "power": (0, float("inf")),

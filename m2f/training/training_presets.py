@@ -1,4 +1,5 @@
-"""The original's recipes by name: a dataset and task, and a backbone, such as "coco-instance-r50".
+"""Published recipes by name, a dataset, task and backbone such as "coco-instance-r50": the original's, and EoMT's for
+DINOv3.
 
 Source: the 47 image configurations of facebookresearch/Mask2Former (configs/<data set>/...: SOLVER, INPUT, TEST,
 DATALOADER, MODEL) and its MODEL_ZOO.md. A preset names only what differs from the defaults of `TrainingOptions`.
@@ -47,6 +48,7 @@ _FEW = ("r50", "swin-l")  # the backbones of all other datasets
 
 # These choose how a new model starts; they mean nothing beside --model or --scratch.
 START_FIELDS = ("backbone", "num_queries", "drop_path_rate", "frozen_batch_norm")
+BACKBONE_RATES = ("backbone_lr_multiplier", "layer_decay")  # nor do these beside --freeze-backbone
 
 
 def _preset(dataset: str, backbone: str) -> dict[str, Any]:
@@ -66,11 +68,40 @@ def _preset(dataset: str, backbone: str) -> dict[str, Any]:
     return options
 
 
-TRAINING_PRESETS = {
+# Kerssies et al. 2025, tue-mps/eomt, configs/dinov3: of each data set the passes over it, and from the classes in
+# training/ what these leave out: batches of 16, a weight decay of 0.05, a rate that falls by the power 0.9. Their
+# network is another: a plain ViT without pixel decoder and Transformer decoder. Departures: one warm-up of 2000 steps
+# for all, where theirs warms the ViT up after the head; masks stay in attention (--mask-annealing fades them out); and
+# they have ViT-S and ViT-B for panoptic COCO alone.
+_COCO_STEPS, _ADE20K_STEPS = 7391, 1263  # of a pass: 118,287 and 20,210 images
+_DINOV3 = {"learning_rate": 2e-4, "warmup_steps": 2000, "layer_decay": 0.8}
+_DINOV3_SIZES = {"s": 24, "b": 24, "l": 12}  # passes over COCO
+
+
+def _dinov3_preset(dataset: str, size: str) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        **_ALL,
+        **_DINOV3,
+        "backbone": f"facebook/dinov3-vit{size}16-pretrain-lvd1689m",
+        "augmentation": dataset,
+    }
+    if dataset == "ade20k-semantic":  # theirs has one rate for the whole ViT there, a tenth of the head's
+        del options["layer_decay"]
+        return {**options, "max_steps": 16 * _ADE20K_STEPS}
+    return {**options, "max_steps": _DINOV3_SIZES[size] * _COCO_STEPS, "num_queries": 200, "crop_size": 640}
+
+
+_ORIGINAL_PRESETS = {
     f"{dataset}-{backbone}": _preset(dataset, backbone)
     for dataset in _DATASETS
     for backbone in _TRAINED.get(dataset, _FEW)
 }
+_DINOV3_PRESETS = {
+    f"{dataset}-dinov3-{size}": _dinov3_preset(dataset, size)
+    for dataset in ("coco-panoptic", "coco-instance", "ade20k-semantic")
+    for size in _DINOV3_SIZES
+}
+TRAINING_PRESETS = {**_ORIGINAL_PRESETS, **_DINOV3_PRESETS}
 
 
 def training_preset(name: str) -> dict[str, Any]:

@@ -15,9 +15,10 @@ from m2f.data.segmentation_dataset import SegmentationDataset
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 from m2f.training.learning_rate_schedule import LearningRateSchedule
+from m2f.training.mask_annealing import MaskAnnealing
 from m2f.training.optimization_step import OptimizationStep, StepResult
 from m2f.training.progress_report import ProgressReport
-from m2f.training.run_folder import SAMPLES, RunFolder, TrainingDiverged
+from m2f.training.run_folder import SAMPLES, RunFolder, TrainingDiverged, check_same_parts
 from m2f.training.sample_sheet import SampleSheet
 from m2f.training.sample_stream import SampleStream, StreamBatches
 from m2f.training.stop_signals import StopSignals
@@ -91,8 +92,10 @@ class TrainingRun:
         self.state = prepared_state(options, model, self.accelerator)
         self._base_rates = [group["lr"] for group in self.state.optimizer.param_groups]
         self._schedule = LearningRateSchedule.from_options(options)
+        self._annealing = MaskAnnealing.from_options(options, model.config.decoder_layers - 1)
         self._do_step = OptimizationStep(self.state, options.batch_size, options.clip_norm)
         if checkpoint is not None:
+            check_same_parts(options, checkpoint)
             self.state.restore(checkpoint)
         self._meter = LossMeter(self.progress.meter)
         self._stream = SampleStream(train_dataset, options.seed, options.max_steps * options.batch_size)
@@ -234,6 +237,8 @@ class TrainingRun:
         step = self.progress.step
         for group, rate in zip(self.state.optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = rate * self._schedule.factor(step)
+        if self._annealing is not None:
+            self.state.plain_model.set_mask_shares(self._annealing.shares(step))
         passes = [next(batches) for _ in range(self.options.gradient_accumulation_steps)]
         result = self._do_step(passes, lambda i: [*map(self._stream.name_of, self._batches.positions(step, i))])
         if result.skipped_because is None and self.state.average:

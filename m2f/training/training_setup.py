@@ -14,6 +14,7 @@ from m2f.data.loader_workers import leave_signals_to_the_main_process
 from m2f.data.training_dataset import TrainingDataset
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
+from m2f.training.backbone_training import prepare_backbone
 from m2f.training.class_weights import class_weights_of
 from m2f.training.parameter_groups import parameter_groups
 from m2f.training.sample_stream import SampleStream, StreamBatches
@@ -71,15 +72,21 @@ def prepared_state(
     """Model and optimizer, as Accelerate wraps them.
 
     Raises:
-        ValueError: BatchNorm layers that learn, in several processes on CPUs; or class weights that do not fit.
+        ValueError: BatchNorm layers that learn, in several processes on CPUs; class weights that do not fit; or from
+            `prepare_backbone`.
     """
     if options.class_weights:  # otherwise those of the model that the run starts with, or goes on with
         model.set_class_weights(class_weights_of(options.class_weights, model.config.id2label or {}))
+    prepare_backbone(options, model)
     if options.gradient_checkpointing:
         enable_gradient_checkpointing(model)
     shared_model = _with_shared_batch_norm(model, accelerator)
     groups = parameter_groups(
-        shared_model, options.scaled_learning_rate, options.weight_decay, options.backbone_lr_multiplier
+        shared_model,
+        options.scaled_learning_rate,
+        options.weight_decay,
+        options.backbone_rate,
+        options.layer_decay,
     )
     # With a gradient scaler, torch's fused AdamW decides by itself whether to skip, and Accelerate cannot tell.
     optimizer = torch.optim.AdamW(groups, fused=accelerator.scaler is None)
@@ -121,11 +128,12 @@ def training_loader(
 def _with_shared_batch_norm(model: nn.Module, accelerator: Accelerator) -> nn.Module:
     """BatchNorm layers that are not frozen share their statistics over processes, as the original's SyncBN."""
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    if not norms or accelerator.num_processes == 1:
+    learning = [norm for norm in norms if norm.weight is None or norm.weight.requires_grad]
+    if not learning or accelerator.num_processes == 1:
         return model
     if accelerator.device.type != "cuda":
         raise ValueError(
-            f"the backbone has {len(norms)} BatchNorm layers that learn, which cannot share their statistics over "
+            f"the backbone has {len(learning)} BatchNorm layers that learn, which cannot share their statistics over "
             f"{accelerator.num_processes} processes on {accelerator.device.type}; freeze them (--frozen-batch-norm)"
         )
     return nn.SyncBatchNorm.convert_sync_batchnorm(model)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from m2f.bench.compared_models import make_form
+from m2f.bench.compared_models import BACKBONES, forms_for, make_form
 from m2f.bench.inference_stages import STAGES, make_outputs, make_processor, stage_work
 from m2f.bench.matrix_rate import matrix_operations, matrix_product
 from m2f.bench.paired_timing import paired_seconds, ratios
@@ -29,6 +29,24 @@ def test_forms_have_the_same_weights(forms):
 def test_every_stage_runs_in_both_forms(forms, stage):
     for name, form in forms.items():
         assert stage_work(stage, form, name == "ours", (64, 96), 2, "cpu")() is not None
+
+
+@pytest.mark.parametrize("backbone", ["dinov2-small", "dinov3-small"])
+def test_a_vision_transformer_is_timed_alone_with_its_resizing_and_its_pyramid(backbone, monkeypatch, capsys):
+    """Its maps are those inside the network; without resizing for patches of 14 it would refuse the input."""
+    kind, fields, queries = BACKBONES[backbone]
+    narrow = {**fields, "hidden_size": 24, "num_hidden_layers": 2}
+    monkeypatch.setitem(BACKBONES, backbone, (kind, narrow, queries))
+    form = make_form("ours", backbone, torch.float32, "cpu")
+    torch.manual_seed(5)
+    maps = stage_work("backbone", form, True, (64, 96), 1, "cpu")()
+    torch.manual_seed(5)
+    inside = form.model(torch.randn(1, 3, 64, 96), output_hidden_states=True).encoder_hidden_states
+    assert [tuple(x.shape[2:]) for x in maps] == [(16, 24), (8, 12), (4, 6), (2, 3)]
+    assert all(torch.equal(*pair) for pair in zip(maps, inside, strict=True))
+    assert forms_for(backbone, torch.float32, "cpu") == ["ours"]
+    assert main(["bench", "--backbone", backbone, "--form", "transformers", "--dry-run"]) == 2
+    assert f"there is no 'transformers' with {backbone}" in capsys.readouterr().err
 
 
 def test_parts_are_the_network(forms):

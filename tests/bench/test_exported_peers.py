@@ -92,14 +92,14 @@ def test_what_is_missing_is_named(library, hidden, monkeypatch, capsys):
     packages = " and ".join(hidden)
     line = f"m2f bench: error: '{NAMES[library]}' needs {packages}, not installed here: pip install \"m2f[bench]\"\n"
     assert capsys.readouterr().err == line
-    assert NAMES[library] not in forms_for(torch.float32, "cpu")
+    assert NAMES[library] not in forms_for("swin-tiny", torch.float32, "cpu")
 
 
 def test_default_forms(monkeypatch):
     monkeypatch.setattr("m2f.bench.compared_models.missing_packages", lambda library: [])
-    assert forms_for(torch.float32, "cpu") == ["ours", THEIRS, *NAMES.values()]
-    assert forms_for(torch.float32, "cuda") == ["ours", THEIRS]
-    assert forms_for(torch.bfloat16, "cpu") == ["ours", "ours, autocast", THEIRS, f"{THEIRS}, cast"]
+    assert forms_for("swin-tiny", torch.float32, "cpu") == ["ours", THEIRS, *NAMES.values()]
+    assert forms_for("swin-tiny", torch.float32, "cuda") == ["ours", THEIRS]
+    assert forms_for("swin-tiny", torch.bfloat16, "cpu") == ["ours", "ours, autocast", THEIRS, f"{THEIRS}, cast"]
 
 
 def test_other_types_and_devices_are_refused(loaded, capsys):
@@ -109,9 +109,9 @@ def test_other_types_and_devices_are_refused(loaded, capsys):
     )
     assert capsys.readouterr().err == f"m2f bench: error: {line}\n"
     with pytest.raises(ValueError, match="not in float32 on cuda"):
-        check_form(NAMES["openvino"], torch.float32, "cuda")
-    check_form(NAMES["openvino"], torch.float32, "cpu")
-    check_form(f"{THEIRS}, compiled", torch.bfloat16, "cuda")
+        check_form(NAMES["openvino"], "swin-tiny", torch.float32, "cuda")
+    check_form(NAMES["openvino"], "swin-tiny", torch.float32, "cpu")
+    check_form(f"{THEIRS}, compiled", "swin-tiny", torch.bfloat16, "cuda")
 
 
 def outputs(factor: float, mask_factor: float = 1.0):

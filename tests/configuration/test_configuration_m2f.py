@@ -14,7 +14,7 @@ from m2f.hub.transformers_models import to_transformers_config
 
 # Fields that every configuration has; the rest are transformers' choices for this architecture.
 OURS = {"task", "thing_label_ids", "mask_padding", "backbone_frozen_batch_norm", "recompute_feedforward"}
-OURS |= {"class_weights"}
+OURS |= {"class_weights", "masked_layers", "backbone_lora"}
 
 
 @pytest.fixture

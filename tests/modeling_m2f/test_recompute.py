@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from backbone_cases import backbone_fields
 from small_models import random_targets, small_model
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -67,6 +68,30 @@ def test_a_copy_runs_its_own_weights():
     pixels = torch.randn(1, 3, 64, 64)
     assert other.model(pixels).encoder_last_hidden_state.isnan().all()
     assert model.model(pixels).encoder_last_hidden_state.isfinite().all()
+
+
+def replica_of(model: torch.nn.Module) -> torch.nn.Module:
+    """What `torch.nn.parallel.replicate` makes for another GPU: modules are shallow copies that share what is no
+    module, parameter or buffer; parameters are tensors of the replica's own."""
+    replicas = {module: module._replicate_for_data_parallel() for module in model.modules()}
+    for module, replica in replicas.items():
+        for name, child in module._modules.items():
+            if child is not None:
+                setattr(replica, name, replicas[child])
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            setattr(replica, name, None if tensor is None else tensor.detach().clone())
+    return replicas[model]
+
+
+@torch.no_grad()
+def test_a_replica_of_data_parallel_runs_its_own_weights():
+    level = small_model(backbone_config=backbone_fields("dinov2")).train().model.pixel_level_module
+    replica, pixels = replica_of(level), torch.randn(1, 3, 64, 64)
+    expected = level.feature_maps(pixels)
+    torch.testing.assert_close(replica.feature_maps(pixels), expected)
+    replica.encoder.encoder.layer[1].mlp.fc2.bias.fill_(torch.nan)
+    assert replica.feature_maps(pixels)[0].isnan().all()
+    torch.testing.assert_close(level.feature_maps(pixels), expected)
 
 
 def test_a_checkpointed_layer_computes_its_feedforward_once_more_and_not_twice():

@@ -2,11 +2,15 @@
 
 import pytest
 import torch
+from backbone_cases import backbone_fields
+from small_models import small_model
 from torch import nn
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
 from m2f.configuration.configuration_m2f import M2FConfig
+from m2f.modeling_m2f.backbone import backbone_without_memory
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
+from m2f.training.block_depths import block_depths
 from m2f.training.parameter_groups import parameter_groups
 
 SWIN_TINY = {
@@ -112,6 +116,48 @@ def test_frozen_parameters_are_left_out_and_shared_ones_counted_once():
     assert {group["name"]: len(group["params"]) for group in groups} == {
         name: count for name, count in COUNTS.items() if name.startswith("head")
     }
+
+
+def rates(model: nn.Module, **options) -> dict[str, float]:
+    name_of = {parameter: name for name, parameter in model.named_parameters()}
+    groups = parameter_groups(model, lr=1.0, weight_decay=0.05, **options)
+    encoder = "model.pixel_level_module.encoder."
+    return {name_of[parameter].removeprefix(encoder): group["lr"] for group in groups for parameter in group["params"]}
+
+
+def test_rates_fall_from_block_to_block_towards_the_pixels():
+    """BEiT's rule, written out: of N = 4 blocks embeddings have decay^5, block i (from 0) decay^(4 - i)."""
+    fields = backbone_fields("dinov3_vit")
+    found = rates(small_model(backbone_config=fields), backbone_lr_multiplier=0.5, layer_decay=0.8)
+    assert found["embeddings.cls_token"] == found["embeddings.patch_embeddings.weight"] == 0.5 * 0.8**5
+    blocks = [found[f"model.layer.{i}.attention.q_proj.weight"] for i in range(4)]
+    assert blocks == [0.5 * 0.8**4, 0.5 * 0.8**3, 0.5 * 0.8**2, 0.5 * 0.8]
+    assert found["norm.weight"] == 0.5
+    assert found["class_predictor.weight"] == found["model.pixel_level_module.decoder.level_embed"] == 1
+    assert {rate for name, rate in found.items() if "feature_pyramid" in name} == {1}
+    # Counted through the stages; what merges patches belongs to the block before it.
+    found = rates(small_swin(depths=[1, 2, 1, 1]), layer_decay=0.5, backbone_lr_multiplier=1)
+    layers = "swin.encoder.layers"
+    places = [f"{layers}.{i}.blocks.{j}.mlp.fc1.weight" for i, j in ((0, 0), (1, 0), (1, 1), (2, 0), (3, 0))]
+    assert [found[name] for name in places] == [2.0**-i for i in (5, 4, 3, 2, 1)]
+    assert found[f"{layers}.1.downsample.reduction.weight"] == 2.0**-3
+    assert found["swin.embeddings.patch_embeddings.projection.weight"] == 2.0**-6
+    assert {rate for name, rate in found.items() if name.startswith("hidden_states_norms")} == {1}
+
+
+def test_depths_are_told_by_backbones_of_all_kinds_or_the_error_says_what_to_do():
+    untold = []
+    for name in ("swin", "convnext", "resnet", "hgnet_v2", "dinov2", "vitdet", "beit"):
+        backbone = backbone_without_memory(M2FConfig(backbone_config=backbone_fields(name)).backbone_config)
+        try:
+            depths, blocks = block_depths(backbone)
+        except ValueError as error:
+            assert "--layer-decay" in str(error) and "--backbone-lr-multiplier" in str(error) and name in str(error)
+            untold.append(name)
+            continue
+        assert set(depths) == {name for name, _ in backbone.named_parameters()}
+        assert blocks >= 4 and set(range(blocks + 1)) <= set(depths.values()) <= set(range(blocks + 2)), name
+    assert untold == ["hgnet_v2"]
 
 
 def test_transformers_model_gives_the_same_counts():

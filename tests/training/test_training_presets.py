@@ -35,7 +35,32 @@ NAMES = [(dataset, backbone) for dataset, backbones in TRAINED.items() for backb
 
 def test_there_is_one_for_each_image_configuration_of_the_original():
     assert len(NAMES) == 47
-    assert sorted(TRAINING_PRESETS) == sorted(f"{dataset}-{backbone}" for dataset, backbone in NAMES)
+    others = [name for name in TRAINING_PRESETS if "-dinov3-" not in name]
+    assert sorted(others) == sorted(f"{dataset}-{backbone}" for dataset, backbone in NAMES)
+
+
+# Of tue-mps/eomt, configs/dinov3/: epochs times 7391 and 1263 steps of 16 images, num_q, lr, llrd (0.8 where a file
+# leaves it out; 1.0 and lr_mult 0.1 for ADE20K).
+DINOV3 = {
+    "coco-panoptic-dinov3-s": (24 * 7391, 200, 0.8, 1.0),
+    "coco-panoptic-dinov3-b": (24 * 7391, 200, 0.8, 1.0),
+    "coco-panoptic-dinov3-l": (12 * 7391, 200, 0.8, 1.0),
+    "coco-instance-dinov3-l": (12 * 7391, 200, 0.8, 1.0),
+    "ade20k-semantic-dinov3-l": (16 * 1263, None, None, 0.1),
+}
+
+
+@pytest.mark.parametrize("name", DINOV3)
+def test_recipe_of_eomt_for_dinov3(name):
+    options = resolve_options({"preset": name})
+    assert options.backbone == f"facebook/dinov3-vit{name[-1]}16-pretrain-lvd1689m"
+    found = (options.max_steps, options.num_queries, options.layer_decay, options.backbone_rate)
+    assert found == DINOV3[name]
+    assert (options.batch_size, options.learning_rate, options.weight_decay, options.power) == (16, 2e-4, 0.05, 0.9)
+    frozen = resolve_options({"preset": name, "freeze_backbone": True})
+    assert frozen.freeze_backbone and frozen.layer_decay is None
+    edge = 512 if "ade20k" in name else 640
+    assert augmentation_preset(options.augmentation, options.crop_size).canvas == (edge, edge)
 
 
 @pytest.mark.parametrize(("dataset", "backbone"), NAMES)
@@ -48,7 +73,7 @@ def test_recipe(dataset, backbone):
     assert (options.evaluate_every, options.workers) == (evaluate_every, workers)
     # The constants of all configurations.
     assert (options.batch_size, options.learning_rate, options.weight_decay) == (16, 1e-4, 0.05)
-    assert (options.backbone_lr_multiplier, options.clip_norm, options.power) == (0.1, 0.01, 0.9)
+    assert (options.backbone_rate, options.clip_norm, options.power) == (0.1, 0.01, 0.9)
     assert (options.gamma, options.mixed_precision) == (0.1, "fp16")
     assert not options.scale_learning_rate
     # WARMUP_FACTOR is 1.0, so their warm-up does nothing.
