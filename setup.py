@@ -76,6 +76,10 @@ EXTRAS = {
     "demo": ["gradio>=6.0"],
     # Reads TIFF of several bands, which Pillow does not.
     "tiff": ["tifffile>=2025.5"],
+    # Programs that m2f is a part of, see docs/integrations.md.
+    "cvat": ["cvat-sdk>=2.80"],
+    "label-studio": ["label-studio-ml>=1.0.9"],
+    "sahi": ["sahi>=0.12"],
     # Run transformers' model in `m2f bench`, beside ours.
     "bench": ["onnx>=1.20", "onnxruntime>=1.23", "onnxscript>=0.7", "openvino>=2026.4"],
 }

@@ -24,6 +24,7 @@ ALLOWED = {
     "evaluation": {"image_processing", "output"},
     "checkpoints": {"configuration", "output"},
     "output": set(),
+    "output_formats": {"data", "evaluation", "output"},
     "exported": {"configuration", "modeling_m2f", "kernels", "image_processing"},
     "inference": {
         *(
@@ -35,8 +36,10 @@ ALLOWED = {
             "checkpoints",
             "exported",
             "output",
+            "output_formats",
         )
     },
+    "integrations": {"inference", "output", "output_formats"},
     "validation": {
         *("modeling_m2f", "image_processing", "data", "evaluation", "checkpoints", "exported", "inference", "output")
     },
@@ -46,10 +49,12 @@ ALLOWED = {
 }
 # Imported by a function that needs them, so that `import m2f` is quick and inference needs none of them.
 LAZY = {
+    "cvat_sdk",
     "datasets",
     "evaluate",
     "faster_coco_eval",
     "gradio",
+    "label_studio_ml",
     "onnxruntime",
     "openvino",
     "peft",

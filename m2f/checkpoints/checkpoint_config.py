@@ -6,9 +6,16 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 from packaging.version import InvalidVersion, Version
 from transformers import PretrainedConfig
 
+from m2f.checkpoints.cached_checkpoints import not_found_advice
 from m2f.configuration.configuration_m2f import VERSION_FIELD
 
 _KINDS = ("m2f", "mask2former")
@@ -31,6 +38,10 @@ def read_config(name: str) -> dict[str, Any]:
         raise FileNotFoundError(f"the folder {name} is no checkpoint: it has no config.json")
     try:
         fields, _ = PretrainedConfig.get_config_dict(name)
+    except OSError as error:
+        if os.path.isdir(name):
+            raise
+        raise OSError(f"{_why_not_found(name, error)}; {not_found_advice(name, _KINDS)}") from error
     except RecursionError as error:
         raise ValueError(f"the config.json of {name} has too many brackets in each other; get it again") from error
     if not isinstance(fields, dict):
@@ -63,6 +74,22 @@ def check_channels(name: str, model_channels: int, processor_channels: int):
             f"config.json), and its image processor gives {processor_channels} (num_channels in "
             "preprocessor_config.json); correct the file that is wrong"
         )
+
+
+def _why_not_found(name: str, error: OSError) -> str:
+    """Of a name that is no folder here."""
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
+        causes.append(cause)
+    if any(isinstance(cause, GatedRepoError) for cause in causes):
+        return (
+            f"{name} is on the Hub for those who have access alone; ask for it there, and log in with `hf auth login`"
+        )
+    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+        return f"there is no folder {name} here, and no such model on the Hub, or it is private"
+    if any(isinstance(cause, LocalEntryNotFoundError | OfflineModeIsEnabled) for cause in causes):
+        return f"there is no folder {name} here, it is not cached, and the Hub cannot be reached"
+    return str(error).strip().splitlines()[0].rstrip(".")
 
 
 def _check_version(name: str, written_by: str | None):

@@ -32,10 +32,13 @@ from m2f.image_processing.image_processing_m2f import TASKS
 from m2f.inference.image_sources import find_images
 from m2f.inference.model_loading import DTYPES, find_device
 from m2f.inference.prediction_folder import REPORT, Entry, PredictionFolder
-from m2f.inference.prediction_summary import Summary, write_summary
+from m2f.inference.prediction_summary import Summary, write_ranking, write_summary
+from m2f.inference.saved_formats import check_formats, save_formats
 from m2f.inference.segmenter import Segmenter
 from m2f.output.folder_lock import locked_folder
 from m2f.output.safe_text import terminal_text
+from m2f.output_formats.format_list import FORMATS
+from m2f.output_formats.mask_outlines import DEFAULT_TOLERANCE, check_tolerance
 
 EXIT_IMAGES_FAILED = 1
 EXIT_CODES = {0: "all images have a result", EXIT_IMAGES_FAILED: "some have none, and those of the others are written"}
@@ -66,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("--max-pixels", type=count, metavar="N", help=pixels)
     urls = f"download inputs that are http or https URLs, each in at most {LONGEST_SECONDS // 60} minutes"
     parser.add_argument("--allow-urls", action="store_true", help=urls)
+    add_saving_arguments(parser)
     add_shared_arguments(
         parser,
         config={},
@@ -80,9 +84,19 @@ def add_arguments(parser: argparse.ArgumentParser):
     )
 
 
+def add_saving_arguments(parser: argparse.ArgumentParser):
+    save = f"write FORMAT into a folder of its name too; may be repeated: {', '.join(FORMATS)}"
+    parser.add_argument("--save", action="append", choices=FORMATS, default=[], metavar="FORMAT", help=save)
+    tolerance = f"pixels that corners of polygons may be away from the line without them ({DEFAULT_TOLERANCE})"
+    parser.add_argument("--tolerance", type=float, default=DEFAULT_TOLERANCE, metavar="X", help=tolerance)
+    rank = "write ranking.csv: images by the mean of 1 - score of their segments, highest first"
+    parser.add_argument("--rank", choices=("uncertainty",), help=rank)
+
+
 def run(args: argparse.Namespace) -> int:
     logging.disable_progress_bar()  # transformers shows one for the weights
     _limit_pixels(args.max_pixels)
+    check_tolerance(args.tolerance)
     sources = find_images(args.inputs, sys.stdin, args.allow_urls, args.output)
     folder = PredictionFolder(args.output, result_settings(args))
     entries = folder.entries(sources)
@@ -105,6 +119,7 @@ def _predict(
 ) -> int:
     if state.is_main_process:
         folder.begin(args.overwrite)
+        check_formats(folder, args.save)
     state.wait_for_everyone()
     todo = [entry for entry in entries if not folder.is_done(entry)]
     state.wait_for_everyone()  # all have looked before any writes, so that all divide the same list
@@ -116,11 +131,14 @@ def _predict(
     state.wait_for_everyone()
     code = 0
     if state.is_main_process:
-        remarks = (
-            {} if segmenter.num_channels == USUAL_CHANNELS and args.bands is None else {"bands": shown(segmenter)}
-        )
+        is_usual = segmenter.num_channels == USUAL_CHANNELS and args.bands is None
+        remarks = {} if is_usual else {"bands": shown(segmenter)}
         summary = write_summary(folder, entries, segmenter.id2label, segmenter.things, remarks)
-        print_lines(summary_lines(summary, folder, len(todo), time.monotonic() - started))
+        seconds = time.monotonic() - started
+        if args.rank:
+            write_ranking(folder, summary)
+        saved = save_formats(folder, entries, args.save, segmenter.id2label, segmenter.things, args.tolerance)
+        print_lines([*saved, *summary_lines(summary, folder, len(todo), seconds)])
         code = EXIT_IMAGES_FAILED if summary.failed else 0
     return code
 

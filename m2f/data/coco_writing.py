@@ -23,6 +23,7 @@ from PIL import Image
 
 from m2f.data.coco_entries import background, instance_entries, panoptic_entries
 from m2f.data.dataset_paths import split_of_name
+from m2f.data.linked_images import link_image
 from m2f.data.segment_map import Sample
 from m2f.data.segmentation_dataset import SegmentationDataset, thing_labels
 from m2f.image_processing.band_image import BandImage
@@ -187,16 +188,7 @@ class _Writer:
         if source is None:
             _save_png(np.asarray(sample.image), target)
             return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        source = Path(os.path.realpath(source))  # a hard link to a symbolic one would be a symbolic one
-        if not self.copy_images:
-            try:
-                os.link(source, target)
-                return
-            except OSError:  # another file system, or one without links
-                pass
-        with naming(target):
-            shutil.copyfile(source, target)
+        link_image(source, target, self.copy_images)
 
 
 def _save_png(pixels: np.ndarray, path: Path):
@@ -207,7 +199,7 @@ def _save_png(pixels: np.ndarray, path: Path):
 
 def _split_names(readers: Mapping[str, SegmentationDataset]) -> dict[str, str]:
     """Split -> its name in files, from which readers find the split."""
-    names = {split: split_of_name(split) or _plain(split) or "data" for split in readers}
+    names = {split: split_of_name(split) or plain_part(split) or "data" for split in readers}
     same = [split for split in readers if Counter(names.values())[names[split]] > 1]
     if same:
         found = ", ".join(map(repr, same))
@@ -219,7 +211,7 @@ def _file_names(reader: SegmentationDataset, indices: Sequence[int]) -> list[str
     """A file for each image, relative to a folder that it never leaves; with its number where two would have one."""
     names = []
     for index in indices:
-        parts = [_plain(part) for part in reader.name_of(index).replace("\\", "/").split("/")]
+        parts = [plain_part(part) for part in reader.name_of(index).replace("\\", "/").split("/")]
         name = "/".join(part for part in parts if part) or f"image {index}"
         names.append(name if reader.image_path(index) is not None else f"{name}.png")
     # Some file systems take A.png and a.png for the same.
@@ -228,7 +220,7 @@ def _file_names(reader: SegmentationDataset, indices: Sequence[int]) -> list[str
     return [f"{index}/{name}" for index, name in zip(indices, names, strict=True)]
 
 
-def _plain(name: str) -> str:
+def plain_part(name: str) -> str:
     """A part of a path without what has a meaning for a file system or a terminal."""
     return re.sub(r"[^\w .()+=@,-]", "_", name).strip(" .").replace("..", "_")
 

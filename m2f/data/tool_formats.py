@@ -14,7 +14,7 @@ from m2f.data.dataset_paths import files_with, has_files_with, split_of_name, su
 from m2f.data.folder_pairs import FolderPair, check_only_labels, free_splits, named_pair, pair_splits
 from m2f.data.kaggle_runs import KaggleRuns, is_kaggle_header
 from m2f.data.label_maps import LABEL_SUFFIXES, has_channels
-from m2f.data.label_studio import LabelStudio
+from m2f.data.label_studio_json import LabelStudio
 from m2f.data.labelbox_rows import LabelboxRows
 from m2f.data.labelme_json import LabelMe
 from m2f.data.object_masks import NAMELESS, ObjectMasks, bowl_folders, bowl_images, has_named_masks, named_images

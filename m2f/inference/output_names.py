@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
@@ -11,7 +12,7 @@ from uuid import uuid4
 from m2f.inference.image_sources import ImageSource
 from m2f.output.write_errors import naming
 
-_TEMPORARY = ".m2f-unfinished-"
+UNFINISHED = ".m2f-unfinished-"  # what the name of a file or folder begins with until it is whole
 # File systems take 255 bytes a name, of which endings and the mark of an unfinished file need some.
 _MAX_NAME_BYTES = 150
 _HASH_DIGITS = 10
@@ -37,7 +38,7 @@ def write_whole(path: Path, write: Callable[[Path], Any]):
         write: writes to the path that it is given, which has the same ending.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.parent / f"{_TEMPORARY}{uuid4().hex}{path.suffix}"
+    unfinished = path.parent / f"{UNFINISHED}{uuid4().hex}{path.suffix}"
     try:
         with naming(path):
             write(unfinished)
@@ -48,8 +49,8 @@ def write_whole(path: Path, write: Callable[[Path], Any]):
 
 def remove_unfinished(folder: Path):
     """Remove what a killed process left in a folder and its folders."""
-    for path in folder.rglob(f"{_TEMPORARY}*"):
-        path.unlink(missing_ok=True)
+    for path in list(folder.rglob(f"{UNFINISHED}*")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _safe_name(name: str) -> str:

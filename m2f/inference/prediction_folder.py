@@ -3,11 +3,13 @@
 report.html          everything at a glance; needs no other file and no network
 predictions.json     COCO: images, categories, and annotations with RLE masks, boxes, areas and scores
 objects.csv          a row for each segment
+ranking.csv          a row for each image, those that the model is unsure of first; where it is asked for
 overlays/NAME.png    the image with its segments over it
 labels/NAME.png      one number per pixel: the class of a semantic map, 255 or 65535 where there is none; else the
                      segment's id in objects.csv, 0 where there is none (of segments that overlap, the best one's)
 records/NAME.json    the result of one image, written after its pictures; what continues a run that was interrupted
 settings.json        of the run
+FORMAT/              the results as another tool wants them, see m2f/output_formats
 
 Every file is written under another name first and then renamed, so what is there is whole. The first three are put
 together from the records in the end.
@@ -32,8 +34,11 @@ from m2f.inference.output_names import output_names, remove_unfinished, write_wh
 from m2f.inference.segment_captions import draw_captions
 from m2f.inference.segmentation_result import SegmentationResult
 from m2f.output.folder_lock import files_in
+from m2f.output_formats.format_folder import remove_written
+from m2f.output_formats.format_list import FORMATS
 
 REPORT, COCO_JSON, OBJECTS_CSV, SETTINGS = "report.html", "predictions.json", "objects.csv", "settings.json"
+RANKING_CSV = "ranking.csv"
 OVERLAYS, LABELS, RECORDS = "overlays", "labels", "records"
 _PROGRAM = "m2f predict"  # by which a folder is known again
 _THUMBNAIL = (320, 320)  # pixels at most
@@ -170,9 +175,11 @@ class PredictionFolder:
             )
 
     def _clear(self):
-        for name in (REPORT, COCO_JSON, OBJECTS_CSV, OVERLAYS, LABELS, RECORDS):
+        for name in (REPORT, COCO_JSON, OBJECTS_CSV, RANKING_CSV, OVERLAYS, LABELS, RECORDS):
             path = self.path / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        for name in FORMATS:
+            remove_written(self.path / name)
 
 
 def label_picture(result: SegmentationResult) -> Image.Image:

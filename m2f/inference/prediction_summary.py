@@ -11,12 +11,13 @@ from typing import Any, NamedTuple, TextIO
 
 from m2f.inference.html_report import render_report
 from m2f.inference.output_names import write_whole
-from m2f.inference.prediction_folder import COCO_JSON, OBJECTS_CSV, REPORT, Entry, PredictionFolder
+from m2f.inference.prediction_folder import COCO_JSON, OBJECTS_CSV, RANKING_CSV, REPORT, Entry, PredictionFolder
 from m2f.output.safe_text import csv_cell
 
 CSV_COLUMNS = (
     "image", "id", "class", "class_id", "score", "area", "left", "top", "width", "height",
 )  # fmt: skip
+RANKING_COLUMNS = ("rank", "image", "uncertainty", "objects")
 _REPORT_PICTURES = 500  # each takes about 40 KB of the report
 _REPORT_OBJECTS = 2000
 
@@ -97,6 +98,22 @@ def write_summary(
     summary = collected.summary()
     folder.write_text(REPORT, render_report(summary, {**folder.settings, **(remarks or {})}))
     return summary
+
+
+def write_ranking(folder: PredictionFolder, summary: Summary):
+    """Write ranking.csv: the images by their uncertainty, which is the mean of 1 - score over their segments, the
+    highest first. Images without a segment, which have no score to be unsure of, are the last, with an empty cell."""
+
+    def write(path: Path):
+        with path.open("w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(RANKING_COLUMNS)
+            ranked = sorted(summary.images, key=lambda row: 2 if row.mean_score is None else row.mean_score)
+            for rank, row in enumerate(ranked, start=1):
+                uncertainty = "" if row.mean_score is None else round(1 - row.mean_score, 6)
+                table.writerow([rank, csv_cell(row.name), uncertainty, row.objects])
+
+    write_whole(folder.path / RANKING_CSV, write)
 
 
 class _Collected:

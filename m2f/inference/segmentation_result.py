@@ -13,6 +13,13 @@ from m2f.inference.detection import Detection, boxes_of_ids, paint_ids
 from m2f.inference.segment import Segment
 from m2f.inference.segment_captions import draw_captions
 from m2f.inference.task_decoding import MappedSegments, TaskSegments
+from m2f.output_formats.coco_format import coco_polygons
+from m2f.output_formats.cvat_format import cvat_mask, cvat_polygons
+from m2f.output_formats.label_studio_format import IMAGE_TAG, LABEL_TAG, brush_result, polygon_result, prediction
+from m2f.output_formats.labelme_format import labelme_content, labelme_shapes
+from m2f.output_formats.mask_outlines import DEFAULT_TOLERANCE, Part, mask_parts, part_polygons
+from m2f.output_formats.saved_image import SavedObject
+from m2f.output_formats.yolo_format import yolo_line
 
 # A picture is drawn in bands of so many pixels, as drawing needs 12 bytes and more for each of them.
 _BAND_PIXELS = 1 << 23
@@ -178,19 +185,35 @@ class SegmentationResult:
         chosen = [highest + i if s.is_thing else s.label_id for i, s in enumerate(self.segments)]
         return colours[chosen].reshape(-1, 3)
 
-    def to_coco(self, image_id: int | str = 0) -> list[dict[str, Any]]:
+    def to_polygons(self, tolerance: float = DEFAULT_TOLERANCE) -> list[list[np.ndarray]]:
+        """For each segment its polygons, one for each part, (N, 2) float x and y in pixels. Holes are kept, by a line
+        that goes there and back; with a tolerance of 0 a polygon has the mask's pixels and no others.
+
+        Args:
+            tolerance: pixels that corners may be away from the line that leaves them out.
+
+        Raises:
+            ValueError: a tolerance below 0.
+        """
+        return [part_polygons(_parts(segment, tolerance)) for segment in self.segments]
+
+    def to_coco(self, image_id: int | str = 0, tolerance: float | None = None) -> list[dict[str, Any]]:
         """The segments as COCO annotations, which are COCO results too (https://cocodataset.org/#format-results):
-        image_id, category_id (the label id), segmentation (compressed RLE), bbox [left, top, width, height], area,
-        score and iscrowd (0). json can write them.
+        image_id, category_id (the label id), segmentation (compressed RLE, or polygons), bbox [left, top, width,
+        height], area of the mask, score and iscrowd (0). json can write them.
+
+        Args:
+            tolerance: polygons off by so many pixels, see `to_polygons`; None: RLE.
 
         Raises:
             ImportError: pycocotools is not installed.
+            ValueError: a tolerance below 0.
         """
         return [
             {
                 "image_id": image_id,
                 "category_id": segment.label_id,
-                "segmentation": segment.rle,
+                "segmentation": segment.rle if tolerance is None else coco_polygons(_parts(segment, tolerance)),
                 "bbox": [segment.box.left, segment.box.top, segment.box.width, segment.box.height],
                 "area": segment.area,
                 "score": segment.score,
@@ -198,6 +221,44 @@ class SegmentationResult:
             }
             for segment in self.segments
         ]
+
+    def to_yolo(self, tolerance: float = DEFAULT_TOLERANCE) -> str:
+        """The text file of YOLO's labels: a line for each segment, its class as its place in `id2label`. A line is one
+        polygon, so that parts are joined by lines without width, as holes are."""
+        number_of = {label: number for number, label in enumerate(sorted(self.id2label))}
+        lines = [yolo_line(number_of[s.label_id], _parts(s, tolerance), self.size) for s in self.segments]
+        return "".join(f"{line}\n" for line in lines)
+
+    def to_labelme(self, image_path: str, tolerance: float = DEFAULT_TOLERANCE) -> dict[str, Any]:
+        """The content of LabelMe's json.
+
+        Args:
+            image_path: relative to the json.
+        """
+        shapes = [labelme_shapes(s.label, s.score, _parts(s, tolerance), s.id) for s in self.segments]
+        return labelme_content(image_path, self.size, [shape for found in shapes for shape in found])
+
+    def to_label_studio(
+        self, tolerance: float | None = None, from_name: str = LABEL_TAG, to_name: str = IMAGE_TAG
+    ) -> dict[str, Any]:
+        """A prediction of a Label Studio task: brush masks, or with a tolerance polygons.
+
+        Args:
+            from_name, to_name: of the tags in the labelling interface.
+        """
+        names = {"from_name": from_name, "to_name": to_name}
+        if tolerance is None:
+            return prediction([brush_result(_saved(s), self.size, s.id, **names) for s in self.segments])
+        return prediction(
+            [polygon_result(_saved(s), _parts(s, tolerance), self.size, s.id, **names) for s in self.segments]
+        )
+
+    def to_cvat(self, tolerance: float | None = None) -> str:
+        """The elements of CVAT's xml for images, a line each: masks, or with a tolerance polygons."""
+        if tolerance is None:
+            return "\n".join(cvat_mask(_saved(segment)) for segment in self.segments)
+        found = (cvat_polygons(_saved(s), _parts(s, tolerance), s.id) for s in self.segments)
+        return "\n".join(element for elements in found for element in elements)
 
     def to_supervision(self) -> Any:
         """The segments as `supervision.Detections`, with `class_name` in its data.
@@ -217,3 +278,11 @@ class SegmentationResult:
             class_id=np.array([segment.label_id for segment in segments], int),
             data={"class_name": np.array([segment.label for segment in segments], str)},
         )
+
+
+def _parts(segment: Segment, tolerance: float) -> list[Part]:
+    return mask_parts(segment.crop, tolerance, segment.box.left, segment.box.top)
+
+
+def _saved(segment: Segment) -> SavedObject:
+    return SavedObject(segment.label_id, segment.label, segment.score, segment.box, segment.crop)

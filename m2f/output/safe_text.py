@@ -25,6 +25,9 @@ _WRITTEN_SURROGATE = re.compile(r"\\u(005c|d[89a-f][0-9a-f]{2})")
 _MARKDOWN = re.compile(r"[\\`*{}\[\]<>#|~&$!]|(?<![^\W_])_|_(?![^\W_])|(?<=www)\.|:(?=//)")
 _MARKDOWN_START = re.compile(r"^(\s*)([-+=])|^(\s*\d+)([.)])")
 
+# Of what xml cannot hold, all that `_CONTROL` leaves.
+_NO_XML = re.compile("[\ufffe\uffff]")
+
 Value = TypeVar("Value")
 
 
@@ -77,6 +80,11 @@ def markdown_block(text: object, language: str = "") -> str:
     """Lines of code in Markdown."""
     fence = "`" * max(3, _longest_run(str(text)) + 1)
     return f"{fence}{language}\n{terminal_text(text, lines=True)}\n{fence}"
+
+
+def xml_text(text: object) -> str:
+    """Text for an xml or yaml file, before its own escapes; what these cannot hold is written as on a terminal."""
+    return _NO_XML.sub(lambda found: f"\\u{ord(found[0]):04x}", terminal_text(text))
 
 
 def html_text(text: object) -> str:

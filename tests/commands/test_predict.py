@@ -184,6 +184,45 @@ def test_second_run_computes_what_is_new(images, reader, tmp_path):
     assert (out / "objects.csv").read_text().count("2.png") == 4
 
 
+def test_saved_formats_are_written_of_results_that_are_there(images, reader, tmp_path, capsys):
+    out = tmp_path / "out"
+    m2f_predict(images, "--output", out)
+    reader.shapes.clear()
+    saving = (images, "--output", out, "--save=yolo", "--save=coco-rle", "--tolerance=0")
+    assert m2f_predict(*saving) == 0 and not reader.shapes
+    printed = capsys.readouterr().out
+    assert f"saved {out / 'yolo'}: 3 images, 6 segments" in printed and "mean IoU with the masks 1.0000" in printed
+    assert sorted(path.name for path in (out / "yolo" / "labels" / "train").iterdir()) == ["0.txt", "1.txt", "2.txt"]
+    coco = json.loads((out / "coco-rle" / "instances_train.json").read_text())
+    predicted = json.loads((out / "predictions.json").read_text())
+    assert [a["segmentation"] for a in coco["annotations"]] == [a["segmentation"] for a in predicted["annotations"]]
+    first = contents(out)
+    assert m2f_predict(*saving) == 0 and contents(out) == first
+    (out / "yolo" / "labels" / "train" / "1.txt").write_text("corrected")
+    capsys.readouterr()
+    error = error_of(capsys, *saving)
+    assert f"{out / 'yolo'} was changed since it was written (labels/train/1.txt); move it away" in error
+    assert m2f_predict(*saving, "--overwrite") == 0 and contents(out) == first
+    error = error_of(capsys, images, "--output", out, "--save=yolo", "--tolerance=-1")
+    assert error.endswith("polygons cannot have a tolerance of -1.0 pixels; give 0 or more")
+
+
+def test_uncertain_images_come_first(images, reader, tmp_path):
+    """Sky has a score of 0.9, a cell 0.8 and a vessel 0.7; a black image has nothing."""
+    Image.new("RGB", SIZE[::-1]).save(images / "=1+1.png")
+    out = tmp_path / "out"
+    assert m2f_predict(images, "--output", out, "--rank=uncertainty") == 0
+    rows = list(csv.DictReader((out / "ranking.csv").open(encoding="utf-8")))
+    assert [(row["rank"], row["image"]) for row in rows] == [
+        ("1", "2.png"),
+        ("2", "1.png"),
+        ("3", "0.png"),
+        ("4", "'=1+1.png"),
+    ]
+    assert [float(row["uncertainty"]) for row in rows[:3]] == pytest.approx([0.2, 0.15, 0.1], abs=0.01)
+    assert rows[3]["uncertainty"] == "" and [row["objects"] for row in rows] == ["3", "2", "1", "0"]
+
+
 def test_other_settings_need_another_folder(images, reader, tmp_path, capsys):
     out = tmp_path / "out"
     m2f_predict(images, "--output", out)
@@ -312,7 +351,7 @@ def many_images(tmp_path) -> Path:
 
 def test_kill_loses_nothing_and_the_next_run_completes(many_images, reader, tmp_path):
     out, records = tmp_path / "out", tmp_path / "out" / "records"
-    process = start(many_images, "--output", out)
+    process = start(many_images, "--output", out, "--save=cvat")
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and len(list(records.glob("[0-9]*.json"))) < 3:
         time.sleep(0.02)
@@ -325,11 +364,12 @@ def test_kill_loses_nothing_and_the_next_run_completes(many_images, reader, tmp_
         for folder in ("overlays", "labels"):
             Image.open(out / folder / f"{path.stem}.png").load()
     changed = {path: path.stat().st_mtime_ns for path in done}
-    assert m2f_predict(many_images, "--output", out) == 0
+    (out / ".m2f-unfinished-1" / "images").mkdir(parents=True)  # as of a run that is killed while it saves
+    assert m2f_predict(many_images, "--output", out, "--save=cvat") == 0
     assert {path: path.stat().st_mtime_ns for path in done} == changed
     assert sum(shape[0] for shape in reader.shapes) == 12 - len(done)
-    assert m2f_predict(many_images, "--output", tmp_path / "other") == 0
-    assert contents(out) == contents(tmp_path / "other")
+    assert m2f_predict(many_images, "--output", tmp_path / "other", "--save=cvat") == 0
+    assert contents(out) == contents(tmp_path / "other") and "cvat/annotations.xml" in contents(out)
 
 
 def test_processes_share_the_images(many_images, reader, tmp_path):

@@ -1,6 +1,7 @@
 """Maps, masks, run lengths, pictures and other tools' formats of a result. Expected values are masks made here."""
 
 import sys
+import xml.etree.ElementTree as ElementTree
 from types import ModuleType
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+from m2f.data.brush_runs import brush_mask
+from m2f.data.coco_masks import decode_strip
 from m2f.data.segment_overlay import distinct_colours
 from m2f.evaluation.mask_rle import encode_masks
 from m2f.inference.detection import detections_from_masks
@@ -92,6 +95,40 @@ def test_coco():
         "score": 0.5,
         "iscrowd": 0,
     }
+
+
+def test_polygons_are_exact_without_a_tolerance():
+    """Also those of COCO, YOLO, LabelMe, Label Studio and CVAT, and their masks; the second mask has a hole."""
+    masks = two_that_overlap()
+    result = of_masks(*masks)
+    per_cent = [r["value"]["points"] for r in result.to_label_studio(0.0)["result"]]
+    elements = [ElementTree.fromstring(line) for line in result.to_cvat(0.0).splitlines()]
+    points = [[pair.split(",") for pair in element.get("points").split(";")] for element in elements]
+    forms = {
+        "polygons": [polygon for (polygon,) in result.to_polygons(0.0)],
+        "coco": [entry["segmentation"][0] for entry in result.to_coco(tolerance=0.0)],
+        "yolo": [
+            np.reshape(line.split()[1:], (-1, 2)).astype(float) * [30, 20] for line in result.to_yolo(0.0).splitlines()
+        ],
+        "labelme": [shape["points"] for shape in result.to_labelme("x.png", 0.0)["shapes"]],
+        "label studio": [np.array(polygon) * [0.3, 0.2] for polygon in per_cent],
+        "cvat": [np.array(pairs, float) for pairs in points],
+    }
+    for form, polygons in forms.items():
+        drawn = [decode_strip([np.ravel(polygon).tolist()], 20, 30) for polygon in polygons]
+        for (strip, left), mask in zip(drawn, masks, strict=True):
+            np.testing.assert_array_equal(strip, mask[:, left : left + strip.shape[1]], err_msg=form)
+            assert strip.sum() == mask.sum()
+    assert [line.split()[0] for line in result.to_yolo().splitlines()] == ["0", "1"]
+    brushes = [brush_mask(bytes(r["value"]["rle"]), (20, 30)) for r in result.to_label_studio()["result"]]
+    np.testing.assert_array_equal(brushes, masks)
+    assert result.to_label_studio(None, "shape", "photo")["result"][0]["to_name"] == "photo"
+    assert [(e.tag, e.get("label")) for e in map(ElementTree.fromstring, result.to_cvat().splitlines())] == [
+        ("mask", "cat"),
+        ("mask", "dog"),
+    ]
+    with pytest.raises(ValueError, match="tolerance of -1 pixels; give 0 or more"):
+        result.to_polygons(-1)
 
 
 def test_supervision(monkeypatch):
