@@ -80,6 +80,8 @@ EXTRAS = {
     "cvat": ["cvat-sdk>=2.80"],
     "label-studio": ["label-studio-ml>=1.0.9"],
     "sahi": ["sahi>=0.12"],
+    # Compresses OpenVINO's graphs: `m2f export --compress`.
+    "int8": ["nncf>=3.4", "openvino>=2026.4"],
     # Run transformers' model in `m2f bench`, beside ours.
     "bench": ["onnx>=1.20", "onnxruntime>=1.23", "onnxscript>=0.7", "openvino>=2026.4"],
 }

@@ -68,13 +68,13 @@ def find_instances(
         return Instances(scores, labels, torch.zeros((0, *geometry.target), dtype=torch.bool, device=scores.device))
     unique_queries, mask_index = queries.unique(return_inverse=True)
     masks = masks_at_target(mask_logits, unique_queries, geometry, chunk_bytes)
-    areas, sums = masks.measure(_logit(mask_threshold))
+    areas, sums = masks.measure(logit_of(mask_threshold))
     # 1e-6 as in the original: a mask without a pixel scores 0.
     scores = scores * (sums / (areas + 1e-6)).float()[mask_index]
     order = scores.argsort(descending=True, stable=True)
     order = order[(scores[order] >= threshold) & (areas[mask_index[order]] > 0)]
     # Upsampled once more, in the order of the result: kept from the first time they would be there twice for a moment.
-    return Instances(scores[order], labels[order], masks.binary(mask_index[order], _logit(mask_threshold)))
+    return Instances(scores[order], labels[order], masks.binary(mask_index[order], logit_of(mask_threshold)))
 
 
 def visible_instances(instances: Instances, overlap_mask_area_threshold: float) -> tuple[Tensor, Instances]:
@@ -121,7 +121,8 @@ def encode_coco_rle(masks: Tensor) -> list[dict]:
     return encoded
 
 
-def _logit(probability: float) -> float:
+def logit_of(probability: float) -> float:
+    """The logit whose sigmoid is `probability` in [0, 1]; infinite at both ends."""
     if probability in (0.0, 1.0):
         return math.inf if probability else -math.inf
     return math.log(probability / (1.0 - probability))

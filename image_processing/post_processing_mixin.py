@@ -136,7 +136,7 @@ class PostProcessingMixin:
             mask_threshold=mask_threshold,
             overlap_mask_area_threshold=overlap_mask_area_threshold,
         )
-        things = self._thing_labels(outputs.class_queries_logits.shape[-1] - 1)
+        things = self.thing_labels(outputs.class_queries_logits.shape[-1] - 1)
         if not things:
             raise ValueError(
                 f"no label is a thing (task {self.task!r}, thing_label_ids {self.thing_label_ids}), so there are no "
@@ -197,7 +197,7 @@ class PostProcessingMixin:
             overlap_mask_area_threshold=overlap_mask_area_threshold,
         )
         thresholds = (threshold, mask_threshold, overlap_mask_area_threshold)
-        fused = self._labels_to_fuse(outputs.class_queries_logits.shape[-1] - 1, label_ids_to_fuse)
+        fused = self.labels_to_fuse(outputs.class_queries_logits.shape[-1] - 1, label_ids_to_fuse)
 
         def work(class_logits, mask_logits, chunk_bytes, geometry):
             if self.task == "semantic":
@@ -248,8 +248,14 @@ class PostProcessingMixin:
                 return Prepared(sizes, [], divisor)
         return Prepared(sizes, canvas_sizes(sizes, self.do_pad, pad_size, self.size_divisor), divisor)
 
-    def _thing_labels(self, num_labels: int) -> set[int]:
-        """task "instance": every label. Else `thing_label_ids`; None: every label, or none for task "semantic"."""
+    def thing_labels(self, num_labels: int) -> set[int]:
+        """Labels of which there are instances, of a model with `num_labels`.
+
+        task "instance": every label. Else `thing_label_ids`; None: every label, or none for task "semantic".
+
+        Raises:
+            ValueError: one of `thing_label_ids` is none of the model's.
+        """
         if self.task == "instance" or (self.thing_label_ids is None and self.task == "panoptic"):
             return set(range(num_labels))
         things = set(self.thing_label_ids or ())
@@ -261,7 +267,8 @@ class PostProcessingMixin:
             )
         return things
 
-    def _labels_to_fuse(self, num_labels: int, label_ids_to_fuse: Collection[int] | None) -> set[int]:
+    def labels_to_fuse(self, num_labels: int, label_ids_to_fuse: Collection[int] | None = None) -> set[int]:
+        """Labels whose queries become one panoptic segment: those given, else all that are no things."""
         if label_ids_to_fuse is not None:
             return {int(label) for label in label_ids_to_fuse}
         if self.task == "panoptic" and self.thing_label_ids is None:
@@ -269,7 +276,7 @@ class PostProcessingMixin:
                 "The processor does not know which labels are things (thing_label_ids is None), so no label is fused. "
                 'Set thing_label_ids, task="instance" if all are things, or pass label_ids_to_fuse.'
             )
-        return set(range(num_labels)) - self._thing_labels(num_labels)
+        return set(range(num_labels)) - self.thing_labels(num_labels)
 
 
 def _check_finite(class_logits: Tensor, mask_logits: Tensor) -> None:

@@ -57,7 +57,7 @@ def _main(arguments: Sequence[str]) -> int:
     first = main_parser().parse_args(arguments)
     prog, debug = f"m2f {first.command}", first.debug or "--debug" in first.arguments
     try:
-        code = _run(first.command, first.arguments)
+        code = _run(first.command, ["--debug", *first.arguments] if first.debug else first.arguments)
         sys.stdout.flush()  # here, where a broken pipe is caught, instead of at exit
         return code
     except BrokenPipeError:

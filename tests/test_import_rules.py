@@ -55,6 +55,7 @@ LAZY = {
     "faster_coco_eval",
     "gradio",
     "label_studio_ml",
+    "nncf",
     "onnxruntime",
     "openvino",
     "peft",

@@ -17,13 +17,23 @@ from m2f.data.dataset_paths import image_files
 from m2f.exported.exported_network import is_graph
 from m2f.exported.graph_description import graph_files
 from m2f.exported.graph_export import check_size, check_target, export_model, graph_path
-from m2f.exported.graph_form import DTYPES, FORMATS, MADE_WITH, POSTS, RUN_WITH, GraphForm, check_packages
-from m2f.hub.weights_license import stated_license
+from m2f.exported.graph_form import (
+    COMPRESSIONS,
+    DTYPES,
+    FORMATS,
+    MADE_WITH,
+    POSTS,
+    RUN_WITH,
+    GraphForm,
+    check_compression,
+    check_packages,
+)
+from m2f.hub.weights_license import required_license, stated_license
 from m2f.image_processing.channel_counts import USUAL_CHANNELS
 from m2f.image_processing.image_processing_m2f import TASKS
 from m2f.inference.image_sources import read_image
 from m2f.inference.model_loading import choose_task, load_model
-from m2f.validation.export_check import check_export
+from m2f.validation.export_check import ExportDisagreesError, check_export, differing_layer
 
 _DYNAMIC = "dynamic"
 _MOST_CHECKED = 8
@@ -43,6 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("--post", choices=POSTS, default="none", help=post)
     padding = "every image fills the input, stretched to it: no input `sizes`, and positions that are constants"
     parser.add_argument("--no-padding", action="store_true", help=padding)
+    compress = "weights of 8 bits, in OpenVINO's format (%(default)s)"
+    parser.add_argument("--compress", choices=(*COMPRESSIONS, "int8"), default="none", help=compress)
     parser.add_argument("--task", choices=TASKS, help="what the checkpoint was trained for, where it does not say")
     check = f"image or folder of images to compare on, up to {_MOST_CHECKED} (pictures of the bundled checkpoint)"
     parser.add_argument("--check", type=Path, metavar="DATA", help=check)
@@ -60,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     say = printer(is_main=True)
     format = args.format or next((f for f, end in FORMATS.items() if args.target.suffix == end), "onnx")
     path = graph_path(args.target, format)
+    GraphForm(format, dtype=args.dtype, post=args.post, compress=args.compress)  # what does not go together ends here
     check_target(path, args.overwrite)
     check_folder(path.parent)
     for packages in (MADE_WITH, RUN_WITH):
@@ -82,7 +95,9 @@ def run(args: argparse.Namespace) -> int:
         args.dtype,
         args.post,
         not args.no_padding,
+        args.compress,
     )
+    check_compression(form)
     check_size(model, form)
     if args.dry_run:
         say(f"would write {path}: {form}")
@@ -91,10 +106,14 @@ def run(args: argparse.Namespace) -> int:
         say("tracing the network for any size, which takes minutes")
 
     def check(graph: Path):
-        say(check_export(graph, model, images).line())
+        try:
+            say(check_export(graph, model, images).line())
+        except ExportDisagreesError as error:
+            where = differing_layer(graph, model, images[0]) if args.debug else "--debug names the first layer"
+            raise ExportDisagreesError(f"{error}; {where}") from error
 
     name = os.fspath(args.checkpoint)
-    licence = stated_license(checkpoint_location(args.checkpoint))
+    licence = required_license(model.config.to_dict(), name) or stated_license(checkpoint_location(name))
     export_model(model, processor, path, form, checkpoint=name, licence=licence, check=check)
     size_of_files = sum(file.stat().st_size for file in graph_files(path)) / 2**20
     say(f"{path} and {path.with_suffix('.json').name}: {size_of_files:.1f} MiB")

@@ -38,7 +38,7 @@ def describe(
     Args:
         config: of the model, an M2FConfig.
         processor: with the sizes that the graph takes.
-        licence: of the weights, where it is known.
+        licence: of the weights, where it is known; what the config records of it goes first.
     """
     return {
         "program": _PROGRAM,
@@ -61,7 +61,7 @@ def describe(
         "mask_padding": config.mask_padding,
         "processor": json.loads(processor.to_json_string()),
         "checkpoint": checkpoint,
-        "license": licence or getattr(config, LICENSE_FIELD, None),
+        "license": getattr(config, LICENSE_FIELD, None) or licence,
         "versions": _versions(),
     }
 

@@ -11,7 +11,7 @@ import torch
 
 from m2f.configuration.backbone_stages import fixed_size
 from m2f.exported.graph_description import describe, description_path, graph_files, read_description, write_description
-from m2f.exported.graph_form import FORMATS, MADE_WITH, GraphForm, check_packages
+from m2f.exported.graph_form import FORMATS, MADE_WITH, GraphForm, check_compression, check_packages
 from m2f.exported.graph_writers import trace_network, write_graph
 from m2f.exported.portable_network import PortableNetwork
 from m2f.image_processing.file_settings import pad_size_in_use
@@ -92,6 +92,7 @@ def export_model(
         ValueError: the backbone does not take the size, the network cannot be exported in this form, or from `check`.
     """
     check_packages(form.format, MADE_WITH)
+    check_compression(form)
     check_size(model, form)
     processor = processor_for(processor, form)
     network = model

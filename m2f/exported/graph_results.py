@@ -4,12 +4,13 @@ The rules are those of m2f.image_processing (`post_processing.py`, `instance_mas
 they compute by the values that they find; here everything is computed, and marked with what counts.
 """
 
-import math
 from collections.abc import Collection
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
+
+from m2f.image_processing.instance_masks import logit_of
 
 
 def semantic_labels(class_logits: Tensor, mask_logits: Tensor, size: tuple[int, int]) -> tuple[Tensor]:
@@ -49,7 +50,7 @@ def best_instances(
     query, label = pairs // (classes - 1), pairs % (classes - 1)
     scores = scores * _looked_up(is_thing, label)
     logits = _resized(_rows(mask_logits, query), size)
-    masks = logits > _logit(mask_threshold)
+    masks = logits > logit_of(mask_threshold)
     if inside is not None:
         masks = masks & inside[:, None]
     areas = masks.flatten(2).sum(-1)
@@ -82,7 +83,7 @@ def panoptic_map(
     scores, labels = class_logits.softmax(-1).max(-1)
     kept = (labels != classes - 1) & (scores > threshold)
     masks = _resized(mask_logits, size)
-    reaches = (masks >= _logit(mask_threshold)) & kept[..., None, None]
+    reaches = (masks >= logit_of(mask_threshold)) & kept[..., None, None]
     if inside is not None:
         reaches = reaches & inside[:, None]
     weighted = torch.where(kept[..., None, None], scores[..., None, None] * masks.sigmoid(), -1.0)
@@ -127,9 +128,3 @@ def _entries(table: Tensor, index: Tensor) -> Tensor:
 def _looked_up(table: Tensor, index: Tensor) -> Tensor:
     """Entries of a table (N,) at indices of any shape; as an index alone it would become ONNX's GatherND."""
     return table.index_select(0, index.flatten()).view(index.shape)
-
-
-def _logit(probability: float) -> float:
-    if probability in (0.0, 1.0):
-        return math.inf if probability else -math.inf
-    return math.log(probability / (1.0 - probability))

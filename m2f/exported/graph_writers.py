@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from m2f.exported.graph_compression import compress_weights
 from m2f.exported.graph_form import LARGEST_BATCH, LARGEST_EDGE, LEAST_EDGE, SIZE_DIVISOR, GraphForm
 from m2f.exported.graph_runtimes import import_openvino
 from m2f.modeling_m2f.kernels.portable_graph import portable_graph
@@ -30,7 +31,7 @@ def trace_network(network: nn.Module, form: GraphForm) -> ExportedProgram:
         ValueError: it cannot be had with the dynamic sizes of `form`; the message has torch's reason.
     """
     inputs = example_inputs(form, getattr(network, "channels", 3))
-    with torch.no_grad(), portable_graph(), quiet_exporters():
+    with torch.no_grad(), portable_graph(), quiet_exporters(), _without_stack_traces():
         try:
             return torch.export.export(network, inputs, dynamic_shapes=_dynamic_shapes(form))
         except (torch._dynamo.exc.UserError, RuntimeError, ValueError) as error:
@@ -65,7 +66,7 @@ def _sizes_in_words(form: GraphForm) -> str:
 
 def write_graph(program: ExportedProgram, form: GraphForm, path: Path):
     """Writes the file of a format; an OpenVINO graph's weights beside it."""
-    with torch.no_grad(), quiet_exporters():
+    with torch.no_grad(), quiet_exporters(), _without_stack_traces():
         _WRITERS[form.format](program, form, path)
 
 
@@ -86,6 +87,8 @@ def _write_openvino(program: ExportedProgram, form: GraphForm, path: Path):
     for found, names in ((graph.inputs, form.inputs), (graph.outputs, form.outputs)):
         for port, name in zip(found, names, strict=True):
             port.get_tensor().set_names({name})
+    if form.compress == "int8-weights":
+        graph = compress_weights(graph)
     openvino.save_model(graph, path, compress_to_fp16=form.dtype == "float16")
 
 
@@ -138,6 +141,19 @@ def _halve_weights(model: Any):
     nodes = [*casts, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
+
+
+@contextmanager
+def _without_stack_traces() -> Iterator[None]:
+    """Where in the source each operator was called would be written into the file, with the folders of this machine;
+    and to find it out takes a good part of a trace's time."""
+    config: Any = torch.fx.config
+    before = getattr(config, "do_not_emit_stack_traces", False)  # torch before 2.13 may not have it
+    config.do_not_emit_stack_traces = True
+    try:
+        yield
+    finally:
+        config.do_not_emit_stack_traces = before
 
 
 @contextmanager

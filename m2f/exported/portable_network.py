@@ -48,11 +48,11 @@ class PortableNetwork(nn.Module):
 def result_settings(processor: M2FImageProcessor, post: str, num_labels: int) -> dict[str, Any]:
     """The thresholds and labels that finished results depend on: arguments of the functions in graph_results.py."""
     if post == "instance":
-        things = sorted(processor._thing_labels(num_labels))
+        things = sorted(processor.thing_labels(num_labels))
         return {"things": things, "mask_threshold": MASK_THRESHOLD, "top_k": _TOP_K}
     if post == "panoptic":
         thresholds = {"threshold": processor.panoptic_threshold, "mask_threshold": MASK_THRESHOLD}
-        fused = sorted(processor._labels_to_fuse(num_labels, None))
+        fused = sorted(processor.labels_to_fuse(num_labels))
         return {"fused": fused, **thresholds, "overlap_threshold": OVERLAP_THRESHOLD}
     return {}
 

@@ -130,9 +130,11 @@ def _segmenting(gradio: Any, loaded: Callable[[str], Segmenter]) -> Callable[...
             chosen = None if task == _AUTO else task
             # Semantic maps have no thresholds.
             is_semantic = (chosen or base.task) == "semantic"
-            thresholds = {} if is_semantic else {"threshold": threshold, "mask_threshold": mask_threshold}
-            segmenter = Segmenter(base.model, base.processor, chosen, **thresholds)
-            result = segmenter(picture)
+            thresholds: dict[str, Any] = (
+                {} if is_semantic else {"threshold": threshold, "mask_threshold": mask_threshold}
+            )
+            segmenter = Segmenter(base.model, base.processor, chosen, **({} if is_semantic else given))
+            result: Any = segmenter(picture)
         except (ValueError, OSError) as error:
             raise gradio.Error(" ".join(str(error).split()), print_exception=False) from error
         path = Path(tempfile.mkdtemp(dir=kept.name)) / JSON_NAME

@@ -16,6 +16,7 @@ from sahi.utils.compatibility import fix_full_shape_list, fix_shift_amount_list
 from sahi.utils.cv import get_coco_segmentation_from_bool_mask
 
 from m2f.inference.segment import Segment
+from m2f.inference.segmentation_result import SegmentationResult
 from m2f.inference.segmenter import Segmenter
 
 
@@ -51,7 +52,7 @@ class SahiModel(DetectionModel):
     def load_model(self):
         segmenter = Segmenter.from_pretrained(self.model_path, self.task, self.device)
         thresholds = {"threshold": self.confidence_threshold, "mask_threshold": self.mask_threshold}
-        given = {} if segmenter.task == "semantic" else thresholds
+        given: dict[str, Any] = {} if segmenter.task == "semantic" else thresholds
         self.set_model(Segmenter(segmenter.model, segmenter.processor, self.task, **given))
 
     def set_model(self, model: Segmenter, **_: Any):
@@ -75,10 +76,10 @@ class SahiModel(DetectionModel):
 
     def perform_batch_inference(self, images: list[np.ndarray]):
         """Of (H, W, 3) images in 0..255, together."""
-        self._original_predictions = self.model([np.ascontiguousarray(image) for image in images])
+        self._original_predictions: Any = self.model([np.ascontiguousarray(image) for image in images])
 
     def _create_object_prediction_list_from_original_predictions(self, shift_amount_list=None, full_shape_list=None):
-        results = self._original_predictions
+        results: list[SegmentationResult] = self._original_predictions
         shifts = fix_shift_amount_list(shift_amount_list or [[0, 0]])
         shapes = fix_full_shape_list(full_shape_list) or [list(result.size) for result in results]
         self._object_prediction_list_per_image = [

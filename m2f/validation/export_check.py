@@ -11,14 +11,23 @@ from torch import Tensor
 from m2f.exported.exported_network import ExportedNetwork
 from m2f.exported.graph_description import read_description
 from m2f.exported.graph_form import GraphForm
-from m2f.exported.graph_runtimes import open_graph
+from m2f.exported.graph_runtimes import Runner, open_graph
+from m2f.exported.layer_probe import first_difference, relative_difference
+from m2f.exported.portable_network import PortableNetwork
 from m2f.image_processing.band_image import PixelImage
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
+from m2f.modeling_m2f.pixel_values import image_sizes
 
-# By the type of the weights: the largest difference of a logit, as share of the largest logit, and the least share of
-# pixels with the same result. A difference may move the border of an attention mask, and then more than roundings.
-LIMITS = {"float32": (1e-2, 0.995), "float16": (0.25, 0.97), "bfloat16": (0.5, 0.9)}
+# By the type of the weights, or what was compressed: the largest difference of a logit, as share of the largest logit,
+# and the least share of pixels with the same result. A difference may move the border of an attention mask, and then
+# more than roundings.
+LIMITS = {
+    "float32": (1e-2, 0.995),
+    "float16": (0.25, 0.97),
+    "bfloat16": (0.5, 0.9),
+    "int8-weights": (0.5, 0.95),
+}
 
 
 @dataclass(frozen=True)
@@ -52,11 +61,8 @@ def check_export(graph: Path, model: M2FForUniversalSegmentation, images: Sequen
     Raises:
         ExportDisagreesError: they differ by more than `LIMITS`.
     """
-    description, form = read_description(graph)
-    processor = M2FImageProcessor.from_dict(description["processor"])
-    compare = _compare_logits if form.post == "none" else _compare_results
-    found = compare(graph, form, model, processor, images)
-    most, least = LIMITS[form.dtype]
+    found = compare_export(graph, model, images)
+    most, least = _limits(read_description(graph)[1])
     if found.pixels < least or (found.logits or 0) > most:
         raise ExportDisagreesError(
             f"the graph disagrees with its model: {found.line()}; at least {least:.1%} of the pixels"
@@ -66,46 +72,50 @@ def check_export(graph: Path, model: M2FForUniversalSegmentation, images: Sequen
     return found
 
 
-def _compare_logits(
-    graph: Path,
-    form: GraphForm,
-    model: M2FForUniversalSegmentation,
-    processor: M2FImageProcessor,
-    images: Sequence[PixelImage],
-) -> Agreement:
-    exported = ExportedNetwork(graph)
-    differences, tally = [0.0], _Tally()
-    for image in images:
-        inputs = processor(image, return_tensors="pt")
-        with torch.inference_mode():
-            theirs = exported(**inputs)
-            ours = model(**inputs)
-        for name in ("class_queries_logits", "masks_queries_logits"):
-            differences.append(_relative_difference(theirs[name], ours[name]))
-        size = [(image.height, image.width)]
-        tally.add(*(_segment_map(processor, outputs, size) for outputs in (theirs, ours)))
-    return tally.agreement(len(images), max(differences))
+def _limits(form: GraphForm) -> tuple[float, float]:
+    return LIMITS[form.dtype if form.compress == "none" else form.compress]
 
 
-def _compare_results(
-    graph: Path,
-    form: GraphForm,
-    model: M2FForUniversalSegmentation,
-    processor: M2FImageProcessor,
-    images: Sequence[PixelImage],
-) -> Agreement:
-    run, tally = open_graph(graph, form), _Tally()
+def differing_layer(graph: Path, model: M2FForUniversalSegmentation, image: PixelImage) -> str:
+    """Where a graph leaves its model, in words: see `first_difference`."""
+    description, form = read_description(graph)
+    processor = M2FImageProcessor.from_dict(description["processor"])
+    prepared = processor(image, return_tensors="pt")
+    inputs = _graph_inputs(form, prepared["pixel_values"], image_sizes(**prepared))
+    return first_difference(PortableNetwork(model, processor, form).eval(), form, inputs, _limits(form)[0])
+
+
+def compare_export(graph: Path, model: M2FForUniversalSegmentation, images: Sequence[PixelImage]) -> Agreement:
+    """What a graph and its model find in the images, at their own size; finished results at the network's."""
+    description, form = read_description(graph)
+    processor = M2FImageProcessor.from_dict(description["processor"])
+    network: Any = ExportedNetwork(graph) if form.post == "none" else open_graph(graph, form)
+    differences: list[float] = []
+    tally = _Tally()
     for image in images:
         inputs = processor(image, return_tensors="pt")
         with torch.inference_mode():
             ours = model(**inputs)
-        pixel_values = inputs["pixel_values"].expand(form.batch or 1, -1, -1, -1)
-        sizes = ours.valid_sizes.expand(form.batch or 1, -1)
-        results = dict(zip(form.outputs, run((pixel_values, sizes) if form.padding else (pixel_values,)), strict=True))
-        height, width = ours.valid_sizes[0].tolist()
-        theirs = finished_map({name: x[0] for name, x in results.items()}, form.post)[:height, :width]
-        tally.add(theirs, _segment_map(processor, ours, [(height, width)], form.post))
-    return tally.agreement(len(images), None)
+            if form.post == "none":
+                theirs, task, size = network(**inputs), processor.task, (image.height, image.width)
+                differences += [relative_difference(theirs[name], ours[name]) for name in form.outputs]
+                found = _segment_map(processor, theirs, size, task)
+            else:
+                task, size = form.post, ours.valid_sizes[0].tolist()
+                found = _finished_results(network, form, inputs["pixel_values"], ours.valid_sizes)
+        tally.add(found[: size[0], : size[1]], _segment_map(processor, ours, size, task))
+    return tally.agreement(len(images), max(differences, default=0.0) if form.post == "none" else None)
+
+
+def _finished_results(run: Runner, form: GraphForm, pixel_values: Tensor, sizes: Tensor) -> Tensor:
+    results = run(_graph_inputs(form, pixel_values, sizes))
+    return finished_map({name: x[0] for name, x in zip(form.outputs, results, strict=True)}, form.post)
+
+
+def _graph_inputs(form: GraphForm, pixel_values: Tensor, sizes: Tensor) -> list[Tensor]:
+    """Of one image, repeated to the batch of the graph."""
+    inputs = (pixel_values, sizes) if form.padding else (pixel_values,)
+    return [x.expand(form.batch or 1, *x.shape[1:]) for x in inputs]
 
 
 def finished_map(results: dict[str, Tensor], post: str, threshold: float = 0.5) -> Tensor:
@@ -123,11 +133,9 @@ def finished_map(results: dict[str, Tensor], post: str, threshold: float = 0.5) 
     return _laid(results["masks"][kept], results["labels"][kept])
 
 
-def _segment_map(
-    processor: M2FImageProcessor, outputs: Any, sizes: list[tuple[int, int]], task: str | None = None
-) -> Tensor:
+def _segment_map(processor: M2FImageProcessor, outputs: Any, size: Sequence[int], task: str) -> Tensor:
     """(H, W, 2): segment and label of each pixel; 0 and -1 where there is none."""
-    task = task or processor.task
+    sizes = [tuple(size)]
     if task == "semantic":
         labels: Any = processor.post_process_semantic_segmentation(outputs, target_sizes=sizes)[0]
         return torch.stack([labels, labels], -1)
@@ -185,9 +193,3 @@ class _Tally:
 def _areas(segment_map: Tensor) -> dict[tuple[int, int], int]:
     pairs, counts = segment_map.flatten(0, 1).unique(dim=0, return_counts=True)
     return {(a, b): count for (a, b), count in zip(pairs.tolist(), counts.tolist(), strict=True)}
-
-
-def _relative_difference(found: Tensor, wanted: Tensor) -> float:
-    """NaN counts as infinitely far."""
-    difference = float((found.float() - wanted.float()).abs().max() / wanted.float().abs().max().clamp(min=1e-6))
-    return difference if difference == difference else float("inf")

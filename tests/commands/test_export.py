@@ -57,6 +57,8 @@ def test_a_graph_is_run_by_the_same_commands(folder, capsys):
         (["--batch", "0", "--overwrite"], "whole number from 1 on"),
         (["--format", "onnx"], "ends with .pt2, and graphs of onnx end with .onnx"),
         (["--check", "/nowhere", "--overwrite"], "is no image and no folder with images"),
+        (["--compress", "int8", "--overwrite"], "the whole network in int8 is not exported"),
+        (["--compress", "int8-weights", "--overwrite"], "torch-export files are not compressed to int8-weights"),
     ],
 )
 def test_wrong_arguments_are_one_line_and_leave_all_as_it_was(folder, capsys, options, message):
@@ -75,12 +77,26 @@ def test_wrong_arguments_are_one_line_and_leave_all_as_it_was(folder, capsys, op
 def test_a_graph_that_disagrees_is_deleted(folder, capsys, monkeypatch):
     monkeypatch.setattr("m2f.exported.exported_network.ExportedNetwork._logits", wrong_logits)
     assert export(folder, "wrong.pt2", "--size", "64x96") == 2
-    assert "the graph disagrees with its model" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "the graph disagrees with its model" in error and error.endswith("; --debug names the first layer\n")
     assert not list(folder.glob("*wrong*")) and not list(folder.glob(".m2f-export-*"))
 
 
 def wrong_logits(self, pixel_values, sizes):
     return [-x for x in self._run((pixel_values, sizes))]
+
+
+def test_debug_says_where_a_graph_disagrees(folder, capsys, monkeypatch):
+    """The network itself is cheap here: `first_difference` has tests of its own."""
+    asked = []
+    monkeypatch.setattr("m2f.validation.export_check.first_difference", lambda *args: asked.append(args) or "here")
+    monkeypatch.setattr("m2f.exported.exported_network.ExportedNetwork._logits", wrong_logits)
+    assert export(folder, "wrong.pt2", "--size", "64x96", "--batch", "2", "--debug") == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("are needed; here")
+    ((network, form, (pixel_values, sizes), limit),) = asked
+    assert form.size == (64, 96) and network.form == form and limit == 1e-2
+    assert pixel_values.shape == (2, 3, 64, 96) and sizes.tolist() == [[58, 96]] * 2  # a.png, 60 x 100
+    assert not list(folder.glob("*wrong*"))
 
 
 def test_what_a_graph_cannot_do_is_said(folder, capsys):

@@ -6,7 +6,7 @@ import pytest
 from small_models import small_config
 
 from m2f.exported.graph_description import describe, description_path, read_description, write_description
-from m2f.exported.graph_form import GraphForm, check_packages
+from m2f.exported.graph_form import GraphForm, check_compression, check_packages
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 
 
@@ -29,6 +29,15 @@ def test_all_that_is_needed_is_there(graph):
     assert fields["preprocessing"]["multiple_of"] == 32 and fields["preprocessing"]["mean"] == [0.485, 0.456, 0.406]
     assert fields["results"]["in_the_graph"]["fused"] == [0, 2, 3, 4]
     assert fields["labels"]["4"] == "LABEL_4" and fields["license"] == "mit" and fields["versions"]["torch"]
+
+
+def test_the_licence_that_a_config_records_goes_before_a_card(graph):
+    config = small_config(weights_license="cc-by-nc-4.0")
+    fields = describe(GraphForm(), config, M2FImageProcessor(), "user/model", "mit")
+    assert fields["license"] == "cc-by-nc-4.0"
+    assert describe(GraphForm(padding=False), config, M2FImageProcessor(), "", None)["inputs"].keys() == {
+        "pixel_values"
+    }
 
 
 def change(path, **changes):
@@ -76,6 +85,12 @@ def test_what_was_changed_is_refused(graph):
         ({"size": (64, 10**9)}, "such as 8192"),
         ({"batch": 0}, "the batch is 0"),
         ({"batch": 10**6}, "from 1 to 256"),
+        (
+            {"compress": "int8", "format": "openvino"},
+            "the whole network in int8 is not exported: .* use int8-weights",
+        ),
+        ({"compress": "int4", "format": "openvino"}, "unknown compress 'int4'"),
+        ({"compress": "int8-weights"}, "onnx files are not compressed to int8-weights; use the format openvino"),
     ],
 )
 def test_forms_that_cannot_be(fields, message):
@@ -89,6 +104,11 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch):
         ImportError, match=r"needs onnx, onnxscript, which is not installed: pip install 'm2f\[onnx\]'"
     ):
         check_packages("onnx", {"onnx": ("onnx", "onnxscript")})
+    with pytest.raises(
+        ImportError, match=r"int8-weights needs nncf, which is not installed: pip install 'm2f\[int8\]'"
+    ):
+        check_compression(GraphForm("openvino", compress="int8-weights"))
+    check_compression(GraphForm("openvino"))
 
 
 def test_other_channels_have_a_number_each():

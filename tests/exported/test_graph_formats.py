@@ -1,6 +1,7 @@
 """Graphs of other libraries, where these are installed: they give what the model gives."""
 
 import os
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,9 +14,11 @@ from small_models import small_model
 from torch.nn.functional import pad
 
 from m2f.exported.exported_network import ExportedNetwork
-from m2f.exported.graph_export import export_model
-from m2f.exported.graph_form import MADE_WITH, RUN_WITH, GraphForm
-from m2f.exported.graph_writers import ALLOWED_OPERATORS
+from m2f.exported.graph_description import describe, write_description
+from m2f.exported.graph_export import export_model, processor_for
+from m2f.exported.graph_form import FORMATS, MADE_WITH, RUN_WITH, GraphForm
+from m2f.exported.graph_writers import ALLOWED_OPERATORS, trace_network, write_graph
+from m2f.exported.portable_network import PortableNetwork
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.inference.segmenter import Segmenter
 from m2f.validation.export_check import check_export
@@ -24,8 +27,12 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 SIZE = (64, 96)
 
 
+def missing_packages(format: str) -> list[str]:
+    return [name for name in (*MADE_WITH[format], *RUN_WITH[format]) if not find_spec(name)]
+
+
 def needs(format: str):
-    missing = [name for name in (*MADE_WITH[format], *RUN_WITH[format]) if not find_spec(name)]
+    missing = missing_packages(format)
     return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} not installed")
 
 
@@ -48,11 +55,22 @@ def images():
 
 
 @pytest.fixture(scope="module")
-def onnx_graph(model, processor, tmp_path_factory):
-    """Of any batch."""
-    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    export_model(model, processor, path, GraphForm("onnx", SIZE), checkpoint="small")
-    return path
+def graphs(model, processor, tmp_path_factory):
+    """Of any batch: format -> file, in all formats that can be written here, of one trace."""
+    folder = tmp_path_factory.mktemp("graphs")
+    form = GraphForm("onnx", SIZE)
+    fitted = processor_for(processor, form)
+    program = trace_network(PortableNetwork(model, fitted, form).eval(), form)
+    found = {}
+    for format in ("torch-export", "onnx", "openvino"):
+        if missing_packages(format):
+            continue
+        form, path = GraphForm(format, SIZE), folder / format / f"model{FORMATS[format]}"
+        path.parent.mkdir()
+        write_graph(program, form, path)
+        write_description(describe(form, model.config, fitted, "small", None), path)
+        found[format] = path
+    return found
 
 
 def check_batches(network, model):
@@ -72,42 +90,62 @@ def check_batches(network, model):
 
 
 @needs("onnx")
-def test_onnx(onnx_graph, model):
+def test_onnx(graphs, model):
     import onnx
 
-    check_batches(ExportedNetwork(onnx_graph), model)
-    graph = onnx.load(onnx_graph)
+    check_batches(ExportedNetwork(graphs["onnx"]), model)
+    graph = onnx.load(graphs["onnx"])
     onnx.checker.check_model(graph)
     assert {node.op_type for node in graph.graph.node} <= ALLOWED_OPERATORS
     assert not {"GridSample", "ScatterND", "ScatterElements", "GatherND", "If", "Loop"} & ALLOWED_OPERATORS
     assert [(entry.domain, entry.version) for entry in graph.opset_import] == [("", 18)]
     assert not graph.functions
+    assert str(Path(__file__).parents[2]).encode() not in graphs["onnx"].read_bytes()  # no paths of this machine
 
 
 @needs("onnx")
-def test_the_example_without_torch_finds_what_m2f_finds(onnx_graph, images, tmp_path, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(EXAMPLES)
-    for name in [name for name in sys.modules if name.startswith(("torch", "transformers", "m2f"))]:
-        monkeypatch.delitem(sys.modules, name)
-    blocked = {name: None for name in ("torch", "transformers", "m2f")}  # an import of these is an error
-    for name, module in blocked.items():
-        monkeypatch.setitem(sys.modules, name, module)
-    from segment_with_onnxruntime import main
-
+def test_files_are_used_by_a_process_without_m2f(graphs, images, tmp_path):
+    """The example without torch and transformers, which must not even be imported; then torch's own format."""
     images[0].save(tmp_path / "a.png")
-    main(str(onnx_graph), str(tmp_path / "a.png"), str(tmp_path / "ids.png"))
-    monkeypatch.undo()
-    result = Segmenter.from_pretrained(onnx_graph)(tmp_path / "a.png")
+    torch.manual_seed(0)
+    pixel_values, sizes = torch.randn(2, 3, *SIZE), torch.tensor([SIZE, (40, 90)])
+    torch.save([pixel_values, sizes], tmp_path / "inputs.pt")
+    packages = [path for path in sys.path if "site-packages" in path]
+    words = [graphs["onnx"], graphs["torch-export"], tmp_path, EXAMPLES, *packages]
+    # -I -S: nothing of this environment is on the path but what is given.
+    command = [sys.executable, "-I", "-S", Path(__file__).with_name("elsewhere_process.py"), *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    result = Segmenter.from_pretrained(graphs["onnx"])(tmp_path / "a.png")
     ids = np.asarray(Image.open(tmp_path / "ids.png"))
     assert result.segments and (ids == result.id_map).mean() > 0.999
-    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
     assert [(int(number), label) for number, label, _ in lines] == [(s.id, s.label) for s in result.segments]
+    wanted = ExportedNetwork(graphs["onnx"])._run((pixel_values, sizes))
+    for x, y in zip(torch.load(tmp_path / "outputs.pt"), wanted, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-3)
 
 
 @needs("openvino")
-def test_openvino(model, processor, tmp_path):
-    export_model(model, processor, tmp_path / "model.xml", GraphForm("openvino", SIZE), checkpoint="small")
-    check_batches(ExportedNetwork(tmp_path / "model.xml"), model)
+def test_openvino(graphs, model):
+    check_batches(ExportedNetwork(graphs["openvino"]), model)
+
+
+@pytest.mark.skipif("M2F_LONG_TESTS" not in os.environ, reason="compiles for minutes; M2F_LONG_TESTS=1 runs it")
+def test_a_compiled_package_is_used_by_a_process_without_m2f(model, processor, tmp_path):
+    form = GraphForm("aoti", SIZE, 2)
+    export_model(model, processor, tmp_path / "model.pt2", form, checkpoint="small")
+    check_batches(ExportedNetwork(tmp_path / "model.pt2"), model)
+    inputs = [torch.randn(2, 3, *SIZE), torch.tensor([SIZE, (40, 90)])]
+    torch.save(inputs, tmp_path / "inputs.pt")
+    code = (
+        "import sys, torch; from torch._inductor import aoti_load_package as load;"
+        "assert 'm2f' not in sys.modules; torch.save(load('model.pt2')(*torch.load('inputs.pt')), 'outputs.pt')"
+    )
+    subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, check=True)
+    wanted = ExportedNetwork(tmp_path / "model.pt2")._run(inputs)
+    for x, y in zip(torch.load(tmp_path / "outputs.pt"), wanted, strict=True):
+        torch.testing.assert_close(x, y)
 
 
 @needs("openvino")

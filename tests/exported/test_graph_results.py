@@ -1,5 +1,6 @@
 """Finished results in a graph are those of the image processor."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -75,3 +76,26 @@ def test_panoptic(outputs, things, threshold):
         assert not ids.any()
     elif things == [1, 3]:
         assert any(info["was_fused"] for result in results for info in result["segments_info"])
+
+
+def test_panoptic_counts_no_pixel_outside_and_keeps_the_best_score_of_a_label():
+    """Columns of a quarter of the size: the image has 17.5 of 24. Query 0 has ten of them, of which query 1 wins five,
+    and more beyond the image; queries 2 and 3 are one segment."""
+    masks, classes = torch.full((1, 4, 16, 24), -8.0), torch.zeros(1, 4, LABELS + 1)
+    for query, (label, score, first, end) in enumerate(
+        [(1, 0.9, 8, 24), (1, 0.99, 8, 13), (0, 0.85, 0, 4), (0, 0.97, 4, 8)]
+    ):
+        masks[0, query, :, first:end] = 8
+        classes[0, query, label] = math.log(LABELS * score / (1 - score))
+    outputs = SimpleNamespace(class_queries_logits=classes, masks_queries_logits=masks, valid_sizes=SIZES[1:])
+    processor = M2FImageProcessor(task="panoptic", thing_label_ids=[1, 2, 3])
+    arguments = (*logits(outputs), inside()[1:], CANVAS, {0}, 0.8, 0.5, 0.8)
+    ids, segment_ids, labels, scores = (x[0] for x in panoptic_map(*arguments))
+    (result,) = processor.post_process_panoptic_segmentation(outputs, 0.8, label_ids_to_fuse={0})
+    assert [(x["label_id"], x["score"]) for x in result["segments_info"]] == [
+        (1, pytest.approx(0.99)),
+        (0, pytest.approx(0.97)),
+    ]
+    assert (ids[:50, :70] == result["segmentation"]).float().mean() > 0.999
+    assert segment_ids.tolist() == [0, 1, 2, 0]
+    assert scores[1:3].tolist() == [pytest.approx(0.99), pytest.approx(0.97)]

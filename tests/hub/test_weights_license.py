@@ -13,6 +13,7 @@ import m2f
 from m2f.configuration.configuration_m2f import LICENSE_FIELD
 from m2f.hub.checkpoint_conversion import convert_checkpoint
 from m2f.hub.model_card import CardFacts, check_card, write_card
+from m2f.hub.weights_license import stated_license
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 
 
@@ -72,3 +73,40 @@ def test_published_weights_keep_their_licence(folder, origin):
     (folder / "README.md").write_text(text)
     with pytest.raises(ValueError, match="'mit' cannot be stated"):
         check_card(folder)
+
+
+@pytest.mark.parametrize(
+    ("card", "stated"),
+    [
+        ("---\nlicense: mit\n---\ntext", "mit"),
+        ("---\r\ntags: [a]\r\nlicense: 'cc-by-nc-4.0'\r\n---\r\n", "cc-by-nc-4.0"),
+        ("---\ntags: [a]\n---\nlicense: mit", None),
+        ("license: mit", None),
+        ("---\nlicense: mit", None),
+        ("---\n- license\n---\n", None),
+        ("---\nlicense: [mit]\n---\n", None),
+        ("---\nlicense: 'a\x1b[31m'\n---\n", None),
+        ('---\nlicense: "a\\nb"\n---\n', None),
+        ("---\nlicense: !!python/object/apply:os.system ['touch stated']\n---\n", None),
+        ("---\na: " + "[" * 9000 + "\nlicense: mit\n---\n", None),
+        ("---\nlicense: " + "a" * 99 + "\n---\n", None),
+        ("---\na: " + "a" * 70_000 + "\nlicense: mit\n---\n", None),
+        (None, None),
+    ],
+)
+def test_the_licence_of_a_card_is_read_and_nothing_else_of_it(card, stated, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    if card is not None:
+        (tmp_path / "model" / "README.md").write_bytes(card.encode())
+    assert stated_license("model") == stated
+    assert not (tmp_path / "stated").exists()
+
+
+def test_the_licence_of_a_card_on_the_hub(tmp_path, monkeypatch):
+    (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    asked = []
+    monkeypatch.setattr(
+        "m2f.hub.weights_license.cached_file", lambda *names, **_: asked.append(names) or tmp_path / "README.md"
+    )
+    assert stated_license("user/model") == "apache-2.0" and asked == [("user/model", "README.md")]
