@@ -87,7 +87,7 @@ def main_parser() -> argparse.ArgumentParser:
     parser = _OneLineParser(
         prog="m2f",
         usage="%(prog)s [-h] [--version] [--debug] COMMAND ...",
-        description=f"Mask2Former for Hugging Face Transformers.\n\ncommands:\n{lines}",
+        description=f"Mask2Former for Hugging Face Transformers. Commands:\n{lines}",
         epilog=f"{exit_codes_text(EXIT_CODES)}\n`m2f COMMAND --help` explains a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,  # it looks at a command's flags too
@@ -171,7 +171,10 @@ def _line_about(error: Exception) -> str | None:
     """What to say of an error that is not the program's fault; None of all others."""
     if isinstance(error, RecursionError):  # json's, of a file that is made for it
         return f"a file has too many lists or mappings in each other ({error}); --debug shows which"
-    is_expected = isinstance(error, _expected_errors())
+    # A package of an extra that is missing; an import that fails otherwise is a fault.
+    is_expected = isinstance(error, _expected_errors()) or (
+        isinstance(error, ImportError) and "pip install" in str(error)
+    )
     if not is_expected and not isinstance(error, RuntimeError):
         return None
     text = " ".join(str(error).split())

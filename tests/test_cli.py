@@ -70,6 +70,7 @@ def test_command_gets_its_arguments_and_gives_the_exit_code(fake):
         (SafetensorError("header"), "header"),
         (RecursionError("maximum depth"), "in each other (maximum depth); --debug shows which"),
         (KernelUnavailableError("no compiler"), "no compiler"),
+        (ImportError("it needs x: pip install 'm2f[x]'"), "it needs x: pip install 'm2f[x]'"),
     ],
 )
 def test_errors_of_values_and_files_are_one_line(fake, capsys, error, message):

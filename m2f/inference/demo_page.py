@@ -130,9 +130,7 @@ def _segmenting(gradio: Any, loaded: Callable[[str], Segmenter]) -> Callable[...
             chosen = None if task == _AUTO else task
             # Semantic maps have no thresholds.
             is_semantic = (chosen or base.task) == "semantic"
-            thresholds: dict[str, Any] = (
-                {} if is_semantic else {"threshold": threshold, "mask_threshold": mask_threshold}
-            )
+            given: dict[str, Any] = {"threshold": threshold, "mask_threshold": mask_threshold}
             segmenter = Segmenter(base.model, base.processor, chosen, **({} if is_semantic else given))
             result: Any = segmenter(picture)
         except (ValueError, OSError) as error:
