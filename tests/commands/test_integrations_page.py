@@ -17,7 +17,7 @@ from m2f.inference.segmenter import Segmenter
 TEXT = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 COMMANDS = [line for language, block in BLOCKS if not language for line in block.splitlines() if line[:4] == "m2f "]
-# The page and the trackers have tests of their own: tests/browser/test_demo_page.py and tests/training/test_trackers.py.
+# These have tests of their own: tests/browser/test_demo_page.py and tests/training/test_trackers.py.
 COMMANDS = [line for line in COMMANDS if not line.startswith("m2f demo") and "--report-to" not in line]
 SIZE = (64, 64)
 
