@@ -27,7 +27,7 @@ from m2f.bench.exported_peers import library_versions
 from m2f.bench.measurement_report import machine, spread, write_results
 from m2f.checkpoints.bundled_checkpoint import DEFAULT_CHECKPOINT, checkpoint_location
 from m2f.cli import main as main_of_m2f
-from m2f.commands.export import check_images
+from m2f.commands.export import check_files
 from m2f.configuration.configuration_m2f import M2FConfig
 from m2f.exported.exported_network import ExportedNetwork
 from m2f.exported.graph_description import describe, graph_files, write_description
@@ -37,6 +37,7 @@ from m2f.exported.graph_runtimes import Runner, open_graph
 from m2f.exported.graph_writers import trace_network, write_graph
 from m2f.exported.portable_network import PortableNetwork
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
+from m2f.inference.image_sources import read_image
 from m2f.inference.model_loading import load_model
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 from m2f.validation.export_check import compare_export
@@ -136,7 +137,7 @@ def post_rows(name: str, args: argparse.Namespace) -> Iterator[dict]:
     model, processor = make_model(name)
     size = BUNDLED_SIZE if name == DEFAULT_CHECKPOINT else SIZES[-1]
     fitted = processor_for(processor, GraphForm(size=size))
-    images = check_images(args.images)[: args.most_images]
+    images = [read_image(path) for path in check_files(args.images)[: args.most_images]]
     for post in args.posts:
         for row, path in exported(model, fitted, size, post):
             found = compare_export(path, model, images)
@@ -159,7 +160,7 @@ def file_rows(args: argparse.Namespace) -> Iterator[dict]:
         with tempfile.TemporaryDirectory() as folder:
             code = main_of_m2f(["val", name, args.data, "--device", "cpu", "--output", f"{folder}/val"])
             assert code == 0, f"m2f val ended with {code}"
-            found = json.loads(Path(folder, "val", "metrics.json").read_text())["results"]["instance"]
+            found = json.loads(Path(folder, "val", "results.json").read_text())["results"]["instance"]
         files = weight_files(name)
         yield {
             "file": Path(name).name,
