@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 M2F_VENV="${M2F_VENV_INTEGRATIONS:-.venv-integrations}"
 export M2F_VENV
 . scripts/environment.sh
-tools=(tensorboard wandb mlflow-skinny trackio gradio supervision sahi)
+tools=(tensorboard wandb mlflow-skinny trackio gradio supervision sahi lightning torchao peft)
 tests=(tests/integrations tests/training/test_trackers.py tests/browser/test_demo_page.py tests/commands/test_demo.py)
 missing=()
 for tool in "${tools[@]}"; do

@@ -124,6 +124,22 @@ def test_plain_trainer_trains_and_measures_the_loss(whole_batch, tmp_path):
     assert 0.01 < difference < 1
 
 
+@pytest.mark.skipif("M2F_LONG_TESTS" not in os.environ, reason="takes minutes; M2F_LONG_TESTS=1 runs it")
+def test_a_compiled_trainer_takes_the_same_steps(whole_batch, tmp_path):
+    """Through `torch_compile` of its arguments, on a batch with different numbers of targets."""
+    args = arguments(tmp_path, torch_compile=True, torch_compile_backend="aot_eager")
+    model = shapes_model()
+    trainer = make_trainer(args, model)
+    torch.compiler.reset()
+    trainer.train()
+    torch.compiler.reset()
+    for row, expected in zip(losses(trainer), whole_batch[1], strict=True):
+        assert row == pytest.approx(expected, rel=1e-3)  # the others' are in float64
+    trainer.save_model(str(tmp_path / "saved"))
+    loaded = M2FForUniversalSegmentation.from_pretrained(tmp_path / "saved").state_dict()
+    assert all(torch.equal(tensor, loaded[name]) for name, tensor in model.state_dict().items())
+
+
 class Recorder:
     """An augmentation that changes nothing."""
 
