@@ -1,8 +1,10 @@
 """How many channels an image has, and where an array has them."""
 
 import reprlib
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:  # the command line reads the limits here before it needs NumPy
+    import numpy as np
 
 USUAL_CHANNELS = 3
 MOST_CHANNELS = 1024  # hyperspectral cameras have a few hundred
@@ -26,12 +28,12 @@ def channel_count_error(name: str, found: int, expected: int) -> ChannelCountErr
 
 
 def channels_last(
-    array: np.ndarray,
+    array: "np.ndarray",
     input_data_format: str | None = None,
     prefer_first: bool = False,
     num_channels: int = USUAL_CHANNELS,
     name: str | None = None,
-) -> np.ndarray:
+) -> "np.ndarray":
     """(H,W,C) view of a (H,W), (H,W,C) or (C,H,W) array.
 
     Args:
@@ -53,7 +55,8 @@ def channels_last(
     else:
         counts: tuple[int, ...] = _USUAL_FORMS if num_channels == USUAL_CHANNELS else (num_channels,)
         counts = counts if name is None else tuple(count for count in counts if count <= num_channels)
-        array = np.moveaxis(array, _channel_axis(array.shape, input_data_format, prefer_first, counts, found), 2)
+        axis = _channel_axis(array.shape, input_data_format, prefer_first, counts, found)
+        array = array.transpose(*(other for other in range(3) if other != axis), axis)
     check_pixels(array.shape[:2], found)
     return array
 

@@ -28,7 +28,7 @@ NAMED = [document.name for document in DOCUMENTS]
 MOST_LINES, LONGEST_LINE = 170, 120
 FOLDERS = "benchmarks|docs|examples|m2f|modeling_m2f|notebooks|scripts|tests"
 # What need not be installed.
-OPTIONAL = ("label_studio_ml",)
+OPTIONAL = ("label_studio_ml", "lightning", "sahi")
 # What the names of the examples stand for.
 VARIABLES = {
     "result": SegmentationResult(Image.new("RGB", (2, 2)), "instance", [], {0: "a"}),

@@ -1,10 +1,5 @@
 """m2f's checkpoints in SAHI (https://github.com/obss/sahi), which cuts images into slices, and knows transformers'
-models by the names of their classes.
-
-    from sahi.predict import get_sliced_prediction
-    from m2f.integrations.sahi import SahiModel
-
-    result = get_sliced_prediction("large.jpg", SahiModel("nuclei"), slice_height=512, slice_width=512)
+models by the names of their classes: `get_sliced_prediction("large.jpg", SahiModel("nuclei"), slice_height=512)`.
 """
 
 from typing import Any

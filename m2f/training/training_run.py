@@ -139,6 +139,7 @@ class TrainingRun:
                     self._finish()
             return self._outcome(stopped_by)
         finally:
+            self._unwrap()
             self.report.close()
 
     def evaluate(self) -> dict[str, float]:
@@ -180,6 +181,13 @@ class TrainingRun:
         """
         self.progress.meter = self._meter.state_dict()
         self.folder.save_checkpoint(self.state)
+
+    def _unwrap(self):
+        """Frees what DistributedDataParallel has around the model while the processes are still connected. Otherwise it
+        is the last to hold the connection and ends it when Python exits, with Python's lock held, and waits for a
+        thread that waits for that lock: now and then a run of several processes never came to its end."""
+        self.state.model = self.state.plain_model
+        self.accelerator.free_memory()
 
     def _doubt(self, what: str) -> bool:
         """Whether the weights may be broken, because the last step could not be done; says what is left out then.

@@ -221,7 +221,8 @@ def test_a_file_of_options_does_the_same(data, scratch, tmp_path):
 def test_tiles_of_a_checkpoint_go_with_its_size(tmp_path):
     """At the size of a new augmentation the model learns whole images; without one it keeps to what it knows."""
     M2FImageProcessor(tile=128, tile_overlap=48, size={"longest_edge": 192}).save_pretrained(tmp_path)
-    model = SimpleNamespace(config=SimpleNamespace(task="instance", thing_label_ids=None))
+    config = SimpleNamespace(task="instance", thing_label_ids=None, backbone_config=SimpleNamespace(num_channels=3))
+    model = SimpleNamespace(config=config)
     for options, expected in (
         ({"crop_size": 64}, ({"longest_edge": 64}, None, None)),
         ({"augmentation": "none"}, ({"longest_edge": 192}, 128, 48)),

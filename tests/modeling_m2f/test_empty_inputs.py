@@ -83,8 +83,9 @@ def operators() -> set[str]:
 
 
 def test_every_operator_has_a_case():
-    """What files define on import; other tests' operators are of other namespaces."""
-    assert operators() == set(OPERATORS)
+    """What files define on import; other tests' operators are of other namespaces. The loss, which
+    takes lists of labels, has tests of its own."""
+    assert operators() - {"m2f::loss_v1"} == set(OPERATORS)
 
 
 @pytest.mark.parametrize("name", OPERATORS)

@@ -18,8 +18,9 @@ def count(function) -> dict[str, int]:
 
 
 def test_every_operator_has_a_formula():
-    """The formulas are there when the model is imported: a counter takes them when it is made."""
-    names = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("m2f::")]
+    """The formulas are there when the model is imported: a counter takes them when it is made. The loss is an operator
+    in compiled graphs alone, where counters do not look."""
+    names = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("m2f::")} - {"m2f::loss_v1"}
     assert names and all(getattr(torch.ops.m2f, name.removeprefix("m2f::")) in flop_registry for name in names)
 
 

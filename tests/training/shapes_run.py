@@ -3,6 +3,7 @@
 batch, and "sharded": whether processes on CPUs share the model by FSDP2. Prints what the run says; goes on from a
 checkpoint in OUTPUT."""
 
+import gc
 import json
 import os
 import sys
@@ -16,6 +17,7 @@ from accelerate import FullyShardedDataParallelPlugin  # noqa: E402
 from accelerate.state import AcceleratorState, GradientState  # noqa: E402
 from accelerate.utils import DistributedType  # noqa: E402
 from shapes_dataset import ShapesDataset, flips, shapes_model, shapes_options, shapes_processor  # noqa: E402
+from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation  # noqa: E402
 from m2f.training.run_folder import find_checkpoint  # noqa: E402
@@ -74,6 +76,8 @@ def main(output: str, fields: dict):
     run = shapes_run(output, **fields)
     outcome = run.run()
     print(outcome)
+    # Which would hold the connection of the processes until Python exits, and then might wait for ever.
+    assert not any(isinstance(thing, DistributedDataParallel) for thing in gc.get_objects())
 
 
 if __name__ == "__main__":
