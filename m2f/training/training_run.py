@@ -183,9 +183,9 @@ class TrainingRun:
         self.folder.save_checkpoint(self.state)
 
     def _unwrap(self):
-        """Frees what DistributedDataParallel has around the model while the processes are still connected. Otherwise it
-        is the last to hold the connection and ends it when Python exits, with Python's lock held, and waits for a
-        thread that waits for that lock: now and then a run of several processes never came to its end."""
+        """Frees what DistributedDataParallel has around the model while the processes are still connected. Else it is
+        the last to hold the connection, ends it when Python exits, with Python's lock held, and waits for a thread
+        that waits for that lock: now and then a run of several processes never came to its end."""
         self.state.model = self.state.plain_model
         self.accelerator.free_memory()
 

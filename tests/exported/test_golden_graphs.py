@@ -1,6 +1,6 @@
 """Golden panoptic models through an exported graph: the original's predictions, see tests/golden_models.py.
 
-One mini model stands for the others, whose exports take minutes together (`M2F_LONG_TESTS=1` runs them).
+One mini model in one format stands for the others, whose exports take minutes together (`M2F_LONG_TESTS=1` runs them).
 """
 
 import gzip
@@ -21,8 +21,10 @@ from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 # The issue's limits, as in tests/parity/test_golden_models.py.
 MINI_TOLERANCE, FULL_TOLERANCE = 1e-4, 1e-3
 FULL = ["full_r50_coco_panoptic", "full_swin_tiny_coco_panoptic"]
-long = pytest.mark.skipif("M2F_LONG_TESTS" not in os.environ, reason="takes minutes; M2F_LONG_TESTS=1 runs it")
-has_onnx = all(map(find_spec, ("onnx", "onnxscript", "onnxruntime")))
+IS_LONG = "M2F_LONG_TESTS" in os.environ
+long = pytest.mark.skipif(not IS_LONG, reason="takes minutes; M2F_LONG_TESTS=1 runs it")
+HAS_ONNX = all(map(find_spec, ("onnx", "onnxscript", "onnxruntime")))
+FORMATS_TRIED = ["torch-export", *(["onnx"] if IS_LONG and HAS_ONNX else [])]
 
 
 def graph_outputs(model, pixels, formats, folder):
@@ -45,8 +47,7 @@ def close(actual, expected, tolerance, what):
 def test_mini_models(name, tmp_path):
     golden, meta = load_golden(name)
     model = golden_model(name, meta["state_dict"])
-    formats = ["torch-export", *(["onnx"] if has_onnx else [])]
-    for format, classes, masks in graph_outputs(model, golden_pixels(golden, meta), formats, tmp_path):
+    for format, classes, masks in graph_outputs(model, golden_pixels(golden, meta), FORMATS_TRIED, tmp_path):
         close(classes, golden["pred_logits"], MINI_TOLERANCE, format)
         close(masks, golden["pred_masks"], MINI_TOLERANCE, format)
 
@@ -57,7 +58,6 @@ def test_full_models(name, tmp_path):
     golden, meta = load_golden(name)
     keys = json.loads(gzip.decompress((GOLDEN / "state_dict_keys.json.gz").read_bytes()))
     model = golden_model(name, keys["architectures"][keys["configs"][meta["config"]]])
-    formats = ["torch-export", *(["onnx"] if has_onnx else [])]
-    for format, classes, masks in graph_outputs(model, golden_pixels(golden, meta), formats, tmp_path):
+    for format, classes, masks in graph_outputs(model, golden_pixels(golden, meta), FORMATS_TRIED, tmp_path):
         close(classes, golden["pred_logits"], FULL_TOLERANCE, format)
         close(masks[::10, ::4, ::4], golden["pred_masks_every_10th_query_stride4"], FULL_TOLERANCE, format)
