@@ -5,6 +5,7 @@ place.
 """
 
 import json
+import os
 import sys
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
@@ -29,7 +30,10 @@ def network():
     return Mask2FormerForUniversalSegmentation(config).eval().requires_grad_(False)
 
 
-@pytest.mark.parametrize("library", PACKAGES)
+_LONG = pytest.mark.skipif("M2F_LONG_TESTS" not in os.environ, reason="takes minutes; M2F_LONG_TESTS=1 runs it")
+
+
+@pytest.mark.parametrize("library", [pytest.param(x, marks=_LONG) if x == "onnxruntime" else x for x in PACKAGES])
 def test_a_library_computes_what_transformers_model_does(library, network):
     if missing := missing_packages(library):
         pytest.skip(f"needs {' and '.join(missing)}, of the extra bench")

@@ -77,6 +77,7 @@ def test_a_training_step_is_one_graph_with_eagers_loss_and_gradients(backbone, b
         torch.testing.assert_close(found[2][name], gradient, atol=1e-4, rtol=1e-3, msg=name)
 
 
+@_LONG
 def test_labels_as_arrays_break_the_graph_and_give_the_same_loss():
     model, batch = model_of("resnet").train(), labelled_batch()
     arrays = batch | {"class_labels": [np.array([1, 3, 1]), np.array([4])]}
