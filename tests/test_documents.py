@@ -130,7 +130,11 @@ def test_files_and_links_are_there(name):
 
 @pytest.mark.parametrize("name", NAMED)
 def test_environment_variables_are_read_somewhere(name):
-    code = [path for folder in ("m2f", "modeling_m2f", "scripts") for path in (ROOT / folder).rglob("*.*")]
+    code = [
+        path
+        for folder in ("m2f", "modeling_m2f", "scripts", "tests/modeling_m2f", "tests/exported")
+        for path in (ROOT / folder).rglob("*.*")
+    ]
     sources = "".join(path.read_text() for path in code if path.suffix in (".py", ".sh"))
     for variable in set(re.findall(r"\bM2F_[A-Z_]+\b", text_of(name))):
         assert variable in sources, variable
