@@ -3,18 +3,18 @@ cent of the image, and brush masks."""
 
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 
+from m2f.data.annotated_export import AnnotatedExport
 from m2f.data.brush_runs import brush_mask
 from m2f.data.coco_json import read_json
 from m2f.data.drawn_shapes import ellipse, flat_points, numbers
-from m2f.data.image_finder import ImageFinder
-from m2f.data.shape_dataset import Shape, ShapeDataset, ShapeImage, extent, field, in_place, labels_of
+from m2f.data.shape_dataset import Shape, ShapeImage, extent, field, in_place
 
 # Type of a result -> the numbers of its value; all but brushes are in per cent.
 _AREAS = {
@@ -27,10 +27,9 @@ _AREAS = {
 _OUTLINES = {"polygon": "points", "brush": "rle", "ellipse": "radiusX", "rectangle": "width"}
 _RESULT_KEYS = ("annotations", "completions")  # "completions" before version 1
 _UPLOAD = re.compile(r"[0-9a-f]{8}-(.+)")  # uploads get such a prefix
-_CHOICES = ("only", "first", "last")
 
 
-class LabelStudio(ShapeDataset):
+class LabelStudio(AnnotatedExport):
     """A `SegmentationDataset` of Label Studio's tasks.
 
     Shapes are drawn on the image as it is shown, upright. The image is looked for by the file name in the task's data,
@@ -53,24 +52,9 @@ class LabelStudio(ShapeDataset):
 
     format = "label-studio"
 
-    def __init__(
-        self,
-        annotation_file: str | Path,
-        image_folder: str | Path | None = None,
-        annotation: str = "only",
-        id2label: Mapping[int, str] | Sequence[str] | None = None,
-        label_files: Iterable[str | Path] = (),
-        split: str = "train",
-        drop_others: bool = False,
-    ):
-        if annotation not in _CHOICES:
-            raise ValueError(f"annotation must be one of {', '.join(_CHOICES)}, got {annotation!r}")
-        path = Path(annotation_file)
-        images = list(_images(path, annotation))
-        if id2label is None:
-            others = (image for file in label_files if Path(file) != path for image in _images(Path(file), annotation))
-            id2label = labels_of([*images, *others])
-        super().__init__(images, id2label, ImageFinder(image_folder or path.parent), split, drop_others)
+    @staticmethod
+    def images_of(path: Path, choice: str) -> Iterator[ShapeImage]:
+        return _images(path, choice)
 
     def draw(self, shape: Shape, size: tuple[int, int]) -> list[list[float]] | np.ndarray:
         if shape.kind == "brushlabels":

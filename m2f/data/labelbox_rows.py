@@ -3,21 +3,20 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from m2f.data.annotated_export import AnnotatedExport
 from m2f.data.drawn_shapes import numbers, rectangle
-from m2f.data.image_finder import ImageFinder
-from m2f.data.shape_dataset import Shape, ShapeDataset, ShapeImage, extent, field, in_place, labels_of
+from m2f.data.shape_dataset import Shape, ShapeImage, extent, field, in_place
 
 _NAMES = ("external_id", "row_data", "global_key")
 _BOX = ("left", "top", "width", "height")
 _OTHERS = {"mask": "mask on Labelbox's server", "composite_mask": "mask on Labelbox's server"}
-_CHOICES = ("only", "first", "last")
 
 
-class LabelboxRows(ShapeDataset):
+class LabelboxRows(AnnotatedExport):
     """A `SegmentationDataset` of Labelbox's rows: polygons and boxes.
 
     Masks are no part of the export but addresses on Labelbox's server, and no areas here. The image is looked for by
@@ -40,24 +39,9 @@ class LabelboxRows(ShapeDataset):
 
     format = "labelbox"
 
-    def __init__(
-        self,
-        annotation_file: str | Path,
-        image_folder: str | Path | None = None,
-        annotation: str = "only",
-        id2label: Mapping[int, str] | Sequence[str] | None = None,
-        label_files: Iterable[str | Path] = (),
-        split: str = "train",
-        drop_others: bool = False,
-    ):
-        if annotation not in _CHOICES:
-            raise ValueError(f"annotation must be one of {', '.join(_CHOICES)}, got {annotation!r}")
-        path = Path(annotation_file)
-        images = list(_images(path, annotation))
-        if id2label is None:
-            others = (image for file in label_files if Path(file) != path for image in _images(Path(file), annotation))
-            id2label = labels_of([*images, *others])
-        super().__init__(images, id2label, ImageFinder(image_folder or path.parent), split, drop_others)
+    @staticmethod
+    def images_of(path: Path, choice: str) -> Iterator[ShapeImage]:
+        return _images(path, choice)
 
     def draw(self, shape: Shape, size: tuple[int, int]) -> list[list[float]]:
         values = numbers(shape.geometry)
