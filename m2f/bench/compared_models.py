@@ -88,6 +88,8 @@ FORMS = {
     "ours, compiled": FormKind(True, COMPILED, True),
     "ours, openvino": FormKind(True, "openvino", True),
     "ours, onnxruntime": FormKind(True, "onnxruntime", True),
+    "ours, torch-export": FormKind(True, "torch-export", True),
+    "ours, aoti": FormKind(True, "aoti", True),
     "transformers": FormKind(False, EAGER, False),
     "transformers, cast": FormKind(False, EAGER, True),
     "transformers, compiled": FormKind(False, COMPILED, False),

@@ -1,4 +1,4 @@
-"""transformers' model, and ours, as a graph of another inference library, in float32 on a CPU.
+"""transformers' model, and ours, as a graph of another inference library or of torch's own, in float32 on a CPU.
 
 Each library gets what makes it fastest: a graph for one shape of the input, whose constants are folded, all of its
 optimisations, and as many threads as torch has.
@@ -24,8 +24,13 @@ from m2f.exported.portable_network import PortableNetwork
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
 
-# Library -> what has to be installed to export to it and to run it.
-PACKAGES = {"openvino": ("openvino",), "onnxruntime": ("onnxruntime", "onnx", "onnxscript")}
+# Library -> what has to be installed to export to it and to run it; torch's own packages need nothing.
+PACKAGES = {
+    "openvino": ("openvino",),
+    "onnxruntime": ("onnxruntime", "onnx", "onnxscript"),
+    "torch-export": (),
+    "aoti": (),
+}
 
 _Run = Callable[[np.ndarray], Sequence[np.ndarray]]
 
@@ -35,8 +40,8 @@ def missing_packages(library: str) -> list[str]:
 
 
 def library_versions(libraries: Iterable[str]) -> dict[str, str]:
-    """Of libraries that are installed."""
-    return {library: _module(library).__version__ for library in libraries}
+    """Of libraries that are installed; torch's own has no version beside torch's."""
+    return {library: _module(library).__version__ for library in libraries if PACKAGES[library]}
 
 
 class ExportedModel:
@@ -44,7 +49,7 @@ class ExportedModel:
 
     Args:
         model: in evaluation mode, on the CPU in float32; ours becomes the graph that `m2f export` makes.
-        library: of `PACKAGES`, all of them installed.
+        library: of `PACKAGES`, all of them installed; torch's own take our model alone.
     """
 
     def __init__(self, model: nn.Module, library: str):
@@ -129,7 +134,7 @@ def _load_ours(format: str, network: nn.Module, pixel_values: torch.Tensor) -> _
     return lambda pixels: [x.numpy() for x in run((torch.from_numpy(pixels),))]
 
 
-_FORMATS = {"openvino": "openvino", "onnxruntime": "onnx"}
+_FORMATS = {"openvino": "openvino", "onnxruntime": "onnx", "torch-export": "torch-export", "aoti": "aoti"}
 _LOADERS = {"openvino": _load_openvino, "onnxruntime": _load_onnxruntime}
 
 

@@ -21,6 +21,7 @@ from m2f.modeling_m2f.kernels.portable_graph import portable_graph
 OPSET = 18
 # Of a dynamic graph's example: each number another one, because an exporter takes equal ones for the same.
 _EXAMPLE_SIZE, _EXAMPLE_BATCH = (128, 160), 2
+_FOLDS = 2  # some operators have a constant input after the first
 _FEWEST_HALVED = 1024  # numbers of a weight from which on 16 bits are worth a Cast
 
 
@@ -72,13 +73,36 @@ def write_graph(program: ExportedProgram, form: GraphForm, path: Path):
 
 def _write_onnx(program: ExportedProgram, form: GraphForm, path: Path):
     names: dict[str, Any] = {"input_names": list(form.inputs), "output_names": list(form.outputs)}
-    made = torch.onnx.export(program, dynamo=True, opset_version=OPSET, external_data=False, verbose=False, **names)
+    settings: dict[str, Any] = {"dynamo": True, "external_data": False, "verbose": False, "optimize": False}
+    made = torch.onnx.export(program, opset_version=OPSET, **settings, **names)
     assert made is not None  # without a path
+    _fold_constants(made.model)
     model = made.model_proto
     _check_operators(Counter(node.op_type for node in model.graph.node), {node.domain for node in model.graph.node})
     if form.dtype == "float16":
         _halve_weights(model)
     path.write_bytes(model.SerializeToString())
+
+
+def _fold_constants(model: Any):
+    """What the exporter's own `optimize` does, but for rewriting patterns, which libraries do when they load a graph:
+    one of its patterns has two outputs, and walks the whole graph for each node, which took minutes of each export."""
+    passes = importlib.import_module("onnx_ir.passes.common")
+    fold = importlib.import_module("onnxscript.optimizer").fold_constants
+    passes.InlinePass()(model)
+    for _ in range(_FOLDS):
+        fold(model, onnx_shape_inference=True)
+        passes.RemoveUnusedNodesPass()(model)
+    for clean in (
+        passes.RemoveUnusedFunctionsPass(),
+        passes.RemoveUnusedOpsetsPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.DeduplicateInitializersPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.OutputFixPass(),
+        passes.NameFixPass(),
+    ):
+        clean(model)
 
 
 def _write_openvino(program: ExportedProgram, form: GraphForm, path: Path):

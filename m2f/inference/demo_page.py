@@ -35,7 +35,7 @@ def make_page(checkpoints: Sequence[str], device: str | None, dtype: str, exampl
         import gradio
     except ImportError as error:
         raise ValueError('the page needs Gradio, which is not installed: pip install "m2f[demo]"') from error
-    segment = _segmenting(gradio, lru_cache(_LIVE_MODELS)(_loading(device, dtype)))
+    segment = segmenting(gradio, lru_cache(_LIVE_MODELS)(_loading(device, dtype)))
     with gradio.Blocks(title="m2f", analytics_enabled=False) as page:
         gradio.Markdown("# m2f\nDrop a picture, and see its segments.")
         with gradio.Row():
@@ -45,8 +45,10 @@ def make_page(checkpoints: Sequence[str], device: str | None, dtype: str, exampl
                 )
                 checkpoint = gradio.Dropdown(list(checkpoints), value=checkpoints[0], label="checkpoint")
                 task = gradio.Radio([_AUTO, *TASKS], value=_AUTO, label="task")
-                threshold = gradio.Slider(0, 1, 0.5, step=0.05, label="threshold", info="lowest score of a segment")
-                mask = gradio.Slider(0, 1, 0.5, step=0.05, label="mask threshold", info="of a pixel in a segment")
+                own = gradio.Checkbox(True, label="the checkpoint's own thresholds", elem_id="own-thresholds")
+                step: dict[str, Any] = {"step": 0.05, "visible": False}
+                threshold = gradio.Slider(0, 1, 0.5, label="threshold", info="lowest score of a segment", **step)
+                mask = gradio.Slider(0, 1, 0.5, label="mask threshold", info="of a pixel in a segment", **step)
                 button = gradio.Button("Segment", variant="primary", elem_id="segment")
             with gradio.Column():
                 overlay = gradio.Image(
@@ -65,7 +67,8 @@ def make_page(checkpoints: Sequence[str], device: str | None, dtype: str, exampl
                     interactive=False,
                 )
                 file = gradio.File(label="COCO json", elem_id="json")
-        inputs = [picture, checkpoint, task, threshold, mask]
+        inputs = [picture, checkpoint, task, own, threshold, mask]
+        own.change(lambda checked: [gradio.update(visible=not checked)] * 2, [own], [threshold, mask])
         if examples:
             gradio.Examples([[str(path)] for path in examples], inputs=[picture], elem_id="examples")
         button.click(segment, inputs, [overlay, table, file], api_name="segment")
@@ -117,21 +120,23 @@ def _loading(device: str | None, dtype: str) -> Callable[[str], Segmenter]:
     return lambda checkpoint: Segmenter.from_pretrained(checkpoint, device=device, dtype=dtype)
 
 
-def _segmenting(gradio: Any, loaded: Callable[[str], Segmenter]) -> Callable[..., tuple[Image.Image, list, str]]:
-    """What the button does. What is wrong with a picture or a setting is shown, in one line."""
+def segmenting(gradio: Any, loaded: Callable[[str], Segmenter]) -> Callable[..., tuple[Image.Image, list, str]]:
+    """What the button does: (path of the picture, checkpoint, task, whether its own thresholds are kept, threshold,
+    mask threshold) to (overlay, rows, path of the json). What is wrong with a picture or a setting is shown, in one
+    line."""
 
     kept = tempfile.TemporaryDirectory(prefix="m2f-demo-")  # until the page is gone
 
-    def segment(picture: str | None, checkpoint: str, task: str, threshold: float, mask_threshold: float):
+    def segment(picture: str | None, checkpoint: str, task: str, own: bool, threshold: float, mask_threshold: float):
         if picture is None:
             raise gradio.Error("drop a picture first", print_exception=False)
         try:
             base = loaded(checkpoint)
             chosen = None if task == _AUTO else task
             # Semantic maps have no thresholds.
-            is_semantic = (chosen or base.task) == "semantic"
+            keeps = own or (chosen or base.task) == "semantic"
             given: dict[str, Any] = {"threshold": threshold, "mask_threshold": mask_threshold}
-            segmenter = Segmenter(base.model, base.processor, chosen, **({} if is_semantic else given))
+            segmenter = Segmenter(base.model, base.processor, chosen, **({} if keeps else given))
             result: Any = segmenter(picture)
         except (ValueError, OSError) as error:
             raise gradio.Error(" ".join(str(error).split()), print_exception=False) from error

@@ -93,7 +93,8 @@ def _place_in_windows(height: int, width: int, window: int, shift: int, device: 
     )
     across = columns // window
     row, column = (y // window * across * window + y % window) * window, x // window * window * window + x % window
-    return (row[:, None] + column).flatten()
+    # Inductor compiles no index of which it does not know that it is not negative (torch 2.13).
+    return (row[:, None] + column).clamp(min=0).flatten()
 
 
 def _windows(height: int, width: int, window: int, shift: int, device: torch.device) -> tuple[Tensor, Tensor | None]:

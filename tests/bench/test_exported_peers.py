@@ -16,11 +16,11 @@ from small_models import SMALL, small_config
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
 from m2f.bench.compared_models import BACKBONES, THEIRS, Form, check_form, forms_for
-from m2f.bench.exported_peers import _LOADERS, PACKAGES, ExportedModel, missing_packages
+from m2f.bench.exported_peers import _LOADERS, ExportedModel, missing_packages
 from m2f.bench.output_difference import TOLERANCE, output_differences
 from m2f.cli import main
 
-NAMES = {library: f"{THEIRS}, {library}" for library in PACKAGES}
+NAMES = {library: f"{THEIRS}, {library}" for library in _LOADERS}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def network():
 _LONG = pytest.mark.skipif("M2F_LONG_TESTS" not in os.environ, reason="takes minutes; M2F_LONG_TESTS=1 runs it")
 
 
-@pytest.mark.parametrize("library", [pytest.param(x, marks=_LONG) if x == "onnxruntime" else x for x in PACKAGES])
+@pytest.mark.parametrize("library", [pytest.param(x, marks=_LONG) if x == "onnxruntime" else x for x in _LOADERS])
 def test_a_library_computes_what_transformers_model_does(library, network):
     if missing := missing_packages(library):
         pytest.skip(f"needs {' and '.join(missing)}, of the extra bench")
@@ -69,10 +69,12 @@ def bench(*words: str, form: tuple[str, ...], dtype: str = "float32", size: str 
 def test_it_is_compared_and_timed_beside_the_others(loaded, tmp_path, capsys):
     out = tmp_path / "speed.json"
     words = ["--stage", "model", "end to end", "backbone", "--no-memory", "--out", str(out)]
-    assert bench(*words, form=("ours", THEIRS, NAMES["openvino"])) == 0
+    names = {"ours", "ours, torch-export", THEIRS, NAMES["openvino"]}
+    assert bench(*words, form=tuple(names)) == 0
     results = json.loads(out.read_text())
     whole, way, part = (row["forms"] for row in results["rows"])
-    assert set(whole) == set(way) == {"ours", THEIRS, NAMES["openvino"]} and set(part) == {"ours", THEIRS}
+    assert set(whole) == set(way) == names and set(part) == {"ours", THEIRS}
+    assert 0 < whole["ours, torch-export"]["difference"]["mask"] < 1e-4
     assert whole[NAMES["openvino"]]["difference"] == {"class": 0.0, "mask": 0.0}
     assert 0 < whole["ours"]["difference"]["mask"] < 1e-4 and "difference" not in whole[THEIRS]
     assert whole[NAMES["openvino"]]["times_faster"]["median"] > 0

@@ -57,6 +57,9 @@ def test_the_bundled_picture_is_segmented(demo, browser, tmp_path):
     wait_until(browser, "document.querySelector('#segment') !== null")
     browser.point_at("#segment", click=True)
     wait_until(browser, "document.body.innerText.includes('drop a picture first')")
+    for shown in (True, False):
+        browser.point_at("#own-thresholds input", click=True)
+        wait_until(browser, f"document.body.innerText.includes('mask threshold') === {str(shown).lower()}")
     browser.point_at("#examples button, #examples .gallery-item", click=True)
     wait_until(browser, "document.querySelectorAll('.image-frame img, .image-container img').length > 0")
     browser.point_at("#segment", click=True)

@@ -1,5 +1,7 @@
 """Operators in their portable form give what they give otherwise."""
 
+import shutil
+
 import pytest
 import torch
 from small_models import small_model
@@ -68,3 +70,14 @@ def test_a_model_gives_the_same_in_portable_form(backbone):
     assert not is_portable()
     for name in ("class_queries_logits", "masks_queries_logits"):
         torch.testing.assert_close(found[name], wanted[name], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
+def test_inductor_compiles_windows_that_reach_over_the_border():
+    """It needs to know of an index that it is not negative."""
+    torch.manual_seed(0)
+    qkv, padding = torch.randn(1, 45, 3, 2, 4), torch.randn(3, 2, 4)
+    arguments = (qkv, padding, torch.randn(2, 16, 16), 5, 9, 2)
+    with torch.no_grad(), portable_graph():
+        found = torch.compile(lambda *given: window_attention_reference(*given).relu())(*arguments)
+        torch.testing.assert_close(found, window_attention_reference(*arguments).relu())
