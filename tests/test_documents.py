@@ -28,7 +28,7 @@ NAMED = [document.name for document in DOCUMENTS]
 MOST_LINES, LONGEST_LINE = 170, 120
 FOLDERS = "benchmarks|docs|examples|m2f|modeling_m2f|notebooks|scripts|tests"
 # What need not be installed.
-OPTIONAL = ("label_studio_ml", "lightning", "sahi")
+OPTIONAL = ("fiftyone", "label_studio_ml", "lightning", "sahi")
 # What the names of the examples stand for.
 VARIABLES = {
     "result": SegmentationResult(Image.new("RGB", (2, 2)), "instance", [], {0: "a"}),
@@ -132,7 +132,7 @@ def test_files_and_links_are_there(name):
 def test_environment_variables_are_read_somewhere(name):
     code = [
         path
-        for folder in ("m2f", "modeling_m2f", "scripts", "tests/modeling_m2f", "tests/exported")
+        for folder in ("m2f", "modeling_m2f", "scripts", "tests/modeling_m2f", "tests/exported", "tests/integrations")
         for path in (ROOT / folder).rglob("*.*")
     ]
     sources = "".join(path.read_text() for path in code if path.suffix in (".py", ".sh"))

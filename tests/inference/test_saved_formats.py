@@ -46,7 +46,8 @@ def test_what_others_wrote_or_changed_stays(tmp_path):
     (place / "mine.txt").unlink()
     place.rmdir()
     saved(folder, entries, "labelme")
-    saved(folder, entries, "labelme")  # nothing was changed
+    lines = saved(folder, entries, "labelme", "labelme")  # nothing was changed
+    assert len([line for line in lines if line.startswith("saved")]) == 1
     assert not list(folder.path.glob(".m2f-unfinished*"))
     (place / "new.json").write_text("{}")
     with pytest.raises(ValueError, match=r"was changed since it was written \(new.json\)"):
@@ -88,3 +89,11 @@ def test_images_of_addresses_and_equal_names(tmp_path):
     assert record["images"] == sorted(names[:2]) and list(record["files"]) == ["instances_train.json"]
     first = folder.path / "coco-rle" / names[0]
     assert first.samefile(locations[0])  # a link, which takes no space
+
+
+def test_names_that_become_the_same_stay_two(tmp_path):
+    for name in ("x#.png", "x_.png"):
+        IMAGE.save(tmp_path / name)
+    folder, entries = predicted(tmp_path, str(tmp_path / "x#.png"), str(tmp_path / "x_.png"))
+    saved(folder, entries, "labelme")
+    assert len(list((folder.path / "labelme").glob("x_*.json"))) == 2

@@ -71,9 +71,10 @@ def test_every_task_of_a_panoptic_checkpoint(task, count):
     expected = [segment for segment in segmenter(image).segments if segment.label in NAMES[:2]]
     sahi = SahiModel(model=segmenter, device="cpu")
     assert sahi.has_mask and sahi.num_categories == len(NAMES) and sahi.category_names == list(NAMES)
-    result = [entry for entry in found(get_prediction(image, sahi)) if entry[0] in NAMES[:2]]
+    result = [x for x in get_prediction(image, sahi).object_prediction_list if x.category.name in NAMES[:2]]
     assert len(result) == len(expected) == count
-    assert sorted(name for name, _ in result) == sorted(segment.label for segment in expected)
+    wanted = sorted((s.label_id, s.label, 1.0 if s.score is None else s.score) for s in expected)
+    assert sorted((x.category.id, x.category.name, x.score.value) for x in result) == wanted
 
 
 def test_a_checkpoint_by_its_name():

@@ -13,6 +13,7 @@ from m2f.inference.segmentation_result import SegmentationResult
 
 SIZE = (48, 60)
 NAMES = {0: "cell", 3: 'a "<b>&\x1b[1m\uffff'}  # labels may have gaps
+SCORES = (0.9, 0.775, 0.65)
 EVIL = "sub/=1+1 <b>'\"&#?%41\udcff\n.png"
 
 
@@ -35,7 +36,7 @@ def result(image: Image.Image, masks: list[np.ndarray], name: str = "") -> Segme
     for number, mask in enumerate(masks):
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         box = Box(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
-        detections.append(Detection(3 * (number % 2), 0.9 - 0.125 * number, box, mask[box.slices]))
+        detections.append(Detection(3 * (number % 2), SCORES[number], box, mask[box.slices]))
     return SegmentationResult.from_detections(image, detections, NAMES, name)
 
 

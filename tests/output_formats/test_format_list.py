@@ -1,6 +1,7 @@
 """Every format is written, read back by our readers, and by the tool's own where it is installed."""
 
 import json
+import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -8,12 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
-from saved_results import NAMES, SIZE, discs, written_results
+from saved_results import NAMES, SCORES, SIZE, discs, written_results
 
 from m2f.data.dataset_check import check_dataset
 from m2f.inference.saved_formats import save_formats
 from m2f.output.safe_text import xml_text
-from m2f.output_formats.format_list import FORMATS
+from m2f.output_formats.format_list import FORMATS, format_writer
+from m2f.output_formats.saved_image import SavedImage, SavedObject
 
 EXACT = ("coco-rle", "label-studio", "cvat", "datumaro")
 POLYGONS = ("coco-polygons", "yolo", "labelme", "label-studio-polygons", "cvat-polygons")
@@ -23,9 +25,9 @@ SPELLINGS = {*NAMES.values(), *map(xml_text, NAMES.values())}
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> tuple[Path, list[str]]:
-    """With polygons that are exact."""
+    """With polygons that are exact. Of the two classes the first is things."""
     folder, entries = written_results(tmp_path_factory.mktemp("saved"))
-    lines = save_formats(folder, entries, list(FORMATS), NAMES, [0, 3], 0.0)
+    lines = save_formats(folder, entries, list(FORMATS), NAMES, [0], 0.0)
     return folder.path, lines
 
 
@@ -36,6 +38,15 @@ def submitted(folder: Path, place: Path) -> Path:
         task["annotations"] = [{"result": entry["result"]} for entry in task.pop("predictions")]
     (place / "tasks.json").write_text(json.dumps(tasks))
     return place / "tasks.json"
+
+
+def content(saved, *names: str):
+    return json.loads(saved[0].joinpath(*names).read_text())
+
+
+def numbers(mask: np.ndarray) -> tuple[int, list[float]]:
+    """Area and COCO's box."""
+    return int(mask.sum()), coco_mask.toBbox(coco_mask.encode(np.asfortranarray(mask, np.uint8))).tolist()
 
 
 def masks_of(segments) -> list[np.ndarray]:
@@ -67,10 +78,52 @@ def test_our_readers_find_the_same(saved, tmp_path, name):
     assert reader.id2label[int(samples[3].segments.class_ids[second])] in (NAMES[3], xml_text(NAMES[3]))
 
 
+def test_coco_has_the_numbers_of_each_object(saved):
+    """Areas, boxes and scores; of the pictures' segments those that are seen."""
+    first, second, third = discs()
+    annotations = content(saved, "coco-rle", "instances_train.json")["annotations"]
+    assert [entry["id"] for entry in annotations] == [1, 2, 3, 4]
+    panoptic = content(saved, "panoptic-png", "panoptic_train.json")
+    assert [category["isthing"] for category in panoptic["categories"]] == [1, 0]
+    infos = panoptic["annotations"][0]["segments_info"]
+    seen = (first, second, third & ~first)
+    for entries, masks in ((annotations[:3], discs()), (infos, seen)):
+        assert [(entry["area"], entry["bbox"]) for entry in entries] == [numbers(mask) for mask in masks]
+        assert [entry["score"] for entry in entries] == pytest.approx(SCORES)
+
+
+def test_a_segment_that_is_not_seen_is_left_out_and_counted(tmp_path):
+    """A pixel of a panoptic picture has one segment."""
+    writer = format_writer("panoptic-png", tmp_path, {0: "a"}, frozenset({0}), 0.0)
+    sizes = ((0.9, (2, 2)), (0.5, (1, 2)))
+    objects = [SavedObject(0, "a", score, (0, 0, *size[::-1]), np.ones(size, bool)) for score, size in sizes]
+    writer.add(SavedImage("x.png", (2, 2), objects))
+    writer.finish()
+    (entry,) = json.loads((tmp_path / "panoptic_train.json").read_text())["annotations"]
+    assert [info["score"] for info in entry["segments_info"]] == [0.9]
+    assert writer.remarks() == ["objects wholly and so left out under better ones: 1"]
+
+
+def test_people_see_the_scores_and_tell_objects_apart(saved):
+    for name, kind in (("label-studio", "BrushLabels"), ("label-studio-polygons", "PolygonLabels")):
+        (prediction,) = content(saved, name, "tasks.json")[0]["predictions"]
+        assert [result["score"] for result in prediction["result"]] == pytest.approx(SCORES)
+        assert prediction["score"] == pytest.approx(np.mean(SCORES))
+        assert len({result["id"] for result in prediction["result"]}) == 3
+        config = ElementTree.parse(saved[0] / name / "label_config.xml")
+        assert [label.tag for label in config.iter() if label.get("toName")] == [kind]
+    (file,) = (saved[0] / "labelme" / "sub").glob("*.json")
+    shapes = json.loads(file.read_text())["shapes"]
+    assert [shape["description"] for shape in shapes] == ["score 0.900", *["score 0.775"] * 2, "score 0.650"]
+
+
 def test_datumaro_has_the_run_lengths(saved):
-    content = json.loads((saved[0] / "datumaro" / "annotations" / "train.json").read_text())
-    assert [label["name"] for label in content["categories"]["label"]["labels"]] == list(NAMES.values())
-    first = content["items"][0]
+    found = content(saved, "datumaro", "annotations", "train.json")
+    assert [label["name"] for label in found["categories"]["label"]["labels"]] == list(NAMES.values())
+    first = found["items"][0]
+    assert [entry["attributes"]["score"] for entry in first["annotations"]] == pytest.approx(SCORES)
+    assert [entry["group"] for entry in first["annotations"]] == [1, 2, 3]
+    assert [entry["id"] for item in found["items"] for entry in item["annotations"]] == [0, 1, 2, 3]
     for entry, mask in zip(first["annotations"], discs(), strict=True):
         np.testing.assert_array_equal(coco_mask.decode(entry["rle"]).astype(bool), mask)
     assert [entry["label_id"] for entry in first["annotations"]] == [0, 1, 0]
@@ -83,7 +136,7 @@ def test_what_is_said(saved):
         assert f"saved {saved[0] / name}: 3 images, 4 segments" in lines
     assert lines.count("mean IoU with the masks 1.0000, lowest 1.000 (tolerance 0 pixels)") == len(POLYGONS)
     assert lines.count("objects with holes, which a line without width joins to the outline: 2") == len(POLYGONS)
-    assert lines.count("objects of several parts, ") == len(POLYGONS)
+    assert len(re.findall("objects of several parts, .*: 1$", lines, re.MULTILINE)) == len(POLYGONS)
     assert "objects partly under better ones: 1" in lines
 
 

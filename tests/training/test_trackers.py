@@ -34,7 +34,7 @@ def test_wandb(tmp_path, monkeypatch):
     (file,) = (tmp_path / "cells" / "wandb").glob("offline-run-*/*.wandb")
     content = file.read_bytes()  # records of protobuf, in which text is as it is
     assert all(text in content for text in (b"cells", b"learning_rate", b"loss_dice", b"eval_AP", b"backbone_type"))
-    assert list(file.parent.glob("files/media/images/predictions*.png"))
+    assert list(file.parent.glob("files/media/images/predictions_2_*.png"))  # the step
 
 
 def test_mlflow(tmp_path, monkeypatch):
@@ -46,14 +46,22 @@ def test_mlflow(tmp_path, monkeypatch):
     (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
     assert run.info.run_name == "cells" and run.data.params["learning_rate"] == "0.001"
     assert run.data.metrics["loss"] > 0 and "eval_AP" in run.data.metrics
-    (picture,) = mlflow.MlflowClient().list_artifacts(run.info.run_id, "predictions")
+    client = mlflow.MlflowClient()
+    for name, steps in {"loss": [1, 2], "eval_AP": [2]}.items():
+        assert [entry.step for entry in client.get_metric_history(run.info.run_id, name)] == steps
+    (picture,) = client.list_artifacts(run.info.run_id, "predictions")
     assert picture.path == "predictions/step-00000002.png"
 
 
 def test_trackio(tmp_path, monkeypatch):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # which is read when it is imported
-    pytest.importorskip("trackio", reason="trackio is not installed")
+    trackio = pytest.importorskip("trackio", reason="trackio is not installed")
+    from trackio.sqlite_storage import SQLiteStorage
+
     tracked_run(tmp_path / "cells", "trackio")
-    (database,) = (tmp_path / "trackio").rglob("m2f*.db")
-    assert database.stat().st_size > 0
+    (run,) = trackio.Api().runs("m2f")
+    assert run.name == "cells" and run.config["learning_rate"] == 0.001 and run.config["backbone_type"]
+    rows = SQLiteStorage.get_logs("m2f", "cells")
+    steps = {name: [row["step"] for row in rows if name in row] for name in ("loss", "eval_AP", "predictions")}
+    assert steps == {"loss": [1, 2], "eval_AP": [2], "predictions": [2]}
     assert list((tmp_path / "trackio").rglob("*.png"))
