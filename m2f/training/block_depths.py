@@ -41,8 +41,9 @@ def _blocks(backbone: Any) -> list[str]:
         if [len(names) for names in found] == list(lengths):
             return [name for names in found for name in names]
     raise ValueError(
-        f"--layer-decay needs to know how deep a layer lies, and a {config.model_type} does not tell (no list of "
-        f"{' + '.join(map(str, lengths))} blocks of one kind); leave it out, or use --backbone-lr-multiplier"
+        f"layer_decay (--layer-decay) needs to know how deep a layer lies, and a {config.model_type} does not tell "
+        f"(no list of {' + '.join(map(str, lengths))} blocks of one kind); leave it out, or use "
+        "backbone_lr_multiplier (--backbone-lr-multiplier)"
     )
 
 

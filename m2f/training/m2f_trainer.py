@@ -31,6 +31,7 @@ from m2f.training.parameter_groups import parameter_groups
 from m2f.training.trainer_checks import (
     check_evaluation_data,
     check_extras,
+    check_layer_decay,
     check_model,
     check_reader,
     check_settings,
@@ -75,7 +76,10 @@ class M2FTrainer(Trainer):
             `eval_dataset` is a reader, or a dict of several.
             `processing_class`, the image processor, prepares and post-processes images, and is saved with the model.
         task: that the evaluation measures, one of `METRICS`; by default the one that a dataset's labels are made for.
-        backbone_lr_multiplier: learning rate of the backbone, relative to the rest; 1 for one that starts at random.
+        backbone_lr_multiplier: learning rate of the backbone, relative to the rest; by default 0.1, and 1 with
+            `layer_decay`, which lowers it anyway. 1 for one that starts at random.
+        layer_decay: factor in (0, 1] of the learning rate from each block of the backbone to the one before it, see
+            `block_depths`. A scheduler multiplies every rate alike.
         trainer_arguments: the others of transformers' Trainer. `compute_metrics`, `compute_loss_func` and
             `preprocess_logits_for_metrics` are refused, because nothing would call them.
 
@@ -85,7 +89,8 @@ class M2FTrainer(Trainer):
     Raises:
         TypeError: a dataset that is no reader, or a model or processor of another kind.
         ValueError: a dataset whose classes are not the model's, an unknown `task`, a `metric_for_best_model` that is
-            not measured, or arguments that do not go together.
+            not measured, or arguments that do not go together; or `layer_decay` with a backbone that is frozen, or
+            does not tell how deep its layers lie.
     """
 
     # Of transformers 5.23; 5.17 concludes the same from `num_items_in_batch`.
@@ -101,7 +106,8 @@ class M2FTrainer(Trainer):
         processing_class: M2FImageProcessor | None = None,
         *,
         task: str | None = None,
-        backbone_lr_multiplier: float = 0.1,
+        backbone_lr_multiplier: float | None = None,
+        layer_decay: float | None = None,
         **trainer_arguments: Any,
     ):
         check_extras(trainer_arguments)
@@ -109,13 +115,16 @@ class M2FTrainer(Trainer):
             model, args, data_collator, train_dataset, eval_dataset, processing_class, **trainer_arguments
         )
         self.task = task
-        self.backbone_lr_multiplier = backbone_lr_multiplier
+        default = 0.1 if layer_decay is None else 1.0
+        self.backbone_lr_multiplier = default if backbone_lr_multiplier is None else backbone_lr_multiplier
+        self.layer_decay = layer_decay
         self.metric: StreamingMetric | None = None
         self._terms: dict[str, Tensor] = {}
         self._steps_in_terms = 0
         self._counts: dict[str, Tensor] = {}
         check_model(self.model, processing_class)
         check_settings(self.args, task)
+        check_layer_decay(self._our_model, layer_decay)
         config = self._our_model.config
         check_training_data(train_dataset, config, with_own_collator=data_collator is not None)
         check_evaluation_data(eval_dataset, config, self.args, task)
@@ -153,7 +162,7 @@ class M2FTrainer(Trainer):
                 )
             rate = settings.get("lr", self.args.learning_rate)
             decay = settings.get("weight_decay", self.args.weight_decay)
-            groups = parameter_groups(model, rate, decay, self.backbone_lr_multiplier)
+            groups = parameter_groups(model, rate, decay, self.backbone_lr_multiplier, self.layer_decay)
             # The learning rate in the log is the first group's.
             groups.sort(key=lambda group: group["name"].startswith("backbone"))
             self.optimizer = optimizer_class(groups, **settings)

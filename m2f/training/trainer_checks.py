@@ -3,8 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from m2f.data.training_dataset import TrainingDataset
 from m2f.modeling_m2f.modeling_m2f import M2FForUniversalSegmentation
+from m2f.training.parameter_groups import parameter_groups
 from m2f.validation.label_check import check_labels
 from m2f.validation.task_metric import METRICS
 
@@ -55,6 +58,24 @@ def check_settings(args: Any, task: str | None):
             f"{args.n_gpu} GPUs in one process, which would split each batch; start a process for each with "
             "`accelerate launch`, or make one visible with CUDA_VISIBLE_DEVICES=0"
         )
+
+
+def check_layer_decay(model: nn.Module, layer_decay: float | None):
+    """
+    Args:
+        model: ours, perhaps with a wrapper around it.
+
+    Raises:
+        ValueError: no factor in (0, 1], nothing of the backbone is trained, or it does not tell how deep its layers
+            lie.
+    """
+    if layer_decay is None:
+        return
+    if not 0 < layer_decay <= 1:
+        raise ValueError(f"layer_decay is {layer_decay}; it must be above 0 and at most 1")
+    groups = parameter_groups(model, lr=1.0, weight_decay=0.0, layer_decay=layer_decay)
+    if not any(group["name"].startswith("backbone") for group in groups):
+        raise ValueError(f"layer_decay is {layer_decay}, and nothing of the backbone is trained; leave it out")
 
 
 def check_training_data(dataset: Any, config: Any, with_own_collator: bool):

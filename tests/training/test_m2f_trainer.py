@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from backbone_cases import backbone_fields
 from shapes_dataset import ShapesDataset, flips, shapes_model, shapes_processor
 from shapes_run import MODULES_WITH_POINTS, fixed_points
 from shapes_trainer import COUNT, arguments, make_trainer
@@ -269,6 +270,45 @@ def test_another_backbone_rate_and_another_optimizer(tmp_path):
     trainer.optimizer_cls_and_kwargs = (torch.optim.SGD, {"model": model})
     with pytest.raises(ValueError, match="its own parameter groups"):
         trainer.create_optimizer()
+
+
+def test_rates_that_fall_with_depth_reach_the_optimizer_and_follow_the_schedule(tmp_path):
+    """BEiT's rule, written out: of N = 4 blocks embeddings have decay^5, block i (from 0) decay^(4 - i)."""
+    args = arguments(tmp_path, lr_scheduler_type="linear")
+    trainer = M2FTrainer(
+        shapes_model(backbone_config=backbone_fields("dinov3_vit")),
+        args,
+        None,
+        ShapesDataset(4),
+        processing_class=shapes_processor(),
+        layer_decay=0.5,
+    )
+    trainer.train()
+    name_of = {parameter: name for name, parameter in trainer.model.named_parameters()}
+    groups = trainer.optimizer.param_groups
+    shares = {name_of[p]: group["initial_lr"] / 1e-2 for group in groups for p in group["params"]}
+    assert shares.keys() == set(name_of.values())
+    encoder = "model.pixel_level_module.encoder"
+    assert shares["class_predictor.weight"] == shares[f"{encoder}.norm.weight"] == 1
+    blocks = [shares[f"{encoder}.model.layer.{i}.mlp.up_proj.weight"] for i in range(4)]
+    assert blocks == [0.5**4, 0.5**3, 0.5**2, 0.5]
+    assert shares[f"{encoder}.embeddings.cls_token"] == 0.5**5
+    rates = [row["learning_rate"] for row in trainer.state.log_history if "learning_rate" in row]
+    assert rates == [1e-2, 0.5e-2]  # the head's, falling to 0 in two steps
+    assert {group["lr"] for group in groups} == {0}
+
+
+def test_rates_that_cannot_fall_with_depth_are_errors_before_training(tmp_path):
+    frozen, untold = shapes_model(), shapes_model(backbone_config=backbone_fields("hgnet_v2"))
+    frozen.freeze_backbone()
+    for model, decay, words in (
+        (shapes_model(), 0.0, "layer_decay is 0.0; it must be above 0 and at most 1"),
+        (shapes_model(), 1.5, "layer_decay is 1.5; it must be above 0 and at most 1"),
+        (frozen, 0.8, "nothing of the backbone is trained"),
+        (untold, 0.8, "a hgnet_v2 does not tell"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            make_trainer(arguments(tmp_path), model, layer_decay=decay)
 
 
 @pytest.mark.parametrize("task", ["instance", "panoptic", "semantic"])
