@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d
 
 from m2f.modeling_m2f.convolution import Conv3x3
+from m2f.modeling_m2f.recompute import recomputed_if_eager
 from m2f.modeling_m2f.valid_region import ValidRegion, zero_padding
 
 _EPSILON = 1e-6  # of the norms, as in ViTDet's code
@@ -89,6 +90,7 @@ class PyramidLevel(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, from_stride: int, to_stride: int):
         super().__init__()
+        self.recomputes_all = False  # see `recompute_decoders`
         self.pool = max(to_stride // from_stride, 1)
         doublings = int(math.log2(max(from_stride // to_stride, 1)))
         self.upsampling = _deconvolutions(in_channels, doublings)
@@ -99,9 +101,14 @@ class PyramidLevel(nn.Module):
 
     def forward(self, features: Tensor, valid: ValidRegion | None) -> Tensor:
         """(B, C_l, h, w) -> (B, C, H_l, W_l)."""
-        features = self.upsampling(_pooled(features, self.pool, valid))
-        features = self.projection_norm(self.projection(features))
-        return self.output_norm(self.output(zero_padding(features, valid)))
+
+        def convolved(features: Tensor) -> Tensor:
+            features = self.upsampling(_pooled(features, self.pool, valid))
+            features = self.projection_norm(self.projection(features))
+            return self.output(zero_padding(features, valid))
+
+        features = recomputed_if_eager(self, convolved, features) if self.recomputes_all else convolved(features)
+        return self.output_norm(features)
 
 
 class ChannelNorm(nn.LayerNorm):

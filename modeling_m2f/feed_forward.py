@@ -6,13 +6,15 @@ backward pass computes it again, nothing of it is kept, only the input (one matr
 backward pass needs anyway is added).
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
+from m2f.modeling_m2f.kept_inputs import with_kept_inputs
 from m2f.modeling_m2f.linear import is_fast, is_plain_linear, product
 from m2f.modeling_m2f.native_types import product_dtype
 from m2f.modeling_m2f.plain_modules import is_plain
@@ -52,7 +54,9 @@ class FeedForward(NamedTuple):
 
     def apply(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
-        return _Blocks.apply(x, *self._weights(), self.norm.eps, self.activation, self.adds_normalised)
+        options = self.norm.eps, self.activation, self.adds_normalised
+        compute, differentiate = partial(_compute, options), partial(_differentiate, options)
+        return with_kept_inputs(compute, differentiate, x.shape, x, *self._weights())
 
     def _weights(self) -> list[Tensor]:
         # By name: what is registered anew, as after pruning, changes the order of `parameters()`.
@@ -84,35 +88,34 @@ def feed_forward(
     return recomputed(layer, plain, x, random=random)
 
 
-class _Blocks(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, eps, activation, adds_normalised):
-        ctx.save_for_backward(x, norm_weight, norm_bias, weight1, bias1, weight2, bias2)
-        ctx.options = eps, activation, adds_normalised
-        out = torch.empty_like(x, memory_format=torch.contiguous_format)
-        dtype = product_dtype(x.dtype)
-        norm_weight, norm_bias, weight1, bias1, weight2, bias2 = (
-            w.to(dtype) for w in (norm_weight, norm_bias, weight1, bias1, weight2, bias2)
-        )
-        for rows, to in zip(_blocks(x), _blocks(out), strict=True):
-            rows = rows.to(dtype)
-            normalised = layer_norm(rows, rows.shape[-1:], norm_weight, norm_bias, eps)
-            inner = product(normalised, weight1, bias1, activation)
-            torch.add(normalised if adds_normalised else rows, product(inner, weight2, bias2), out=to)
-        return out
-
-    @staticmethod
-    def backward(ctx, grad):
-        if torch.is_grad_enabled():  # for second derivatives, which the steps below do not have
-            return *_differentiable_gradients(ctx, grad), None, None, None
-        return *_gradients(grad, *ctx.saved_tensors[:-1], *ctx.options), None, None, None
+Options = tuple[float, str, bool]  # the norm's epsilon, the activation, and whether it adds the normalised input
 
 
-def _differentiable_gradients(ctx, grad: Tensor) -> list[Tensor | None]:
-    inputs, needed = ctx.saved_tensors, ctx.needs_input_grad
-    wanted = [tensor for tensor, need in zip(inputs, needed, strict=False) if need]
-    found = iter(torch.autograd.grad(_plain(*inputs, *ctx.options), wanted, grad, create_graph=True))
-    return [next(found) if need else None for need in needed[: len(inputs)]]
+def _compute(options: Options, x: Tensor, *weights: Tensor) -> Tensor:
+    eps, activation, adds_normalised = options
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    dtype = product_dtype(x.dtype)
+    norm_weight, norm_bias, weight1, bias1, weight2, bias2 = (w.to(dtype) for w in weights)
+    for rows, to in zip(_blocks(x), _blocks(out), strict=True):
+        rows = rows.to(dtype)
+        normalised = layer_norm(rows, rows.shape[-1:], norm_weight, norm_bias, eps)
+        inner = product(normalised, weight1, bias1, activation)
+        torch.add(normalised if adds_normalised else rows, product(inner, weight2, bias2), out=to)
+    return out
+
+
+def _differentiate(
+    options: Options, grad: Tensor, inputs: tuple[Tensor, ...], needed: Sequence[bool]
+) -> Sequence[Tensor | None]:
+    if torch.is_grad_enabled():  # for second derivatives, which the steps of `_gradients` do not have
+        wanted = [tensor for tensor, need in zip(inputs, needed, strict=True) if need]
+        found = iter(torch.autograd.grad(_plain(*_joined(inputs, options)), wanted, grad, create_graph=True))
+        return [next(found) if need else None for need in needed]
+    return _gradients(grad, *_joined(inputs[:-1], options))
+
+
+def _joined(inputs: tuple[Tensor, ...], options: Options) -> list[Any]:
+    return [*inputs, *options]
 
 
 def _plain(x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, eps, activation, adds_normalised) -> Tensor:

@@ -88,12 +88,18 @@ class NormalisedConvolution(nn.Sequential):
         Args:
             coarser: (B, C, h, w), added to the normalised map after it is resized; its padding is not seen.
         """
-        conv, norm, *after = self
-        features = conv(features)
+        conv = self[0]
+        # What they make is a new tensor that nobody else has seen.
+        is_new = is_plain(conv, nn.Conv2d) or is_plain(conv, Conv3x3)
+        return self.normalised(conv(features), valid, coarser, overwrites=is_new)
+
+    def normalised(
+        self, features: Tensor, valid: ValidRegion | None, coarser: Tensor | None = None, overwrites: bool = False
+    ) -> Tensor:
+        """`forward` without the convolution, of what that made; overwrites: as in `MaskedGroupNorm.forward`."""
+        _, norm, *after = self
         if is_plain(norm, MaskedGroupNorm):
             is_usual = len(after) == 1 and is_plain(after[0], nn.ReLU)
-            # A new tensor that nobody else has seen.
-            overwrites = is_plain(conv, nn.Conv2d) or is_plain(conv, Conv3x3)
             features = norm(features, valid, coarser, is_usual, overwrites)
             after = [] if is_usual else after
         else:  # replaced, or watched by a hook, which must see what the norm alone makes

@@ -4,6 +4,7 @@ Cheng et al. 2022, section 3.2.1 and appendix; the encoder is Deformable DETR's 
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,7 +20,9 @@ from m2f.modeling_m2f.kernels.readable_memory import is_transformed
 from m2f.modeling_m2f.linear import is_plain_linear
 from m2f.modeling_m2f.normalised_convolution import MaskedGroupNorm, NormalisedConvolution, merged
 from m2f.modeling_m2f.outputs import PixelDecoderOutput
+from m2f.modeling_m2f.plain_modules import is_plain
 from m2f.modeling_m2f.position_embedding import sine_position_embedding
+from m2f.modeling_m2f.recompute import recomputed_if_eager
 from m2f.modeling_m2f.valid_region import ValidRegion, within
 from m2f.modeling_m2f.weight_init import c2_xavier_, torch_default_bias_, xavier_
 
@@ -45,6 +48,7 @@ class DeformableEncoderLayer(GradientCheckpointingLayer):
         self.final_layer_norm = nn.LayerNorm(channels)
         self.dropout = dropout
         self.recompute = recompute
+        self.recomputes_all = False  # see `recompute_decoders`
 
     def init_original_weights(self):
         for layer in (self.fc1, self.fc2):
@@ -60,15 +64,27 @@ class DeformableEncoderLayer(GradientCheckpointingLayer):
         padding: Tensor | None,
     ) -> Tensor:
         """(B, S, C) -> (B, S, C); the other arguments as in `MultiScaleDeformableAttention.forward`."""
-        # The sum is made in float32, the embedding's type, and only then rounded to the weights' type.
-        queries = (hidden_states + position_embedding).to(hidden_states.dtype)
-        attended = self.self_attn(queries, hidden_states, reference_points, spatial_shapes, padding)
-        hidden_states = hidden_states + self._drop(attended)
+
+        def attend(hidden_states: Tensor, position_embedding: Tensor) -> Tensor:
+            # The sum is made in float32, the embedding's type, and only then rounded to the weights' type.
+            queries = (hidden_states + position_embedding).to(hidden_states.dtype)
+            return self.self_attn(queries, hidden_states, reference_points, spatial_shapes, padding)
+
         drops = self.training and self.dropout > 0
-        in_one_step = FeedForward(self.self_attn_layer_norm, self.fc1, self.fc2, "relu", adds_normalised=True)
-        hidden_states = feed_forward(
-            self, hidden_states, self._feedforward, None if drops else in_one_step, self.recompute, random=drops
-        )
+        network = FeedForward(self.self_attn_layer_norm, self.fc1, self.fc2, "relu", adds_normalised=True)
+
+        def transform(hidden_states: Tensor) -> Tensor:
+            in_one_step = None if drops else network
+            return feed_forward(self, hidden_states, self._feedforward, in_one_step, self.recompute, random=drops)
+
+        inputs = hidden_states, position_embedding
+        if not self.recomputes_all:
+            return self.final_layer_norm(transform(hidden_states + self._drop(attend(*inputs))))
+        if not drops and network.is_fast(hidden_states):
+            # The feed-forward network is the last of what is computed again, and so is not, see `kept_inputs`.
+            hidden_states = recomputed_if_eager(self, lambda x, p: transform(x + attend(x, p)), *inputs)
+        else:
+            hidden_states = transform(hidden_states + self._drop(recomputed_if_eager(self, attend, *inputs)))
         return self.final_layer_norm(hidden_states)
 
     def _feedforward(self, hidden_states: Tensor) -> Tensor:
@@ -150,6 +166,7 @@ class PixelDecoder(nn.Module):
     ):
         super().__init__()
         self.xavier_gain = xavier_gain
+        self.recomputes_all = False  # see `recompute_decoders`
         self.level_embed = nn.Parameter(torch.empty(NUM_LEVELS, channels))
         self.input_projections = nn.ModuleList(
             NormalisedConvolution(nn.Conv2d(in_size, channels, 1), MaskedGroupNorm(NUM_GROUPS, channels))
@@ -199,9 +216,11 @@ class PixelDecoder(nn.Module):
         ]
         maps = self._encode(maps, valid)
         finest = maps[-1]
+        finish: Callable[[Tensor], Tensor] = _unchanged
         for i in range(self.num_fpn_levels, 0, -1):
-            finest = self._fpn_level(i, feature_maps[i - 1], finest, valid)
-        return PixelDecoderOutput(multi_scale_features=tuple(maps), mask_features=self.mask_projection(finest))
+            finest, finish = self._fpn_level(i, feature_maps[i - 1], finish(finest), valid)
+        mask_features = self._again(lambda x: self.mask_projection(finish(x)), finest)
+        return PixelDecoderOutput(multi_scale_features=tuple(maps), mask_features=mask_features)
 
     def _encode(self, maps: list[Tensor], valid: ValidRegion | None) -> list[Tensor]:
         spatial_shapes = [tuple(x.shape[-2:]) for x in maps]
@@ -217,10 +236,29 @@ class PixelDecoder(nn.Module):
         levels = hidden_states.split([height * width for height, width in spatial_shapes], dim=1)
         return [x.unflatten(1, shape).permute(0, 3, 1, 2) for x, shape in zip(levels, spatial_shapes, strict=True)]
 
-    def _fpn_level(self, i: int, features: Tensor, coarser: Tensor, valid: ValidRegion | None) -> Tensor:
-        # Zeros outside, as the 3x3 convolution sees them beyond the border of a map.
-        finer = merged(getattr(self, f"adapter_{i}"), features, coarser, valid)
-        return within(valid, getattr(self, f"layer_{i}"), finer)
+    def _fpn_level(
+        self, i: int, features: Tensor, coarser: Tensor, valid: ValidRegion | None
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """A map, and what is left to do to it."""
+        adapter, layer = getattr(self, f"adapter_{i}"), getattr(self, f"layer_{i}")
+        if not (self._recomputes() and is_plain(layer, NormalisedConvolution)):
+            # Zeros outside, as the 3x3 convolution sees them beyond the border of a map.
+            return within(valid, layer, merged(adapter, features, coarser, valid)), _unchanged
+
+        def convolved(features: Tensor, coarser: Tensor) -> Tensor:
+            return layer[0](merged(adapter, features, coarser, valid))
+
+        return self._again(convolved, features, coarser), lambda x: layer.normalised(x, valid)
+
+    def _recomputes(self) -> bool:
+        return self.recomputes_all and self.training and torch.is_grad_enabled()
+
+    def _again(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        return recomputed_if_eager(self, function, *inputs) if self._recomputes() else function(*inputs)
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
 
 
 def _channels_last(features: Tensor) -> Tensor:

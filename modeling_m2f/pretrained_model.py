@@ -23,6 +23,7 @@ from m2f.modeling_m2f.backbone import (
 )
 from m2f.modeling_m2f.checkpoint_report import CONSTANTS, FORMER_CONSTANTS, check_report, wrong_names_hint
 from m2f.modeling_m2f.file_mode import give_usual_mode
+from m2f.modeling_m2f.recompute import recompute_decoders
 from m2f.modeling_m2f.weight_files import check_weight_files, has_pickled_weights
 from m2f.modeling_m2f.weight_init import torch_default_
 from m2f.modeling_m2f.wide_products import with_same_products
@@ -104,9 +105,14 @@ class M2FPreTrainedModel(PreTrainedModel):
 
     def freeze_backbone(self):
         """Keeps the backbone as it is in all training from now on: without gradients, activations that are kept for
-        them, dropout, and statistics of BatchNorm that move. It holds for this object; no file says so."""
+        them, dropout, and statistics of BatchNorm that move. It holds for this object; no file says so.
+
+        With `M2FConfig.recompute_feedforward` what is cheap behind the backbone is computed again instead of kept,
+        see `recompute_decoders`."""
         base: Any = self.base_model
         base.pixel_level_module.freeze_backbone()
+        if self.config.recompute_feedforward:
+            recompute_decoders(self)
 
     def add_backbone_adapters(self, rank: int, targets: Sequence[str] = ()):
         """Puts LoRA adapters into the backbone and freezes the rest of it; they are saved and loaded with the model

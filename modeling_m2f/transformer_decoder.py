@@ -17,6 +17,7 @@ from m2f.modeling_m2f.outputs import TransformerDecoderOutput
 from m2f.modeling_m2f.pixel_decoder import NUM_LEVELS
 from m2f.modeling_m2f.pixel_values import values_can_be_read
 from m2f.modeling_m2f.position_embedding import sine_position_embedding
+from m2f.modeling_m2f.recompute import recomputed_if_eager
 from m2f.modeling_m2f.valid_region import ValidRegion, replicate_edge, zero_padding
 from m2f.modeling_m2f.weight_init import c2_xavier_, torch_default_bias_
 
@@ -38,6 +39,7 @@ class MaskedAttentionLayer(GradientCheckpointingLayer):
     ):
         super().__init__()
         self.pre_norm = pre_norm
+        self.recomputes_all = False  # see `recompute_decoders`
         self.xavier_gain = xavier_gain
         self.self_attn = SelfAttention(channels, num_heads)
         self.self_attn_layer_norm = nn.LayerNorm(channels)
@@ -66,6 +68,18 @@ class MaskedAttentionLayer(GradientCheckpointingLayer):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """(B, Q, C) -> (B, Q, C), self-attention weights and cross-attention weights; arguments as in
         `CrossAttention.forward`."""
+        inputs = (hidden_states, query_position, features, positioned_features, keep, return_weights)
+        return recomputed_if_eager(self, self._attend, *inputs) if self.recomputes_all else self._attend(*inputs)
+
+    def _attend(
+        self,
+        hidden_states: Tensor,
+        query_position: Tensor,
+        features: Tensor,
+        positioned_features: Tensor,
+        keep: Tensor | None,
+        return_weights: bool,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         x = self._before(self.cross_attn_layer_norm, hidden_states)
         attended, cross_weights = self.cross_attn(
             x, query_position, features, positioned_features, keep, return_weights

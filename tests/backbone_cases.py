@@ -57,7 +57,7 @@ CASES = {
     ),
     "timm_backbone": BackboneCase(
         {"backbone": "test_resnet"},
-        note="not run yet: transformers asks for timm and torchvision; no pretrained weights",
+        note="tested with timm 1.0.31, which itself imports torchvision; no pretrained weights",
     ),
     "dinov2": BackboneCase({**_VIT, "image_size": 56, "patch_size": 14}, _PATCH_14),
     "dinov2_with_registers": BackboneCase({**_VIT, "image_size": 56, "patch_size": 14}, _PATCH_14),
@@ -85,7 +85,7 @@ CASES = {
 
 # The others that AutoBackbone knows, and why they do not go.
 REFUSED = {
-    "dinat": "needs natten, which could not be installed; not tried",
+    "dinat": "needs natten, which PyPI has as source alone, to be compiled; not tried",
     "lw_detr_vit": "made for its detector: cuts the whole map into a fixed number of windows, which has to divide it",
     "pp_lcnet_v3": "not tested: some of its parameters get no gradient",
     "pp_lcnet_v4": "made for lines of text: only the height is divided",

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from PIL import Image
-from small_models import small_model
+from small_models import BACKBONES, small_model
 from transformers import AutoConfig, AutoModel, AutoModelForUniversalSegmentation, pipeline
 
 # transformers 5.17 without torchvision exports a dummy under transformers.AutoImageProcessor.
@@ -92,6 +92,28 @@ def test_the_pipeline_computes_what_model_and_processor_compute(folder):
         assert segment["label"] == LABELS[info["label_id"]]
         mask = torch.tensor(bytearray(segment["mask"].tobytes())).view(61, 90) > 0
         assert torch.equal(mask, expected["segmentation"] == info["id"])
+
+
+def test_the_pipeline_takes_a_model_of_one_channel_for_grey_images(tmp_path, errors):
+    """It makes RGB of every image, of which the processor takes one channel where they are equal."""
+    fields = {**BACKBONES["resnet"], "num_channels": 1}
+    model = small_model(backbone_config=fields, id2label=LABELS, encoder_layers=1, decoder_layers=2)
+    model.save_pretrained(tmp_path)
+    processor = m2f.M2FImageProcessor(size={"height": 64, "width": 64}, num_channels=1)
+    processor.save_pretrained(tmp_path)
+    segmenter = pipeline("image-segmentation", model=str(tmp_path))
+    grey = picture().convert("L")
+    segments = segmenter(grey, subtask="semantic")
+    with torch.no_grad():
+        outputs = model(**processor(images=[grey], return_tensors="pt"))
+    (expected,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[(61, 90)])
+    assert {segment["label"] for segment in segments} == {LABELS[int(label)] for label in expected.unique()}
+    for segment in segments:
+        mask = torch.tensor(bytearray(segment["mask"].tobytes())).view(61, 90) > 0
+        assert torch.equal(mask, expected == next(i for i, name in LABELS.items() if name == segment["label"]))
+    assert errors() == []
+    with pytest.raises(ValueError, match="3 channels, and 1 is expected"):
+        segmenter(picture())
 
 
 def test_the_pipeline_runs_in_batches(folder):

@@ -1,17 +1,20 @@
 """`m2f export`, with torch's own format, which needs no other package; other formats in tests/exported."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
-from small_models import small_model
+from small_models import BACKBONES, small_model
 
 from m2f.cli import main
 from m2f.exported.exported_network import ExportedNetwork
 from m2f.image_processing.image_processing_m2f import M2FImageProcessor
 from m2f.inference.model_loading import load_model
 from m2f.inference.segmenter import Segmenter
+
+_LONG = pytest.mark.skipif("M2F_LONG_TESTS" not in os.environ, reason="exports again; M2F_LONG_TESTS=1 runs it")
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +75,32 @@ def test_wrong_arguments_are_one_line_and_leave_all_as_it_was(folder, capsys, op
     assert message in error and "Traceback" not in error
     assert {path: path.read_bytes() for path in folder.glob("model.*")} == before
     assert not list(folder.glob(".m2f-export-*"))
+
+
+@pytest.mark.parametrize("channels", [pytest.param(1, marks=_LONG), 4])
+def test_a_model_of_other_channels_is_exported_and_its_description_says_so(channels, tmp_path, capsys):
+    fields = {**BACKBONES["resnet"], "num_channels": channels}
+    model = small_model(backbone_config=fields, encoder_layers=1, decoder_layers=2, task="semantic")
+    model.save_pretrained(tmp_path / "checkpoint")
+    processor = M2FImageProcessor(size={"longest_edge": 64}, task="semantic", num_channels=channels)
+    processor.save_pretrained(tmp_path / "checkpoint")
+    image = tmp_path / "a.npy"
+    np.save(image, np.random.default_rng(0).integers(0, 255, (channels, 30, 64), dtype=np.uint8))
+    command = ["export", str(tmp_path / "checkpoint"), str(tmp_path / "model.pt2"), "--size", "32x64", "--batch", "1"]
+    command += ["--format", "torch-export"]
+    assert main(command) == 2
+    assert f"the bundled pictures are RGB; give --check images of {channels} channels" in capsys.readouterr().err
+    assert main([*command, "--check", str(image)]) == 0
+    description = json.loads((tmp_path / "model.json").read_text())
+    preprocessing = description["preprocessing"]
+    assert preprocessing["channels"] == f"{channels} in the order of the image's file, channels first"
+    assert preprocessing["mean"] == preprocessing["std"] == [0.5] * channels
+    assert description["inputs"]["pixel_values"]["shape"] == [1, channels, 32, 64]
+    graph = Segmenter.from_pretrained(tmp_path / "model.pt2")
+    found, wanted = graph(image), Segmenter(model, processor)(image)
+    assert found.id_map.shape == (30, 64) and (found.id_map == wanted.id_map).mean() > 0.999
+    with pytest.raises(ValueError, match=f"3 channels, and {channels} (is|are) expected"):
+        graph(np.random.default_rng(0).integers(0, 255, (30, 64, 3), dtype=np.uint8))
 
 
 def test_a_graph_that_disagrees_is_deleted(folder, capsys, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 from deep_images import png, tiff
 from PIL import Image
 
-from m2f.image_processing.deep_channels import has_deep_channels
+from m2f.image_processing.deep_channels import has_deep_channels, upright_pixels
 from m2f.image_processing.image_loading import load_images, to_rgb
 
 RNG = np.random.default_rng(0)
@@ -40,6 +40,12 @@ def test_colour_files_of_16_bits_keep_what_is_in_their_lower_8(content, expected
         np.testing.assert_allclose(to_rgb(load_images(image)[0]), expected * (255 / 4095), rtol=1e-5)
     assert len(set(said)) == 1
     assert to_rgb(load_images(content)[0], "type").max() < 16
+
+
+@pytest.mark.parametrize("expected", [ALPHA, COLOURS[:, :, :2]], ids=["colours", "grey"])
+def test_alpha_of_16_bits_is_kept_where_it_is_asked_for(expected):
+    for keep, channels in ((True, expected), (False, expected[:, :, :-1])):
+        np.testing.assert_array_equal(upright_pixels(Image.open(io.BytesIO(png(expected))), keep), channels)
 
 
 def test_a_lazily_opened_image_is_left_as_it_was(tmp_path):

@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 from backbone_cases import backbone_fields
-from small_models import random_targets, small_model
+from small_models import BACKBONES, corner_mask, random_targets, small_model
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from m2f.modeling_m2f.recompute import recompute_feedforward, recomputed
+from m2f.modeling_m2f.recompute import recompute_decoders, recompute_feedforward, recomputed
 
 
 def gradients(model, pixels, **outputs_of) -> dict[str, torch.Tensor]:
@@ -39,23 +39,66 @@ def kept_bytes(work) -> int:
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_gradients_are_those_of_kept_activations(backbone, dropout):
     pixels = torch.randn(2, 3, 64, 96)
+    keeping, feedforward, decoders = (
+        small_model(backbone, recompute_feedforward=value, dropout=dropout).train() for value in (False, True, True)
+    )
+    recompute_decoders(decoders)
+    wanted = gradients(keeping, pixels)
+    largest = max(float(gradient.abs().max()) for gradient in wanted.values())
+    for found in (gradients(feedforward, pixels), gradients(decoders, pixels)):
+        assert found.keys() == wanted.keys() and len(found) > 50
+        for name, gradient in wanted.items():
+            # Of some, such as the bias of keys, the gradient is 0 but for rounding.
+            atol = max(1e-4 * float(gradient.abs().max()), 1e-7 * largest)
+            torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=atol)
+
+
+@pytest.mark.parametrize("backbone", ["swin", "dinov3_vit"])
+@pytest.mark.parametrize("sizes", [None, [(128, 96), (70, 128)]])
+def test_gradients_of_all_outputs_are_those_of_kept_activations_in_float64(backbone, sizes):
+    """With and without padding; of the input too, and with the backbone frozen."""
+    fields = backbone_fields("dinov3_vit") if backbone == "dinov3_vit" else dict(BACKBONES[backbone])
+    mask = None if sizes is None else corner_mask((128, 128), sizes)
     found = []
     for recompute in (True, False):
-        model = small_model(backbone, recompute_feedforward=recompute, dropout=dropout).train()
-        found.append(gradients(model, pixels))
-    assert found[0].keys() == found[1].keys() and len(found[0]) > 50
-    largest = max(float(gradient.abs().max()) for gradient in found[1].values())
-    for name, gradient in found[1].items():
-        # Of some, such as the bias of keys, the gradient is 0 but for rounding.
-        atol = max(1e-4 * float(gradient.abs().max()), 1e-7 * largest)
-        torch.testing.assert_close(found[0][name], gradient, rtol=1e-4, atol=atol)
+        model = small_model(backbone_config=fields, recompute_feedforward=recompute).double().train()
+        if recompute:
+            recompute_decoders(model)
+        for frozen in (False, True):
+            if frozen:
+                model.model.pixel_level_module.freeze_backbone()
+            model.zero_grad()
+            pixels = torch.randn(2, 3, 128, 128, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+            outputs = model(pixels.requires_grad_(not frozen), pixel_mask=mask, output_auxiliary_logits=True)
+            every = [outputs, *outputs.auxiliary_logits]
+            sum(
+                x["masks_queries_logits"].square().mean() + x["class_queries_logits"].square().mean() for x in every
+            ).backward()
+            gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+            assert any("encoder.layers.0.self_attn" in name for name in gradients) and len(gradients) > 100
+            found.append({**gradients, "pixels": pixels.grad} if not frozen else gradients)
+    for again, kept in zip(found[:2], found[2:], strict=True):
+        torch.testing.assert_close(again, kept, rtol=1e-9, atol=1e-12)
 
 
 def test_less_is_kept():
     pixels = torch.randn(1, 3, 128, 128)
     ours, keeping = (small_model("swin", recompute_feedforward=value).train() for value in (True, False))
-    assert kept_bytes(lambda: ours(pixels)) < 0.8 * kept_bytes(lambda: keeping(pixels))
+    bytes_of_all = kept_bytes(lambda: keeping(pixels))
+    assert kept_bytes(lambda: ours(pixels)) < 0.8 * bytes_of_all
+    recompute_decoders(ours)
+    assert kept_bytes(lambda: ours(pixels)) < 0.52 * bytes_of_all
     assert kept_bytes(lambda: ours.eval()(pixels)) == kept_bytes(lambda: keeping.eval()(pixels))
+
+
+def test_less_is_kept_behind_a_frozen_backbone():
+    """More is where the pyramid, the pixel decoder's or its encoder's layers are left out: 0.42 to 0.62."""
+    pixels, kept = torch.randn(1, 3, 128, 128), []
+    for value in (True, False):
+        model = small_model(backbone_config=backbone_fields("dinov3_vit"), recompute_feedforward=value).train()
+        model.freeze_backbone()
+        kept.append(kept_bytes(lambda model=model: model(pixels)))
+    assert kept[0] < 0.36 * kept[1]
 
 
 def test_a_copy_runs_its_own_weights():

@@ -54,6 +54,7 @@ DINOV3 = {
 def test_recipe_of_eomt_for_dinov3(name):
     options = resolve_options({"preset": name})
     assert options.backbone == f"facebook/dinov3-vit{name[-1]}16-pretrain-lvd1689m"
+    assert options.warmup_steps == 2000
     found = (options.max_steps, options.num_queries, options.layer_decay, options.backbone_rate)
     assert found == DINOV3[name]
     assert (options.batch_size, options.learning_rate, options.weight_decay, options.power) == (16, 2e-4, 0.05, 0.9)
