@@ -17,7 +17,13 @@ from backbone_cases import backbone_fields
 from shapes_dataset import ShapesDataset, flips, shapes_model, shapes_processor
 from shapes_run import MODULES_WITH_POINTS, fixed_points
 from shapes_trainer import COUNT, arguments, make_trainer
-from transformers import AutoModelForUniversalSegmentation, EarlyStoppingCallback, Trainer, TrainingArguments
+from transformers import (
+    AutoModelForUniversalSegmentation,
+    EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from m2f.data.collation import Collator
@@ -355,6 +361,35 @@ def test_the_best_model_is_loaded_and_a_run_that_gets_no_better_stops(tmp_path):
     assert (trainer.state.best_global_step, Path(trainer.state.best_model_checkpoint).name) == (1, "checkpoint-1")
     expected = evaluate_model(trainer.model, shapes_processor(), dataset)
     assert trainer.state.best_metric == pytest.approx(expected["AP"], abs=1e-9)
+
+
+class Worse(TrainerCallback):
+    """Says of each evaluation that it is worse than the one before."""
+
+    def on_evaluate(self, args, state, control, metrics, **_):
+        metrics["eval_AP"] = 1 / state.global_step
+
+
+@pytest.mark.skipif("M2F_LONG_TESTS" not in os.environ, reason="takes minutes; M2F_LONG_TESTS=1 runs it")
+def test_a_compiled_run_stops_early_and_has_its_best_model(tmp_path):
+    """The first checkpoint is the best, and the two after it say that the run is to stop."""
+    from torch._dynamo.utils import counters
+
+    fields = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "max_steps": 9}
+    fields |= {"metric_for_best_model": "eval_AP", "load_best_model_at_end": True}
+    args = arguments(tmp_path, torch_compile=True, torch_compile_backend="aot_eager", **fields)
+    callbacks = [Worse(), EarlyStoppingCallback(2)]
+    trainer = make_trainer(args, eval_dataset=ShapesDataset(2), callbacks=callbacks)
+    torch.compiler.reset()
+    counters.clear()
+    trainer.train()
+    torch.compiler.reset()
+    assert trainer.state.global_step == 3 and counters["frames"]["ok"] > 0
+    saved = [M2FForUniversalSegmentation.from_pretrained(tmp_path / f"checkpoint-{step}") for step in (1, 3)]
+    first, last = (model.state_dict() for model in saved)
+    values = trainer.model.state_dict()
+    assert values.keys() == first.keys() and all(torch.equal(values[name], first[name]) for name in first)
+    assert any(not torch.equal(values[name], last[name]) for name in last)
 
 
 def test_a_resumed_run_is_the_unbroken_one(tmp_path):
