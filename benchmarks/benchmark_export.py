@@ -109,13 +109,11 @@ def logit_rows(name: str, args: argparse.Namespace, size: tuple[int, int] | None
         size = BUNDLED_SIZE
     sizes = [BUNDLED_SIZE] if name == DEFAULT_CHECKPOINT else SIZES
     for row, path in exported(model, processor, size, "none"):
-        run, plain = (
-            open_graph(path, GraphForm(row["format"], size)),
-            PortableNetwork(model, processor, GraphForm(size=size)),
-        )
+        run = open_graph(path, GraphForm(row["format"], size))
+        plain = PortableNetwork(model, processor, GraphForm(size=size)).eval()
         for edges in sizes:
             for batch in BATCHES:
-                found = logit_difference(run, model, plain.eval(), edges, size or edges, batch)
+                found = logit_difference(run, model, plain, edges, size or edges, batch)
                 yield {"model": name, **row, "size": list(edges), "batch": batch, **found}
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d
 
 from m2f.modeling_m2f.convolution import Conv3x3
-from m2f.modeling_m2f.recompute import recomputed_if_eager
+from m2f.modeling_m2f.recompute import recomputed_if_asked
 from m2f.modeling_m2f.valid_region import ValidRegion, zero_padding
 
 _EPSILON = 1e-6  # of the norms, as in ViTDet's code
@@ -107,7 +107,7 @@ class PyramidLevel(nn.Module):
             features = self.projection_norm(self.projection(features))
             return self.output(zero_padding(features, valid))
 
-        features = recomputed_if_eager(self, convolved, features) if self.recomputes_all else convolved(features)
+        features = recomputed_if_asked(self, convolved, features)
         return self.output_norm(features)
 
 

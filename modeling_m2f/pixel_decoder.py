@@ -22,7 +22,7 @@ from m2f.modeling_m2f.normalised_convolution import MaskedGroupNorm, NormalisedC
 from m2f.modeling_m2f.outputs import PixelDecoderOutput
 from m2f.modeling_m2f.plain_modules import is_plain
 from m2f.modeling_m2f.position_embedding import sine_position_embedding
-from m2f.modeling_m2f.recompute import recomputed_if_eager
+from m2f.modeling_m2f.recompute import recomputed_if_asked
 from m2f.modeling_m2f.valid_region import ValidRegion, within
 from m2f.modeling_m2f.weight_init import c2_xavier_, torch_default_bias_, xavier_
 
@@ -82,9 +82,9 @@ class DeformableEncoderLayer(GradientCheckpointingLayer):
             return self.final_layer_norm(transform(hidden_states + self._drop(attend(*inputs))))
         if not drops and network.is_fast(hidden_states):
             # The feed-forward network is the last of what is computed again, and so is not, see `kept_inputs`.
-            hidden_states = recomputed_if_eager(self, lambda x, p: transform(x + attend(x, p)), *inputs)
+            hidden_states = recomputed_if_asked(self, lambda x, p: transform(x + attend(x, p)), *inputs)
         else:
-            hidden_states = transform(hidden_states + self._drop(recomputed_if_eager(self, attend, *inputs)))
+            hidden_states = transform(hidden_states + self._drop(recomputed_if_asked(self, attend, *inputs)))
         return self.final_layer_norm(hidden_states)
 
     def _feedforward(self, hidden_states: Tensor) -> Tensor:
@@ -219,7 +219,7 @@ class PixelDecoder(nn.Module):
         finish: Callable[[Tensor], Tensor] = _unchanged
         for i in range(self.num_fpn_levels, 0, -1):
             finest, finish = self._fpn_level(i, feature_maps[i - 1], finish(finest), valid)
-        mask_features = self._again(lambda x: self.mask_projection(finish(x)), finest)
+        mask_features = recomputed_if_asked(self, lambda x: self.mask_projection(finish(x)), finest)
         return PixelDecoderOutput(multi_scale_features=tuple(maps), mask_features=mask_features)
 
     def _encode(self, maps: list[Tensor], valid: ValidRegion | None) -> list[Tensor]:
@@ -241,20 +241,15 @@ class PixelDecoder(nn.Module):
     ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """A map, and what is left to do to it."""
         adapter, layer = getattr(self, f"adapter_{i}"), getattr(self, f"layer_{i}")
-        if not (self._recomputes() and is_plain(layer, NormalisedConvolution)):
+        recomputes = self.recomputes_all and self.training and torch.is_grad_enabled()
+        if not (recomputes and is_plain(layer, NormalisedConvolution)):
             # Zeros outside, as the 3x3 convolution sees them beyond the border of a map.
             return within(valid, layer, merged(adapter, features, coarser, valid)), _unchanged
 
         def convolved(features: Tensor, coarser: Tensor) -> Tensor:
             return layer[0](merged(adapter, features, coarser, valid))
 
-        return self._again(convolved, features, coarser), lambda x: layer.normalised(x, valid)
-
-    def _recomputes(self) -> bool:
-        return self.recomputes_all and self.training and torch.is_grad_enabled()
-
-    def _again(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        return recomputed_if_eager(self, function, *inputs) if self._recomputes() else function(*inputs)
+        return recomputed_if_asked(self, convolved, features, coarser), lambda x: layer.normalised(x, valid)
 
 
 def _unchanged(x: Tensor) -> Tensor:

@@ -33,9 +33,11 @@ def recomputed(module: nn.Module, function: Callable[..., Any], *inputs: Any, ra
     return checkpoint(with_same_products(function), *inputs, use_reentrant=False, preserve_rng_state=random)
 
 
-def recomputed_if_eager(module: nn.Module, function: Callable[..., Any], *inputs: Any) -> Any:
-    """`recomputed` for what is cheap, of which a compiler decides itself what it keeps."""
-    return function(*inputs) if torch.compiler.is_compiling() else recomputed(module, function, *inputs)
+def recomputed_if_asked(module: nn.Module, function: Callable[..., Any], *inputs: Any) -> Any:
+    """`recomputed` where `recompute_decoders` asks for it; a compiler decides itself what it keeps."""
+    if not module.recomputes_all or torch.compiler.is_compiling():
+        return function(*inputs)
+    return recomputed(module, function, *inputs)
 
 
 def recompute_decoders(model: nn.Module):

@@ -17,7 +17,7 @@ from m2f.modeling_m2f.outputs import TransformerDecoderOutput
 from m2f.modeling_m2f.pixel_decoder import NUM_LEVELS
 from m2f.modeling_m2f.pixel_values import values_can_be_read
 from m2f.modeling_m2f.position_embedding import sine_position_embedding
-from m2f.modeling_m2f.recompute import recomputed_if_eager
+from m2f.modeling_m2f.recompute import recomputed_if_asked
 from m2f.modeling_m2f.valid_region import ValidRegion, replicate_edge, zero_padding
 from m2f.modeling_m2f.weight_init import c2_xavier_, torch_default_bias_
 
@@ -69,7 +69,7 @@ class MaskedAttentionLayer(GradientCheckpointingLayer):
         """(B, Q, C) -> (B, Q, C), self-attention weights and cross-attention weights; arguments as in
         `CrossAttention.forward`."""
         inputs = (hidden_states, query_position, features, positioned_features, keep, return_weights)
-        return recomputed_if_eager(self, self._attend, *inputs) if self.recomputes_all else self._attend(*inputs)
+        return recomputed_if_asked(self, self._attend, *inputs)
 
     def _attend(
         self,
