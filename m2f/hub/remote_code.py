@@ -39,6 +39,14 @@ def _code_of_the_model():
 
     return {_MODEL.split(".")[1]}
 '''
+# transformers runs an entry without making it an attribute of its package, where dill looks before it pickles a class
+# by name. By value it takes half a minute, or fails, for every fingerprint that `datasets` takes of a processor.
+_ATTRIBUTE_OF_THE_PACKAGE = """
+
+import sys
+
+setattr(sys.modules[__package__], __name__.rpartition(".")[2], sys.modules[__name__])
+"""
 AUTO_MAPS = {
     "config.json": {
         "AutoConfig": "configuration_m2f.M2FConfig",
@@ -69,7 +77,11 @@ def bundle_files() -> dict[str, str]:
         text = _sources_text() if module == _SOURCES_MODULE else _source(module)
         tree = ast.parse(text)
         todo += (imported for _, imported in _own_imports(tree))
-        files[name] = _flattened(text, tree) + (_CODE_OF_THE_MODEL if module == _PROCESSOR_MODULE else "")
+        files[name] = _flattened(text, tree)
+        if module == _PROCESSOR_MODULE:
+            files[name] += _CODE_OF_THE_MODEL
+        if module in _ENTRIES:
+            files[name] += _ATTRIBUTE_OF_THE_PACKAGE
     return dict(sorted(files.items()))
 
 

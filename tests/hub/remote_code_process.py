@@ -9,6 +9,7 @@ import json
 import sys
 from pathlib import Path
 
+import dill
 import torch
 from computed_values import computed_values
 from PIL import Image
@@ -60,6 +61,9 @@ def main(source: str, output: Path, mode: str):
     segments = pipeline("image-segmentation", model=source, **trusted)(image, threshold=0.0)
     by_parts = pipeline("image-segmentation", model=model, image_processor=processor)(image, threshold=0.0)
     assert [(s["label"], s["score"]) for s in segments] == [(s["label"], s["score"]) for s in by_parts]
+    for kept in (config, processor, model):
+        by_name = dill.loads(dill.dumps(type(kept)))  # by value `datasets` would need half a minute for a fingerprint
+        assert by_name is type(kept)
     model.save_pretrained(output / "saved")
     processor.save_pretrained(output / "saved")
     torch.save(computed_values(model, processor, image, "training" in mode), output / "values.pt")
