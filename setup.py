@@ -78,7 +78,6 @@ EXTRAS = {
     "tiff": ["tifffile>=2025.5"],
     # Programs that m2f is a part of, see docs/integrations.md.
     "cvat": ["cvat-sdk>=2.80"],
-    "label-studio": ["label-studio-ml>=1.0.9"],
     "sahi": ["sahi>=0.12"],
     # Compresses OpenVINO's graphs: `m2f export --compress`.
     "int8": ["nncf>=3.4", "openvino>=2026.4"],

@@ -1,7 +1,7 @@
 """A backend for Label Studio (https://labelstud.io/guide/ml_create): it annotates tasks as they are opened.
 
-Its server is a file with the lines that docs/integrations.md shows. Releases 1 of label-studio-ml, and 2, which is not
-on PyPI, are served.
+Its server is a file with the lines that docs/integrations.md shows. Releases 2 of label-studio-ml, which are in its
+repository only, are served, and 1.
 """
 
 import inspect

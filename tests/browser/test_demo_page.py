@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for the helper there
 if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
     pytest.skip("needs Chromium (apt-get install chromium)", allow_module_level=True)
 pytest.importorskip("websocket", reason="needs websocket-client, of the extra test")
-pytest.importorskip("gradio", reason="gradio is not installed")
+pytest.importorskip("gradio")
 
 from devtools import Page  # noqa: E402
 

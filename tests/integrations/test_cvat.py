@@ -23,7 +23,7 @@ def segmenter(monkeypatch) -> Segmenter:
 
 def annotated(monkeypatch, function, names=NAMES, **options) -> list:
     """The shapes that would be uploaded."""
-    driver = pytest.importorskip("cvat_sdk.auto_annotation.driver", reason="cvat-sdk is not installed")
+    driver = pytest.importorskip("cvat_sdk.auto_annotation.driver")
     media = SimpleNamespace(load_image=lambda: draw(SIZE, THINGS))
     labels = [
         SimpleNamespace(name=name, id=70 + i, type="any", attributes=[], sublabels=[]) for i, name in enumerate(names)
@@ -43,7 +43,7 @@ def annotated(monkeypatch, function, names=NAMES, **options) -> list:
 
 
 def test_masks_polygons_and_thresholds(monkeypatch, segmenter):
-    masks = pytest.importorskip("cvat_sdk.masks", reason="cvat-sdk is not installed")
+    masks = pytest.importorskip("cvat_sdk.masks")
     from m2f.integrations.cvat import create
 
     function = create("my_model", tolerance=0.0)
@@ -64,7 +64,7 @@ def test_masks_polygons_and_thresholds(monkeypatch, segmenter):
 
 def test_labels_of_the_task(monkeypatch, segmenter):
     """Its own rule: labels that it lacks are an error, or are left out."""
-    pytest.importorskip("cvat_sdk", reason="cvat-sdk is not installed")
+    pytest.importorskip("cvat_sdk")
     from m2f.integrations.cvat import CvatFunction
 
     shapes = annotated(monkeypatch, CvatFunction(), NAMES[:1], allow_unmatched_labels=True)

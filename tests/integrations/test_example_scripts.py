@@ -27,9 +27,9 @@ FOLDER = os.environ.get("M2F_TRANSFORMERS_EXAMPLES")
 if FOLDER is None:
     reason = "M2F_TRANSFORMERS_EXAMPLES does not name examples/pytorch of a checkout of transformers"
     pytest.skip(reason, allow_module_level=True)
-pytest.importorskip("albumentations", reason="albumentations is not installed")
-mean_ap = pytest.importorskip("torchmetrics.detection.mean_ap", reason="torchmetrics is not installed")
-datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+pytest.importorskip("albumentations")
+mean_ap = pytest.importorskip("torchmetrics.detection.mean_ap")
+datasets = pytest.importorskip("datasets")
 
 CLASSES = {"background": 0} | {name: number for number, name in enumerate(NAMES, start=1)}
 TRAINER = ["--do_train", "--do_eval", "--max_steps=1", "--use_cpu", "--report_to=none", "--disable_tqdm=True"]

@@ -1,5 +1,7 @@
 """The backend behind the server of label-studio-ml, which is asked as Label Studio asks."""
 
+import inspect
+
 import numpy as np
 import pytest
 from object_reader import NAMES, Thing, draw, object_reader
@@ -15,7 +17,8 @@ THINGS = [Thing(1, 0, 0.9, 8, 4, 40, 16), Thing(2, 1, 0.6, 8, 40, 40, 80)]
 @pytest.fixture
 def asked(monkeypatch, tmp_path):
     """What the server answers to a labelling interface and two tasks."""
-    api = pytest.importorskip("label_studio_ml.api", reason="label-studio-ml is not installed")
+    monkeypatch.setenv("MODEL_DIR", str(tmp_path))  # where release 2 keeps its cache
+    api = pytest.importorskip("label_studio_ml.api")
     from m2f.integrations.label_studio import backend
 
     model = object_reader()
@@ -24,13 +27,13 @@ def asked(monkeypatch, tmp_path):
     draw(SIZE, THINGS).save(tmp_path / "x.png")
     draw(SIZE, []).save(tmp_path / "empty.png")
     model_class = backend("my_model", tolerance=0.0)
-    # What is on another machine is fetched by its own function, which is tried by its own tests.
-    monkeypatch.setattr(model_class, "get_local_path", lambda self, url: str(tmp_path / url), raising=False)
+    folder = {"model_dir": str(tmp_path)} if "model_dir" in inspect.signature(api.init_app).parameters else {}
 
     def ask(config: str) -> list[dict]:
-        client = api.init_app(model_class, model_dir=str(tmp_path / "models")).test_client()
+        client = api.init_app(model_class, **folder).test_client()
         client.post("/setup", json={"project": "1.2", "schema": config, "force_reload": True})
-        tasks = [{"id": 1, "data": {"image": "x.png"}}, {"id": 2, "data": {"image": "empty.png"}}]
+        images = [f"/data/local-files/?d={(tmp_path / name).relative_to('/')}" for name in ("x.png", "empty.png")]
+        tasks = [{"id": number, "data": {"image": image}} for number, image in enumerate(images)]
         answer = client.post("/predict", json={"tasks": tasks, "project": "1.2", "label_config": config})
         assert answer.status_code == 200, answer.text
         return answer.json["results"]

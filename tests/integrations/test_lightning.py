@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-pytest.importorskip("lightning", reason="lightning is not installed")
+pytest.importorskip("lightning")
 
 import lightning  # noqa: E402
 from shapes_dataset import ShapesDataset, shapes_model, shapes_processor  # noqa: E402

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("sahi", reason="sahi is not installed")
+pytest.importorskip("sahi")
 
 from object_reader import NAMES, Thing, draw, object_reader  # noqa: E402
 from sahi.predict import get_prediction, get_sliced_prediction  # noqa: E402

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-pytest.importorskip("torchao", reason="torchao is not installed")
+pytest.importorskip("torchao")
 
 from small_models import small_model  # noqa: E402
 from torchao.quantization import Int8WeightOnlyConfig  # noqa: E402

@@ -161,7 +161,7 @@ def test_xml_is_xml_and_labels_are_those_of_the_interface(saved):
 
 
 def test_label_studio_reads_its_brushes(saved):
-    converter = pytest.importorskip("label_studio_converter.brush", reason="label-studio-converter is not installed")
+    converter = pytest.importorskip("label_studio_converter.brush")
     tasks = json.loads((saved[0] / "label-studio" / "tasks.json").read_text())
     results = tasks[0]["predictions"][0]["result"][:1]  # its decoder takes seconds for each
     for result, mask in zip(results, discs()[:1], strict=True):
@@ -172,7 +172,7 @@ def test_label_studio_reads_its_brushes(saved):
 
 def test_label_studio_takes_the_tasks(saved):
     """Its SDK checks a prediction against the labelling interface."""
-    module = pytest.importorskip("label_studio_sdk.label_interface", reason="label-studio-sdk is not installed")
+    module = pytest.importorskip("label_studio_sdk.label_interface")
     for name in ("label-studio", "label-studio-polygons"):
         interface = module.LabelInterface((saved[0] / name / "label_config.xml").read_text())
         for task in json.loads((saved[0] / name / "tasks.json").read_text()):
@@ -181,7 +181,7 @@ def test_label_studio_takes_the_tasks(saved):
 
 
 def test_datumaro_reads_its_own_and_others(saved):
-    datumaro = pytest.importorskip("datumaro", reason="datumaro is not installed")
+    datumaro = pytest.importorskip("datumaro")
     dataset = datumaro.Dataset.import_from(str(saved[0] / "datumaro"), "datumaro")
     items = {item.id: item for item in dataset}
     assert len(items) == 3 and len(items["empty"].annotations) == 0
@@ -192,7 +192,7 @@ def test_datumaro_reads_its_own_and_others(saved):
 
 
 def test_cvat_reads_its_masks(saved):
-    masks = pytest.importorskip("cvat_sdk.masks", reason="cvat-sdk is not installed")
+    masks = pytest.importorskip("cvat_sdk.masks")
     root = ElementTree.parse(saved[0] / "cvat" / "annotations.xml")
     elements = next(iter(root.iter("image"))).findall("mask")
     for element, mask in zip(elements, discs(), strict=True):
@@ -202,7 +202,7 @@ def test_cvat_reads_its_masks(saved):
 
 
 def test_supervision_reads_coco_and_yolo(saved):
-    supervision = pytest.importorskip("supervision", reason="supervision is not installed")
+    supervision = pytest.importorskip("supervision")
     folder = saved[0] / "coco-rle"
     coco = supervision.DetectionDataset.from_coco(str(folder), str(folder / "instances_train.json"), force_masks=True)
     (name,) = [path for path in coco.image_paths if "=1+1" in path]
