@@ -11,6 +11,7 @@ from typing import Any, cast
 from m2f.inference.segmentation_result import SegmentationResult
 from m2f.inference.segmenter import Segmenter
 from m2f.output.safe_text import xml_text
+from m2f.output_formats.label_studio_format import MODEL_VERSION
 from m2f.output_formats.mask_outlines import DEFAULT_TOLERANCE, check_tolerance
 
 _KINDS = ("BrushLabels", "PolygonLabels")
@@ -45,6 +46,10 @@ def backend(
         return Segmenter.from_pretrained(checkpoint, task, device, **settings)
 
     class M2FBackend(LabelStudioMLBase):
+        def setup(self):
+            """Release 2 calls it: the backend is of the version that its predictions name."""
+            self.set("model_version", MODEL_VERSION)
+
         def predict(self, tasks: list[dict], context: dict | None = None, **kwargs: Any) -> list[dict]:
             """The prediction of each task."""
             control = _control(self.parsed_label_config)
