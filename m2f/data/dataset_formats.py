@@ -69,7 +69,8 @@ def open_dataset(
             name on the Hub; or a `datasets.Dataset` or `DatasetDict`.
         split: one of `list_splits(path)`, or a name that means the same ("val" for "valid").
         format: one of `FORMATS`, needed where a folder can be read in several; "auto" finds it.
-        image_folder: where the images are, if not where they are looked for; for YOLO, the dataset's folder.
+        image_folder: where the images are, if not where they are looked for; for YOLO, the dataset's folder, or
+            that of the images of one that was exported without them.
         white_level: which value is white in images of more than 8 bits, see `m2f.image_processing.white_level`.
         num_channels: of the images, see `ImageFile`.
         **options: what else the reader takes, such as `task` of `Cityscapes` or `reduce_labels` of `SemanticFolder`.
@@ -270,7 +271,13 @@ def _open_cityscapes(path: Any, split: str, places: dict, image_folder: Any, opt
 
 
 def _open_yolo(path: Any, split: str, places: dict, image_folder: Any, options: dict) -> SegmentationDataset:
-    return YoloSegmentation(only_file(places[split], split), split, root=image_folder, **options)
+    file = only_file(places[split], split)
+    try:
+        return YoloSegmentation(file, split, root=image_folder, **options)
+    except FileNotFoundError:
+        if image_folder is None:
+            raise
+    return YoloSegmentation(file, split, images=image_folder, **options)
 
 
 def _open_rows(path: Any, split: str, places: dict, image_folder: Any, options: dict) -> SegmentationDataset:

@@ -17,11 +17,12 @@ def is_classes_file(path: Path) -> bool:
 
 
 def classes_files(root: Path) -> list[Path]:
-    """The lists of class names in a folder, or in its "labels", that has images and text files of labels."""
+    """The lists of class names in a folder, or in its "labels", that has text files of labels, and images or
+    a folder "labels"."""
     folders = {path.name.lower(): path for path in subfolders(root)}
     places = [root, *([folders[_LABELS]] if _LABELS in folders else [])]
     files = [path for place in places for path in sorted(place.iterdir()) if is_classes_file(path) and path.is_file()]
-    return [path for path in files[:1] if _places_of_images(root) and _has_labels(root)]
+    return [path for path in files[:1] if (_places_of_images(root) or _LABELS in folders) and _has_labels(root)]
 
 
 def classes_root(path: Path) -> Path:
@@ -31,8 +32,9 @@ def classes_root(path: Path) -> Path:
 
 def classes_content(path: Path, lines: list[str]) -> dict[str, Any]:
     """What a yaml would say beside a list of class names: "names", and the images' folders of each split; without
-    splits, all are "train"."""
-    return {"names": [line.strip() for line in lines if line.strip()], **_places_of_images(classes_root(path))}
+    splits, all are "train", in "images" even where the images were left out."""
+    places = _places_of_images(classes_root(path)) or {"train": [_IMAGES]}
+    return {"names": [line.strip() for line in lines if line.strip()], **places}
 
 
 def ends_of_place(place: str) -> Iterator[list[str]]:
@@ -58,7 +60,22 @@ def find_path(root: Path, parts: list[str]) -> Path | None:
     return path
 
 
-def labels_like(images: str) -> str | None:
+def yolo_label_path(image: Path, root: Path) -> Path:
+    """The text file of an image: the last folder "images" of its path below the root becomes "labels", and "Images"
+    becomes "Labels".
+
+    Where there is no such folder, the text file is beside the image.
+    """
+    *folders, _ = image.relative_to(root).parts
+    for place in reversed(range(len(folders))):
+        labels = _labels_like(folders[place])
+        if labels is not None:
+            folders[place] = labels
+            break
+    return root.joinpath(*folders, image.stem + ".txt")
+
+
+def _labels_like(images: str) -> str | None:
     """What the folder of labels is called beside one of images; None where this is none."""
     if images.lower() != _IMAGES:
         return None

@@ -13,13 +13,14 @@ from m2f.data.dataset_paths import image_files, inside
 from m2f.data.image_reading import ImageFile
 from m2f.data.named_files import NamedFiles
 from m2f.data.segment_map import Sample
+from m2f.data.yolo_label_files import images_of_labels, label_files_of_folder, label_files_of_images
 from m2f.data.yolo_layout import (
     classes_content,
     classes_root,
     ends_of_place,
     find_path,
     is_classes_file,
-    labels_like,
+    yolo_label_path,
 )
 from m2f.image_processing.channel_counts import USUAL_CHANNELS
 from m2f.image_processing.flat_yaml import flat_yaml
@@ -43,6 +44,8 @@ class YoloSegmentation:
             too, with a class in each line and folders of images and labels beside it.
         split: key of the yaml.
         root: folder in place of the yaml's "path".
+        images: folder of the images, where the dataset was exported without them: those that have a text file of
+            labels, by the text files' names.
 
     Raises:
         FileNotFoundError: no yaml, or nothing where it says that images are; for an item: no image.
@@ -57,7 +60,13 @@ class YoloSegmentation:
     white_level: WhiteLevel = None
     num_channels: int = USUAL_CHANNELS
 
-    def __init__(self, yaml_file: str | Path, split: str = "train", root: str | Path | None = None):
+    def __init__(
+        self,
+        yaml_file: str | Path,
+        split: str = "train",
+        root: str | Path | None = None,
+        images: str | Path | None = None,
+    ):
         self.yaml_file = Path(yaml_file)
         self.split = split
         content = read_yolo_yaml(self.yaml_file)
@@ -69,17 +78,28 @@ class YoloSegmentation:
         if split not in yolo_splits(content):
             raise ValueError(f"{self.yaml_file} has no split {split!r}; it has {', '.join(yolo_splits(content))}")
         self.root = Path(root) if root else _root(self.yaml_file, content)
-        self._files = NamedFiles(self.root)
+        self._files = NamedFiles(Path(images or self.root))
         self._label_folders: dict[Path, Path] = {}
+        self._labels: dict[str, Path] | None = None
         places = content[split] if isinstance(content[split], list) else [content[split]]
-        self._images = [path for place in places for path in self._find_images(place)]
+        if images is None:
+            self._images = [path for place in places for path in self._find_images(place)]
+        else:
+            self._labels = images_of_labels([path for place in places for path in self._find_labels(place)], images)
+            self._images = sorted(self._labels)
         if not self._images:
-            raise ValueError(f"{self.yaml_file}: {split} has no image in {', '.join(map(str, places))}")
+            where = f"{', '.join(map(str, places))}; if the images are elsewhere, give their folder (image_folder)"
+            raise ValueError(f"{self.yaml_file}: {split} has no image in {where}")
+        if not any(map(os.path.isfile, map(self.image_path, range(len(self))))):
+            raise FileNotFoundError(
+                f"{self.yaml_file}: none of the {len(self)} images of {split} is there, such as {self.image_path(0)}; "
+                "give their folder (image_folder)"
+            )
         # The images that are kept for a test often come without labels.
-        if split != "test" and not any(os.path.isfile(self._label_path(path)) for path in self._image_paths()):
+        if split != "test" and not any(os.path.isfile(self._label_path(name)) for name in self._images):
             raise ValueError(
                 f"{self.yaml_file}: none of the {len(self)} images of {split} has a text file of labels; looked for "
-                f"{self._label_path(self.image_path(0))} and the like"
+                f"{self._label_path(self._images[0])} and the like"
             )
 
     def __len__(self) -> int:
@@ -88,7 +108,7 @@ class YoloSegmentation:
     def __getitem__(self, index: int) -> Sample:
         path = self.image_path(index)
         image = ImageFile(path, str(path), self.white_level, self.num_channels)
-        label_path = self._label_path(path)
+        label_path = self._label_path(self._images[index])
         objects = list(self._objects(label_path, image.size)) if os.path.isfile(label_path) else []
         return image.sample(segments_of_objects(objects, image.size, True, str(label_path)), self.name_of(index))
 
@@ -98,12 +118,11 @@ class YoloSegmentation:
     def image_path(self, index: int) -> Path:
         return self._files.path(self._images[index])
 
-    def _image_paths(self) -> Iterator[Path]:
-        return map(self.image_path, range(len(self)))
-
-    def _label_path(self, image: Path) -> Path:
+    def _label_path(self, name: str) -> Path:
         """The text file of an image; its folder may be in capitals."""
-        path = yolo_label_path(image, self.root)
+        if self._labels is not None:
+            return self._labels[name]
+        path = yolo_label_path(self._files.path(name), self.root)
         if path.parent not in self._label_folders:
             found = find_path(self.root, list(path.parent.relative_to(self.root).parts))
             self._label_folders[path.parent] = found or path.parent
@@ -111,17 +130,25 @@ class YoloSegmentation:
 
     def _find_images(self, place: Any) -> list[str]:
         """Images, relative to the root, of a folder or of a text file that lists them."""
-        if not isinstance(place, str):
-            given = f"{self.split} has {reprlib.repr(place)}"
-            raise ValueError(f"{self.yaml_file}: {given}; the path of a folder or file is needed")
-        path = self._locate(place)
+        path = self._locate(self._checked(place))
         if path.is_dir():
             found = [path / name for name in image_files(path)]
         else:
-            lines = [line.strip() for line in _read_text(path).split("\n") if line.strip()]
             # "./" stands for the list's own folder, and nothing for the root, as for Ultralytics.
-            return [self._listed(line, path) for line in lines]
+            return [self._listed(line, path) for line in _lines(path)]
         return [_absolute(image).relative_to(_absolute(self.root)).as_posix() for image in found]
+
+    def _find_labels(self, place: Any) -> list[Path]:
+        """Text files, of a folder of images or of a text file that lists these."""
+        if self._checked(place).lower().endswith(".txt"):
+            return label_files_of_images(self.root, _lines(self._locate(place)))
+        return label_files_of_folder(self.root, place)
+
+    def _checked(self, place: Any) -> str:
+        if not isinstance(place, str):
+            given = f"{self.split} has {reprlib.repr(place)}"
+            raise ValueError(f"{self.yaml_file}: {given}; the path of a folder or file is needed")
+        return place
 
     def _listed(self, line: str, path: Path) -> str:
         """The image in a line of a list, relative to the root."""
@@ -140,7 +167,10 @@ class YoloSegmentation:
         if found is None and not inner:
             inside(self.root, place, str(self.yaml_file))
         if found is None:
-            raise FileNotFoundError(f"no such folder or file: {inner[-1]} ({self.split} in {self.yaml_file})")
+            raise FileNotFoundError(
+                f"no such folder or file: {inner[-1]} ({self.split} in {self.yaml_file}); if the images are "
+                "elsewhere, give their folder (image_folder)"
+            )
         return found
 
     def _objects(self, path: Path, size: tuple[int, int]) -> Iterator[CocoObject]:
@@ -191,21 +221,6 @@ def yolo_splits(content: dict[str, Any]) -> list[str]:
     return [split for split in _SPLITS if content.get(split)]
 
 
-def yolo_label_path(image: Path, root: Path) -> Path:
-    """The text file of an image: the last folder "images" of its path below the root becomes "labels", and "Images"
-    becomes "Labels".
-
-    Where there is no such folder, the text file is beside the image.
-    """
-    *folders, _ = image.relative_to(root).parts
-    for place in reversed(range(len(folders))):
-        labels = labels_like(folders[place])
-        if labels is not None:
-            folders[place] = labels
-            break
-    return root.joinpath(*folders, image.stem + ".txt")
-
-
 def _root(yaml_file: Path, content: dict[str, Any]) -> Path:
     """The dataset's folder: "path" of the yaml, else the yaml's folder."""
     if is_classes_file(yaml_file):
@@ -232,6 +247,10 @@ def _read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:  # ValueError: no UTF-8
         raise ValueError(f"cannot read {path}: {error}") from error
+
+
+def _lines(path: Path) -> list[str]:
+    return [line.strip() for line in _read_text(path).split("\n") if line.strip()]
 
 
 def _number(word: str) -> float:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from m2f.data.yolo_segmentation import yolo_label_path
+from m2f.data.yolo_layout import yolo_label_path
 from m2f.output.safe_text import xml_text
 from m2f.output_formats.coco_format import SPLIT
 from m2f.output_formats.format_writer import FormatWriter

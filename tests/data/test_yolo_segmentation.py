@@ -8,7 +8,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from m2f.data.dataset_formats import list_splits, open_dataset
-from m2f.data.yolo_segmentation import YoloSegmentation, yolo_label_path
+from m2f.data.yolo_layout import yolo_label_path
+from m2f.data.yolo_segmentation import YoloSegmentation
 
 YAML = "train: images/train\nval: images/val\nnames:\n  0: cat\n  1: dog\n"
 LINES = "1 0.1 0.25 0.6 0.25 0.6 0.75\n\n0 0 0 1 0 1 1 0 1\n"
@@ -144,6 +145,46 @@ def test_a_list_of_classes_stands_for_a_yaml(root, place):
     (root / "labels" / "a.txt").unlink()
     with pytest.raises(ValueError, match="no dataset of a known format"):
         open_dataset(root)
+
+
+@pytest.mark.parametrize("kind", ["yaml", "list", "classes"])
+def test_images_may_be_elsewhere(root, tmp_path_factory, kind):
+    """As Label Studio exports images of its Local Files, and CVAT data without images."""
+    photos = tmp_path_factory.mktemp("photos")
+    (root / "images" / "train").rename(photos / "all")
+    Image.new("RGB", (10, 8)).save(photos / "unlabelled.jpg")
+    (photos / "all" / "b.jpg").rename(photos / "b ü.png")
+    (root / "labels" / "train" / "b.txt").rename(root / "labels" / "train" / "b%20%C3%BC.txt")
+    if kind == "list":
+        (root / "train.txt").write_text("data/images/train/a.jpg\ndata/images/train/b%20%C3%BC.png\nimages/c.jpg\n")
+        (root / "data.yaml").write_text("path: .\ntrain: train.txt\nnames: [cat, dog]")
+    if kind == "classes":
+        (root / "data.yaml").unlink()
+        (root / "classes.txt").write_text("cat\ndog\n")
+        shutil.rmtree(root / "images")
+    assert list_splits(root)[0] == "train"
+    dataset = open_dataset(root, image_folder=photos)
+    assert [dataset.name_of(index) for index in range(len(dataset))] == ["all/a.jpg", "b ü.png"]
+    assert [len(sample.segments.class_ids) for sample in map(dataset.__getitem__, range(2))] == [2, 0]
+    (photos / "all" / "a.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no such file: .*photos\d+/a"):
+        open_dataset(root, image_folder=photos)[0]
+    (photos / "b ü.png").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"none of the 2 images of train is there, such as .*photos\d+/a;"
+    ):
+        open_dataset(root, image_folder=photos)
+    with pytest.raises((ValueError, FileNotFoundError), match="give their folder"):
+        open_dataset(root)
+
+
+def test_text_files_for_one_image_are_named(root, tmp_path_factory):
+    photos = tmp_path_factory.mktemp("photos")
+    Image.new("RGB", (10, 8)).save(photos / "a.jpg")
+    (root / "labels" / "train" / "sub").mkdir()
+    (root / "labels" / "train" / "sub" / "a.txt").write_text(LINES)
+    with pytest.raises(ValueError, match=r"train/a\.txt and .*sub/a\.txt are for images of one name"):
+        YoloSegmentation(root / "data.yaml", images=photos)
 
 
 def test_the_last_folder_named_images_becomes_labels(tmp_path):
