@@ -170,9 +170,7 @@ def test_images_may_be_elsewhere(root, tmp_path_factory, kind):
     with pytest.raises(FileNotFoundError, match=r"no such file: .*photos\d+/a"):
         open_dataset(root, image_folder=photos)[0]
     (photos / "b ü.png").unlink()
-    with pytest.raises(
-        FileNotFoundError, match=r"none of the 2 images of train is there, such as .*photos\d+/a;"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"none of the 2 images of train is there, such as .*photos\d+/a;"):
         open_dataset(root, image_folder=photos)
     with pytest.raises((ValueError, FileNotFoundError), match="give their folder"):
         open_dataset(root)
