@@ -22,6 +22,7 @@ def backend(
     task: str | None = None,
     device: str | None = None,
     tolerance: float = DEFAULT_TOLERANCE,
+    version: str | None = None,
     **settings: Any,
 ) -> type:
     """A subclass of `LabelStudioMLBase` that predicts with a checkpoint, which is loaded with the first task.
@@ -32,6 +33,8 @@ def backend(
     Args:
         checkpoint, task, device, settings: see `Segmenter.from_pretrained`.
         tolerance: of polygons, in pixels.
+        version: the predictions' "model_version", by default "m2f" and the checkpoint's name. Label Studio asks for no task
+            again that has a prediction of the version.
 
     Raises:
         ImportError: label-studio-ml is not installed.
@@ -40,6 +43,7 @@ def backend(
     from label_studio_ml.model import LabelStudioMLBase
 
     check_tolerance(tolerance)
+    model_version = version or (f"{MODEL_VERSION} {checkpoint}" if checkpoint else MODEL_VERSION)
 
     @cache
     def segmenter() -> Segmenter:
@@ -48,14 +52,15 @@ def backend(
     class M2FBackend(LabelStudioMLBase):
         def setup(self):
             """Release 2 calls it: the backend is of the version that its predictions name."""
-            self.set("model_version", MODEL_VERSION)
+            self.set("model_version", model_version)
 
         def predict(self, tasks: list[dict], context: dict | None = None, **kwargs: Any) -> list[dict]:
             """The prediction of each task."""
             control = _control(self.parsed_label_config)
             images = [self._image(entry, control["value"]) for entry in tasks]
             results = cast(list[SegmentationResult], segmenter()(images))
-            return [_prediction(result, control, tolerance) for result in results]
+            predictions = (_prediction(result, control, tolerance) for result in results)
+            return [{**prediction, "model_version": model_version} for prediction in predictions]
 
         def _image(self, entry: dict, value: str) -> str:
             takes_task = "task_id" in inspect.signature(self.get_local_path).parameters

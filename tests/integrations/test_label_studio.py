@@ -8,7 +8,7 @@ from object_reader import NAMES, Thing, draw, object_reader
 
 from m2f.data.brush_runs import brush_mask
 from m2f.inference.segmenter import Segmenter
-from m2f.output_formats.label_studio_format import MODEL_VERSION, label_config
+from m2f.output_formats.label_studio_format import label_config
 
 SIZE = (64, 96)
 THINGS = [Thing(1, 0, 0.9, 8, 4, 40, 16), Thing(2, 1, 0.6, 8, 40, 40, 80)]
@@ -32,11 +32,12 @@ def asked(monkeypatch, tmp_path):
     def ask(config: str) -> list[dict]:
         client = api.init_app(model_class, **folder).test_client()
         version = client.post("/setup", json={"project": "1.2", "schema": config, "force_reload": True}).json
-        assert folder or version == {"model_version": MODEL_VERSION}
+        assert folder or version == {"model_version": "m2f my_model"}
         images = [f"/data/local-files/?d={(tmp_path / name).relative_to('/')}" for name in ("x.png", "empty.png")]
         tasks = [{"id": number, "data": {"image": image}} for number, image in enumerate(images)]
         answer = client.post("/predict", json={"tasks": tasks, "project": "1.2", "label_config": config})
         assert answer.status_code == 200, answer.text
+        assert {entry["model_version"] for entry in answer.json["results"]} == {"m2f my_model"}
         return answer.json["results"]
 
     return ask, loaded(draw(SIZE, THINGS)).segments
