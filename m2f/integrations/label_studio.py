@@ -33,8 +33,8 @@ def backend(
     Args:
         checkpoint, task, device, settings: see `Segmenter.from_pretrained`.
         tolerance: of polygons, in pixels.
-        version: the predictions' "model_version", by default "m2f" and the checkpoint's name. Label Studio asks for no task
-            again that has a prediction of the version.
+        version: the predictions' "model_version", by default "m2f" and the checkpoint's name. Label Studio asks for no
+            task again that has a prediction of the version.
 
     Raises:
         ImportError: label-studio-ml is not installed.
