@@ -9,7 +9,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 M2F_VENV="${M2F_VENV_INTEGRATIONS:-.venv-integrations}"
 export M2F_VENV
 . scripts/environment.sh
-tools=(tensorboard wandb mlflow-skinny trackio gradio supervision sahi lightning torchao peft albumentations torchmetrics)
+tools=(tensorboard wandb mlflow-skinny trackio gradio supervision sahi cvat-sdk)
+tools+=(lightning torchao peft albumentations torchmetrics)
 tests=(tests/integrations tests/output_formats/test_format_list.py tests/training/test_trackers.py)
 tests+=(tests/browser/test_demo_page.py tests/commands/test_demo.py)
 missing=()
