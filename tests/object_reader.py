@@ -44,6 +44,12 @@ def draw(size: tuple[int, int], things: list[Thing]) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+def polygon_area(points) -> float:
+    """Of x0, y0, x1, y1, ..."""
+    x, y = np.reshape(points, (-1, 2)).T
+    return abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
+
+
 class ObjectReader(nn.Module):
     """A query for each object that is visible in the input. Keeps the shapes of its batches."""
 

@@ -63,16 +63,18 @@ class CvatFunction:
         from cvat_sdk.auto_annotation import polygon
 
         parts = mask_parts(segment.crop, self.tolerance, segment.box.left, segment.box.top)
-        group = {"group": segment.id} if len(parts) > 1 else {}
+        more: dict[str, Any] = {"group": segment.id} if len(parts) > 1 else {}
         for points in part_polygons(parts):
-            yield polygon(segment.label_id, [float(number) for number in polygon_numbers(points)], **group)
+            numbers = [float(number) for number in polygon_numbers(points)]
+            yield polygon(segment.label_id, numbers, score=segment.score, **more)
 
 
 def _masks(segment: Segment) -> Iterator[Any]:
     from cvat_sdk.auto_annotation import mask
 
     left, top, right, bottom = segment.box
-    yield mask(segment.label_id, [float(run) for run in (*box_runs(segment.crop), left, top, right - 1, bottom - 1)])
+    runs = (*box_runs(segment.crop), left, top, right - 1, bottom - 1)
+    yield mask(segment.label_id, [float(run) for run in runs], score=segment.score)
 
 
 create = CvatFunction  # as cvat-cli calls it

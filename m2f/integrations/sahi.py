@@ -71,11 +71,11 @@ class SahiModel(DetectionModel):
 
     def perform_batch_inference(self, images: list[np.ndarray]):
         """Of (H, W, 3) images in 0..255, together."""
-        self._original_predictions: Any = self.model([np.ascontiguousarray(image) for image in images])
+        self._original_predictions: Any = self.model(images)
 
     def _create_object_prediction_list_from_original_predictions(self, shift_amount_list=None, full_shape_list=None):
         results: list[SegmentationResult] = self._original_predictions
-        shifts = fix_shift_amount_list(shift_amount_list or [[0, 0]])
+        shifts = fix_shift_amount_list(shift_amount_list)
         shapes = fix_full_shape_list(full_shape_list) or [list(result.size) for result in results]
         self._object_prediction_list_per_image = [
             [found for segment in result.segments if (found := _prediction(segment, shift, shape)) is not None]
@@ -92,7 +92,7 @@ def _prediction(segment: Segment, shift: list, shape: list) -> ObjectPrediction 
         segmentation=polygons,
         category_id=segment.label_id,
         category_name=segment.label,
-        score=1.0 if segment.score is None else segment.score,
+        score=segment.score,
         shift_amount=shift,
         full_shape=shape,
     )

@@ -18,8 +18,6 @@ def begin_trackers(accelerator: Accelerator, options: TrainingOptions, about: di
     """Starts the trackers of `options.log_with`, with the options and `about` as the run's settings. The run is called
     after the output folder, and what a tracker keeps on this machine goes into it; a run that goes on begins a new
     entry of the same name."""
-    if not options.log_with:
-        return
     name = Path(options.output).resolve().name
     settings = {
         "wandb": {"name": name, "dir": options.output},
@@ -52,8 +50,6 @@ def track_picture(accelerator: Accelerator, path: Path, step: int):
             tracker.log({PICTURES: trackio.Image(str(path))}, step=step)
 
 
-def _plain(value: Any) -> bool | int | float | str:
-    """As every tracker takes it: TensorBoard knows neither None nor lists."""
-    if isinstance(value, bool | int | float | str):
-        return value
-    return "" if value is None else ", ".join(map(str, value))
+def _plain(value: Any) -> int | float | str | None:
+    """As every tracker takes it: TensorBoard knows no lists."""
+    return value if value is None or isinstance(value, int | float | str) else ", ".join(map(str, value))

@@ -162,6 +162,19 @@ def test_colour_files_of_16_bits_keep_what_is_in_their_lower_8():
         assert "12 bits" in guess
 
 
+def test_alpha_is_a_channel_where_four_are_expected():
+    """8 bits as they are, 16 of them in 0..255; else alpha is dropped."""
+    deep = np.random.default_rng(1).integers(0, 65536, (4, 6, 4), np.uint16)
+    deep[0, 0] = 65535
+    for content, expected in ((encoded(Image.fromarray(ALPHA)), ALPHA), (png(deep), deep / 257)):
+        image, _ = ImageFile(content, "x", num_channels=4).upright()
+        np.testing.assert_allclose(np.asarray(image), expected, atol=1e-4)
+    with pytest.raises(ValueError, match="x has 3 channels, and 4 are expected"):
+        ImageFile(encoded(Image.fromarray(PIXELS)), "x", num_channels=4).upright()
+    grey, _ = ImageFile(png(deep[..., :2]), "x").upright()
+    np.testing.assert_array_equal(np.asarray(grey), np.rint(deep[..., [0, 0, 0]] / 257))
+
+
 def test_floats_in_0_to_1_are_not_black_and_above_255_need_a_white_level():
     content = encoded(Image.fromarray(np.array([[0, 0.2, 1]], np.float32)), "tiff")
     image, guess = ImageFile(content, "x").upright()

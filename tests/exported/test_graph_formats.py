@@ -75,7 +75,7 @@ def graphs(model, processor, tmp_path_factory):
 
 def check_batches(network, model):
     torch.manual_seed(0)
-    for batch, height, width in ((1, 64, 96), (3, 64, 96), (2, 50, 33)):
+    for batch, height, width in ((1, 64, 96), (3, 64, 96), (2, 56, 40)):
         pixel_values = torch.randn(batch, 3, height, width)
         mask = torch.ones(batch, height, width)
         mask[-1, height - 7 :], mask[-1, :, width - 3 :] = 0, 0

@@ -2,23 +2,26 @@
 
 import logging
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from object_reader import NAMES, Thing, draw, object_reader
+from object_reader import NAMES, Thing, draw, object_reader, polygon_area
 
 from m2f.inference.segmenter import Segmenter
 
 SIZE = (64, 96)
-THINGS = [Thing(1, 0, 0.9, 8, 4, 40, 16), Thing(2, 1, 0.6, 8, 40, 40, 80)]
+# The second object has two parts.
+THINGS = [Thing(1, 0, 0.9, 8, 4, 40, 16), Thing(2, 1, 0.6, 8, 40, 40, 80), Thing(2, 1, 0.6, 48, 40, 60, 60)]
 
 
 @pytest.fixture
-def segmenter(monkeypatch) -> Segmenter:
+def segmenter(monkeypatch) -> Mock:
+    """In the place of `Segmenter.from_pretrained`."""
     model = object_reader()
-    loaded = Segmenter(model, model.processor)
-    monkeypatch.setattr(Segmenter, "from_pretrained", classmethod(lambda *_, **__: loaded))
-    return loaded
+    loading = Mock(return_value=Segmenter(model, model.processor))
+    monkeypatch.setattr(Segmenter, "from_pretrained", loading)
+    return loading
 
 
 def annotated(monkeypatch, function, names=NAMES, **options) -> list:
@@ -46,20 +49,28 @@ def test_masks_polygons_and_thresholds(monkeypatch, segmenter):
     masks = pytest.importorskip("cvat_sdk.masks")
     from m2f.integrations.cvat import create
 
-    function = create("my_model", tolerance=0.0)
-    expected = segmenter(draw(SIZE, THINGS))
+    function = create("my_model", "instance", "cpu", 0.25, 512, tolerance=0.0)
+    segmenter.assert_called_once_with("my_model", "instance", "cpu", threshold=0.25, tile=512)
+    assert {label.type for label in function.spec.labels} == {"mask"}
+    expected = segmenter.return_value(draw(SIZE, THINGS))
     assert [segment.label for segment in expected.segments] == ["cell", "<b>vessel</b>"]
+    scores = [segment.score for segment in expected.segments]
     shapes = annotated(monkeypatch, function)
+    assert [shape.score for shape in shapes] == scores
     assert [(shape.label_id, shape.frame, shape.type.value) for shape in shapes] == [(70, 5, "mask"), (71, 5, "mask")]
     for shape, segment in zip(shapes, expected.segments, strict=True):
         decoded = masks.decode_mask(shape.points, image_width=SIZE[1], image_height=SIZE[0])
         np.testing.assert_array_equal(decoded, segment.mask)
-    assert [shape.label_id for shape in annotated(monkeypatch, function, conf_threshold=0.7)] == [70]
+    for lowest, labels in ((scores[1], [70, 71]), (0.7, [70])):
+        assert [shape.label_id for shape in annotated(monkeypatch, function, conf_threshold=lowest)] == labels
     polygons = annotated(monkeypatch, function, conv_mask_to_poly=True)
-    assert [shape.type.value for shape in polygons] == ["polygon", "polygon"]
-    x, y = np.reshape(polygons[1].points, (-1, 2)).T
-    box = expected.segments[1].box
-    assert (x.min(), y.min(), x.max(), y.max()) == box
+    assert [(shape.type.value, shape.label_id) for shape in polygons] == [("polygon", label) for label in (70, 71, 71)]
+    assert [shape.score for shape in polygons] == [scores[0], scores[1], scores[1]]
+    assert [shape.get("group") for shape in polygons] == [None, 2, 2]
+    for shapes, segment in ((polygons[:1], expected.segments[0]), (polygons[1:], expected.segments[1])):
+        assert sum(polygon_area(shape.points) for shape in shapes) == segment.area
+        x, y = np.concatenate([np.reshape(shape.points, (-1, 2)) for shape in shapes]).T
+        assert (x.min(), y.min(), x.max(), y.max()) == segment.box
 
 
 def test_labels_of_the_task(monkeypatch, segmenter):

@@ -8,6 +8,8 @@ pytest.importorskip("sahi")
 from object_reader import NAMES, Thing, draw, object_reader  # noqa: E402
 from sahi.predict import get_prediction, get_sliced_prediction  # noqa: E402
 
+from m2f.inference.detection import Box, Detection  # noqa: E402
+from m2f.inference.segmentation_result import SegmentationResult  # noqa: E402
 from m2f.inference.segmenter import Segmenter  # noqa: E402
 from m2f.integrations.sahi import SahiModel  # noqa: E402
 
@@ -54,6 +56,7 @@ def test_slices_are_put_together():
         overlap_height_ratio=0,
         overlap_width_ratio=0,
         perform_standard_pred=False,
+        batch_size=3,  # of four slices
         verbose=0,
     )
     whole = found(get_prediction(image, SahiModel(model=reader(), device="cpu")))
@@ -71,10 +74,40 @@ def test_every_task_of_a_panoptic_checkpoint(task, count):
     expected = [segment for segment in segmenter(image).segments if segment.label in NAMES[:2]]
     sahi = SahiModel(model=segmenter, device="cpu")
     assert sahi.has_mask and sahi.num_categories == len(NAMES) and sahi.category_names == list(NAMES)
+    assert list(sahi.category_mapping) == ["0", "1", "2", "3"]
     result = [x for x in get_prediction(image, sahi).object_prediction_list if x.category.name in NAMES[:2]]
     assert len(result) == len(expected) == count
-    wanted = sorted((s.label_id, s.label, 1.0 if s.score is None else s.score) for s in expected)
+    wanted = sorted((s.label_id, s.label, s.score) for s in expected)
     assert sorted((x.category.id, x.category.name, x.score.value) for x in result) == wanted
+
+
+def test_inference_without_a_place_in_a_larger_image():
+    """SAHI's two steps by themselves. What is too small for a polygon is left out."""
+    sahi = SahiModel(model=reader(), device="cpu")
+    image = draw(SIZE, THINGS)
+    sahi.perform_inference(np.asarray(image)[:, ::-1])
+    cells = [Detection(0, 0.9, Box(0, 0, size, size), np.ones((size, size), bool)) for size in (1, 8)]
+    few = SegmentationResult.from_detections(image, cells, {0: "cell"})
+    for results, count in ((sahi.original_predictions, 3), ([few], 1)):
+        sahi._original_predictions = results
+        sahi.convert_original_predictions()
+        assert [entry.mask.full_shape for entry in sahi.object_prediction_list] == [list(SIZE)] * count
+
+
+def test_a_checkpoint_for_a_task(monkeypatch):
+    """SAHI's thresholds are the segmenter's, but for semantic maps, which have none."""
+    asked = []
+
+    def loaded(*args):
+        asked.append((*args[:2], str(args[2])))
+        model = object_reader("panoptic")
+        return Segmenter(model, model.processor, args[1])
+
+    monkeypatch.setattr(Segmenter, "from_pretrained", loaded)
+    for task, threshold in (("instance", 0.5), ("semantic", None)):
+        model = SahiModel("my_model", task, device="cpu").model
+        assert (model.task, model.decoder.threshold) == (task, threshold)
+        assert asked.pop() == ("my_model", task, "cpu")
 
 
 def test_a_checkpoint_by_its_name():

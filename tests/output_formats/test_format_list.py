@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from pycocotools import mask as coco_mask
 from saved_results import NAMES, SCORES, SIZE, discs, written_results
@@ -102,6 +103,19 @@ def test_a_segment_that_is_not_seen_is_left_out_and_counted(tmp_path):
     (entry,) = json.loads((tmp_path / "panoptic_train.json").read_text())["annotations"]
     assert [info["score"] for info in entry["segments_info"]] == [0.9]
     assert writer.remarks() == ["objects wholly and so left out under better ones: 1"]
+
+
+def test_many_classes_and_characters_of_more_than_16_bits(tmp_path):
+    names = {0: "a", 300: "\U0001f9eb"}
+    cell = SavedObject(300, names[300], 0.9, (0, 0, 1, 2), np.ones((2, 1), bool))
+    for name in ("semantic-png", "yolo"):
+        writer = format_writer(name, tmp_path / name, names, frozenset(), 0.0)
+        writer.add(SavedImage("x.png", (2, 2), [cell]))
+        writer.finish()
+    pixels = np.asarray(Image.open(tmp_path / "semantic-png" / "annotations" / "train" / "x.png"))
+    np.testing.assert_array_equal(pixels, [[300, 65535]] * 2)
+    described = yaml.safe_load((tmp_path / "yolo" / "data.yaml").read_text(encoding="utf-8"))
+    assert described["names"] == {0: "a", 1: names[300]}
 
 
 def test_people_see_the_scores_and_tell_objects_apart(saved):

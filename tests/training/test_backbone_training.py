@@ -1,6 +1,7 @@
 """A run whose backbone is frozen or has adapters: what changes, what is saved, and that it goes on as it began."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ def killed_after(run, step: int):
         run.run()
 
 
-def test_a_run_with_adapters_average_and_annealing_goes_on_bit_for_bit(vit, tmp_path, capsys):
+def test_a_run_with_adapters_average_and_annealing_goes_on_bit_for_bit(vit, tmp_path, capsys, monkeypatch):
     peft = pytest.importorskip("peft")
     fields = {"lora": 2, "layer_decay": 0.8, "ema_decay": 0.5, "mask_annealing": (0.2, 1.0), "max_steps": 5}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -99,6 +100,14 @@ def test_a_run_with_adapters_average_and_annealing_goes_on_bit_for_bit(vit, tmp_
     torch.testing.assert_close(*both, rtol=0, atol=1e-5)
     assert M2FImageProcessor.from_pretrained(tmp_path / "merged").task == "instance"
     assert json.loads((tmp_path / "merged/results.json").read_text())["step"] == 5
+    assert (tmp_path / "merged/training_options.yaml").read_bytes() == (whole / "training_options.yaml").read_bytes()
+    for target, message in (("merged", "is not an empty folder"), ("merged/results.json/again", "json is no folder")):
+        assert main(["merge", str(whole), str(tmp_path / target)]) == 2
+        assert message in capsys.readouterr().err
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "peft", None)
+        assert main(["merge", str(whole), str(tmp_path / "again"), "--dry-run"]) == 2
+        assert 'pip install "m2f[peft]"' in capsys.readouterr().err
     assert main(["merge", str(tmp_path / "merged"), str(tmp_path / "again")]) == 2
     assert "has no LoRA adapters" in capsys.readouterr().err
 

@@ -1,7 +1,12 @@
 """Trackers that are installed, offline: what they wrote is read back. `scripts/test_integrations.sh` installs them."""
 
+from types import SimpleNamespace
+from unittest.mock import Mock
+
 import pytest
 from shapes_run import fresh_accelerate, shapes_run
+
+from m2f.training.trackers import track_picture
 
 
 def tracked_run(folder, tracker, **fields):
@@ -13,17 +18,19 @@ def test_tensorboard(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    tracked_run(tmp_path / "cells", "tensorboard")
+    tracked_run(tmp_path / "cells", "tensorboard", mask_annealing=(0.2, 1.0))
     events = EventAccumulator(str(tmp_path / "cells" / "m2f"), size_guidance={"images": 0})
     events.Reload()
     losses = events.Scalars("loss")
     assert [entry.step for entry in losses] == [1, 2] and losses[0].value > 0
+    assert "step" not in events.Tags()["scalars"]
     assert [entry.step for entry in events.Scalars("eval_AP")] == [2]
     (picture,) = events.Images("predictions")
     assert picture.step == 2 and picture.height > 10
     (settings,) = (tmp_path / "cells" / "m2f").glob("*/hparams.yml")
     text = settings.read_text()
     assert "name: cells" in text and "learning_rate: 0.001" in text and "backbone_type: " in text
+    assert "mask_annealing: 0.2, 1.0\n" in text and "device: null" in text
 
 
 def test_wandb(tmp_path, monkeypatch):
@@ -34,8 +41,8 @@ def test_wandb(tmp_path, monkeypatch):
     (file,) = (tmp_path / "cells" / "wandb").glob("offline-run-*/*.wandb")
     content = file.read_bytes()  # records of protobuf, in which text is as it is
     name = b"\x05cells"  # with its length: a text of its own, and no part of a path
-    wanted = (name, b"learning_rate", b"loss_dice", b"eval_AP", b"backbone_type")
-    assert [text for text in wanted if text not in content] == []
+    known = (name, b"learning_rate", b"loss_dice", b"eval_AP", b"backbone_type", b"images/separated")
+    assert [text for text in known if text not in content] == []
     assert list(file.parent.glob("files/media/images/predictions_2_*.png"))  # the step
 
 
@@ -67,3 +74,11 @@ def test_trackio(tmp_path, monkeypatch):
     steps = {name: [row["step"] for row in rows if name in row] for name in ("loss", "eval_AP", "predictions")}
     assert steps == {"loss": [1, 2], "eval_AP": [2], "predictions": [2]}
     assert list((tmp_path / "trackio").rglob("*.png"))
+
+
+def test_an_evaluation_without_a_picture(tmp_path):
+    """As with --samples 0."""
+    tracker = Mock()
+    tracker.name = "tensorboard"
+    track_picture(SimpleNamespace(trackers=[tracker]), tmp_path / "none.png", 1)
+    tracker.log_images.assert_not_called()
