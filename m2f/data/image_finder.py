@@ -5,6 +5,7 @@ from pathlib import Path
 
 from m2f.data.dataset_paths import image_files, name_parts
 from m2f.data.named_files import NamedFiles
+from m2f.data.uploaded_names import key_of_original, key_of_upload
 
 
 class ImageFinder:
@@ -27,8 +28,11 @@ class ImageFinder:
             raise FileNotFoundError(f"no such folder: {folder}")
         self._files, self._paths = NamedFiles(self.folder), set(image_files(self.folder))
         self._stems: dict[str, list[str]] = {}
+        self._uploaded_stems: dict[str, list[str]] = {}
         for path in sorted(self._paths) if by_stem else ():
-            self._stems.setdefault(path.rpartition("/")[2].rpartition(".")[0], []).append(path)
+            stem = path.rpartition("/")[2].rpartition(".")[0]
+            self._stems.setdefault(stem, []).append(path)
+            self._uploaded_stems.setdefault(key_of_original(stem), []).append(path)
 
     def find(self, *names: str) -> str:
         """The path, relative to the folder, of the first of some names for one image that is there; the first name's
@@ -43,6 +47,7 @@ class ImageFinder:
         for name in names:
             base = (name_parts(name) or [""])[-1]
             found = [path for path in self._files.matches(name) if path in self._paths] or self._stems.get(base, [])
+            found = found or self._uploaded_stems.get(key_of_upload(base) or "", [])
             if len(found) > 1:
                 raise ValueError(
                     f"{self.folder} has {len(found)} files called {base!r}, {found[0]} and {found[1]}; give the "

@@ -1,8 +1,6 @@
 """Label Studio's json export of tasks (https://labelstud.io/guide/export, "JSON"): polygons, boxes, ellipses in per
 cent of the image, and brush masks."""
 
-import posixpath
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,14 +24,13 @@ _AREAS = {
 # Type of an outline -> the key that only it has, an ellipse's before those of a box.
 _OUTLINES = {"polygon": "points", "brush": "rle", "ellipse": "radiusX", "rectangle": "width"}
 _RESULT_KEYS = ("annotations", "completions")  # "completions" before version 1
-_UPLOAD = re.compile(r"[0-9a-f]{8}-(.+)")  # uploads get such a prefix
 
 
 class LabelStudio(AnnotatedExport):
     """A `SegmentationDataset` of Label Studio's tasks.
 
     Shapes are drawn on the image as it is shown, upright. The image is looked for by the file name in the task's data,
-    with and without the eight characters that Label Studio puts before the names of uploads.
+    for which uploads count too, see `uploaded_names`.
 
     Args:
         annotation_file: json of the split, a list of tasks.
@@ -110,10 +107,7 @@ def _names(task: dict) -> tuple[str, ...]:
         raise ValueError("its data name no image")
     # Files that the server reads itself are /data/local-files/?d=folder/name.
     local = parse_qs(urlsplit(first).query).get("d", [""])[0] if "local-files" in first else ""
-    names = [local or first, *([task["file_upload"]] if isinstance(task.get("file_upload"), str) else [])]
-    bases = [posixpath.basename(name.partition("?")[0].replace("\\", "/")) for name in names]
-    uploads = [match[1] for base in bases if (match := _UPLOAD.fullmatch(base))]
-    return (*names, *uploads)
+    return (local or first, *([task["file_upload"]] if isinstance(task.get("file_upload"), str) else []))
 
 
 def _results(task: dict, choice: str) -> list[Any]:

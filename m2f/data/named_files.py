@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from m2f.data.dataset_paths import LABEL_FOLDERS, inside, name_key, name_parts, split_of_folder
+from m2f.data.uploaded_names import key_of_original, key_of_upload
 
 _UNUSUAL = ("\\", ":", "..", "?")  # in names that may be no paths in the folder as they stand
 _SHOWN = 3
@@ -18,8 +19,9 @@ class NamedFiles:
 
     A name means the file of this path. Where there is none, it means the one whose path has the most folders in
     common with it from the end on, with none but its own name at the least; capitals and the two ways to write an
-    accent are alike. It never means a file outside the folder, one in the folder of another split or (for images) of
-    label maps, one of several that fit as well, or one that another name means.
+    accent are alike. Where none has its name, it counts as that of an upload, see `uploaded_names`. It never means a
+    file outside the folder, one in the folder of another split or (for images) of label maps, one of several that fit
+    as well, or one that another name means.
 
     Args:
         folder: links in it are not followed by the search.
@@ -32,6 +34,7 @@ class NamedFiles:
         self._owner: dict[str, str] = {}  # path in the folder -> the name that means it
         self._mapped: set[str] = set()  # those of them that are not what the name says
         self._index: dict[str, list[str]] | None = None
+        self._originals: dict[str, list[str]] | None = None
         self._same_name: Counter[str] | None = None
 
     def add(self, name: str, written_in: str) -> str:
@@ -93,14 +96,29 @@ class NamedFiles:
     def matches(self, name: str) -> list[str]:
         """The paths in the folder that fit a name best."""
         parts = name_parts(name)
-        found = self._candidates(parts) or self._candidates([unquote(part) for part in parts])
+        plain = [unquote(part) for part in parts]
+        found = self._candidates(parts) or self._candidates(plain) or self._uploads(plain)
         best = max((fit for fit, _ in found), default=None)
         return [path for fit, path in found if fit == best]
 
     def _candidates(self, parts: list[str]) -> list[tuple[tuple[int, bool], str]]:
         """(folders in common and whether the name is the same, path)."""
+        return self._fits(parts, self._by_key().get(name_key(parts[-1]), []) if parts else [])
+
+    def _uploads(self, parts: list[str]) -> list[tuple[tuple[int, bool], str]]:
+        """The same of files that were uploaded under this name."""
+        key = key_of_upload(parts[-1]) if parts else None
+        if key is None:
+            return []
+        if self._originals is None:
+            self._originals = {}
+            for path in (path for paths in self._by_key().values() for path in paths):
+                self._originals.setdefault(key_of_original(path.rpartition("/")[2]), []).append(path)
+        return self._fits(parts, self._originals.get(key, []))
+
+    def _fits(self, parts: list[str], paths: list[str]) -> list[tuple[tuple[int, bool], str]]:
         found = []
-        for path in self._by_key().get(name_key(parts[-1]), []) if parts else []:
+        for path in paths:
             own = path.split("/")
             if self._may_mean(parts[:-1], own[:-1]):
                 same = unicodedata.normalize("NFC", parts[-1]) == unicodedata.normalize("NFC", own[-1])

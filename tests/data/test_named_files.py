@@ -73,6 +73,23 @@ def test_a_name_means_the_file_that_fits_best(tmp_path, name, found):
     assert path_of(tmp_path, name) == found
 
 
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("../data/media/upload/3/1c719314-a.png", "y/a.png"),
+        ("1c719314-a.png", "y/a.png"),
+        ("/data/upload/3/1c719314-b_c_1_%C3%BC.png", "b c (1) ü.png"),
+        ("1c719314-d.png", "1c719314-d.png"),
+        ("1c719314_a.png", "1c719314_a.png"),
+        ("1c719314-a-a.png", "1c719314-a-a.png"),
+    ],
+)
+def test_uploads_are_the_files_that_they_were(tmp_path, name, found):
+    """Label Studio puts eight characters before a name, and changes others; the last two are missing."""
+    touch(tmp_path, "y/a.png", "b c (1) ü.png", "d.png", "1c719314-d.png")
+    assert path_of(tmp_path, name) == found
+
+
 def test_absolute_names_in_the_folder_are_taken(tmp_path):
     touch(tmp_path, "x/a.png")
     assert NamedFiles(tmp_path).add(str(tmp_path / "x" / "a.png"), "x.json") == "x/a.png"
