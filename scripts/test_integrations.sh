@@ -46,11 +46,14 @@ if ! install "${tools[@]}"; then
     done
 fi
 run_tests "${tools[*]}" "${tests[@]}"
-for tool in datumaro label-studio-converter; do
+for tool in datumaro label-studio-converter ultralytics; do
     on_top "$tool"
     if install "$tool"; then run_tests "$tool" "$formats"; else failed+=("$tool"); fi
     . "$M2F_VENV/bin/activate"
 done
+on_top fiftyone
+if install fiftyone torchvision; then run_tests fiftyone tests/integrations/test_fiftyone_calls.py; else failed+=(fiftyone); fi
+. "$M2F_VENV/bin/activate"
 on_top label-studio
 if install label-studio-sdk "Flask>2.3" colorama semver && install --no-deps "$backend"; then
     run_tests label-studio "$formats" tests/integrations/test_label_studio.py

@@ -168,8 +168,8 @@ def test_images_of_a_loader_give_what_a_batch_gives(folder, task):
 
 @pytest.mark.parametrize("task", ["instance", "panoptic", "semantic"])
 def test_fiftyones_own_wrapper_gives_the_same(folder, task, monkeypatch):
-    reason = "fiftyone is not installed, or lacks torchvision"
-    models = pytest.importorskip("fiftyone.utils.transformers", reason=reason, exc_type=ImportError)
+    # RuntimeError: torchvision, which it asks for, of another build than torch.
+    models = pytest.importorskip("fiftyone.utils.transformers", exc_type=(ImportError, RuntimeError))
     monkeypatch.setattr("fiftyone.config.model_zoo_dir", str(folder))
     config = models.FiftyOneTransformerForUniversalSegmentationConfig({"name_or_path": str(folder), "task": task})
     with models.FiftyOneTransformerForUniversalSegmentation(config) as model:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -213,6 +214,24 @@ def test_cvat_reads_its_masks(saved):
         left, top, width, height = (int(element.get(key)) for key in ("left", "top", "width", "height"))
         points = [*map(int, element.get("rle").split(",")), left, top, left + width - 1, top + height - 1]
         assert points == masks.encode_mask(mask)
+
+
+def test_ultralytics_reads_yolo(saved, tmp_path, monkeypatch):
+    monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path))
+    monkeypatch.setenv("YOLO_OFFLINE", "1")
+    # RuntimeError: torchvision, which it asks for, of another build than torch.
+    data = pytest.importorskip("ultralytics.data.dataset", exc_type=(ImportError, RuntimeError))
+    shutil.copytree(saved[0] / "yolo", tmp_path / "yolo")  # beside the labels it writes a cache
+    about = {"names": dict(enumerate(NAMES.values())), "nc": len(NAMES), "channels": 3}
+    images = str(tmp_path / "yolo" / "images" / "train")
+    found = data.YOLODataset(img_path=images, data=about, task="segment", imgsz=64, augment=False, rect=False)
+    assert [len(entry["segments"]) for entry in found.labels].count(0) == 1 and len(found.labels) == 3
+    (entry,) = [entry for entry in found.labels if "=1+1" in entry["im_file"]]
+    assert entry["cls"].ravel().tolist() == [0, 1, 0] and entry["shape"] == SIZE
+    for points, mask in zip(entry["segments"], discs(), strict=True):
+        polygon = (points * np.array(SIZE[::-1])).round(3).ravel().tolist()
+        drawn = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([polygon], *SIZE)))
+        np.testing.assert_array_equal(drawn == 1, mask)
 
 
 def test_supervision_reads_coco_and_yolo(saved):
