@@ -46,7 +46,7 @@ if ! install "${tools[@]}"; then
     done
 fi
 run_tests "${tools[*]}" "${tests[@]}"
-for tool in datumaro label-studio-converter ultralytics; do
+for tool in datumaro label-studio-converter labelme ultralytics; do
     on_top "$tool"
     if install "$tool"; then run_tests "$tool" "$formats"; else failed+=("$tool"); fi
     . "$M2F_VENV/bin/activate"

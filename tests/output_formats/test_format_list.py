@@ -1,5 +1,6 @@
 """Every format is written, read back by our readers, and by the tool's own where it is installed."""
 
+import io
 import json
 import re
 import shutil
@@ -214,6 +215,15 @@ def test_cvat_reads_its_masks(saved):
         left, top, width, height = (int(element.get(key)) for key in ("left", "top", "width", "height"))
         points = [*map(int, element.get("rle").split(",")), left, top, left + width - 1, top + height - 1]
         assert points == masks.encode_mask(mask)
+
+
+def test_labelme_reads_its_polygons(saved):
+    labelme = pytest.importorskip("labelme._label_file")
+    for path in (saved[0] / "labelme").rglob("[!.]*.json"):
+        found, written = labelme.LabelFile(str(path)), json.loads(path.read_text())
+        shapes = [(shape["label"], shape["group_id"], shape["points"]) for shape in found.shapes]
+        assert shapes == [(shape["label"], shape["group_id"], shape["points"]) for shape in written["shapes"]]
+        assert Image.open(io.BytesIO(found.image_data)).size == SIZE[::-1]
 
 
 def test_ultralytics_reads_yolo(saved, tmp_path, monkeypatch):
