@@ -28,8 +28,8 @@ def label_files_of_images(root: Path, images: Iterable[str]) -> list[Path]:
     """The text files of labels for listed images, of which some may have none."""
     files = NamedFiles(root, are_labels=True)
     found = []
-    for image in images:
-        matches = files.matches(yolo_label_path(Path(*name_parts(image)), Path()).as_posix())
+    for parts in filter(None, map(name_parts, images)):
+        matches = files.matches(yolo_label_path(Path(*parts), Path()).as_posix())
         found += [root / path for path in matches[:1]]
     return found
 
