@@ -16,8 +16,12 @@ PICTURES = "predictions"
 
 def begin_trackers(accelerator: Accelerator, options: TrainingOptions, about: dict[str, Any]):
     """Starts the trackers of `options.log_with`, with the options and `about` as the run's settings. The run is called
-    after the output folder, and what a tracker keeps on this machine goes into it; a run that goes on begins a new
-    entry of the same name."""
+    after the output folder, into which go the files of TensorBoard and W&B; a run that goes on begins a new entry of
+    the same name.
+
+    Raises:
+        ValueError: a tracker cannot be started.
+    """
     name = Path(options.output).resolve().name
     settings = {
         "wandb": {"name": name, "dir": options.output},
@@ -25,11 +29,18 @@ def begin_trackers(accelerator: Accelerator, options: TrainingOptions, about: di
         "trackio": {"name": name},
     }
     config = {"name": name, **about, **plain_values(options)}
-    accelerator.init_trackers(
-        PROJECT,
-        config={key: _plain(value) for key, value in config.items()},
-        init_kwargs={tracker: settings[tracker] for tracker in options.log_with if tracker in settings},
-    )
+    try:
+        accelerator.init_trackers(
+            PROJECT,
+            config={key: _plain(value) for key, value in config.items()},
+            init_kwargs={tracker: settings[tracker] for tracker in options.log_with if tracker in settings},
+        )
+    except Exception as error:  # each tracker has its own, such as for a login that is missing
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise ValueError(
+            f"the trackers {', '.join(options.log_with)} cannot be started: {reason}; set up the one that this is of, "
+            "or leave it out of --log-with"
+        ) from error
 
 
 def track_picture(accelerator: Accelerator, path: Path, step: int):

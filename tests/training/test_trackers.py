@@ -6,7 +6,8 @@ from unittest.mock import Mock
 import pytest
 from shapes_run import fresh_accelerate, shapes_run
 
-from m2f.training.trackers import track_picture
+from m2f.training.trackers import begin_trackers, track_picture
+from m2f.training.training_options import TrainingOptions
 
 
 def tracked_run(folder, tracker, **fields):
@@ -74,6 +75,14 @@ def test_trackio(tmp_path, monkeypatch):
     steps = {name: [row["step"] for row in rows if name in row] for name in ("loss", "eval_AP", "predictions")}
     assert steps == {"loss": [1, 2], "eval_AP": [2], "predictions": [2]}
     assert list((tmp_path / "trackio").rglob("*.png"))
+
+
+def test_a_tracker_that_cannot_start_is_said_in_a_line(tmp_path):
+    """Such as MLflow without a server, or W&B without a login."""
+    start = Mock(side_effect=RuntimeError("No API key.\n  Log in first."))
+    options = TrainingOptions(data="x", output=str(tmp_path / "cells"), log_with=("wandb",))
+    with pytest.raises(ValueError, match="^the trackers wandb cannot be started: No API key. Log in first; set up"):
+        begin_trackers(SimpleNamespace(init_trackers=start), options, {})
 
 
 def test_an_evaluation_without_a_picture(tmp_path):
