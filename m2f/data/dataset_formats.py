@@ -152,7 +152,10 @@ def _find(path: Any) -> _Places:
         "yolo-segmentation": _yolo_files(path),
         "datasets": dict.fromkeys(row_splits(path)),
     }
-    found["semantic-folder"] = _semantic_splits(path, any(found.values()))
+    # A panoptic json has its own label maps beside it.
+    panoptic = {file.parent for files in found.get("coco-panoptic", {}).values() for file in files}
+    semantic = _semantic_splits(path, any(found.values()))
+    found["semantic-folder"] = {split: pair for split, pair in semantic.items() if pair[1] not in panoptic}
     for kind, other in _INSTEAD_OF.items():
         if found.get(kind):
             found[other] = {}

@@ -24,7 +24,8 @@ class KnownFormat(NamedTuple):
 
 
 def _datum(format: str) -> str:
-    return f"convert it with `datum convert -if {format} -i FOLDER -f coco -o OUT -- --save-media` (pip: datumaro)"
+    command = f"datum convert -if {format} -i FOLDER -f coco_instances -o OUT -- --save-media"
+    return f'convert it with `{command}` (pip install "datumaro[cli]")'
 
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".bz2", ".xz")
@@ -107,6 +108,12 @@ _FILES = (
         (".xml",),
         (rb"<annotations>\s*<(version|meta)>",),
         'export as "CVAT for images" or "COCO 1.0"',
+    ),
+    KnownFormat(
+        "the xml of LabelMe's web tool",
+        (".xml",),
+        (rb"<annotation\b", rb"<(sourceImage|imagesize)>"),
+        _datum("label_me"),
     ),
     KnownFormat(
         "Pascal VOC's xml",

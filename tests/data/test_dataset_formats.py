@@ -142,6 +142,15 @@ def test_a_folder_with_two_formats_needs_a_word(tmp_path):
         open_dataset(tmp_path, format="cityscapes")
 
 
+def test_pictures_of_ids_are_no_label_maps(tmp_path):
+    """As Datumaro writes COCO's panoptic data: images beside annotations, in which are json and pictures."""
+    make_coco_panoptic(tmp_path)
+    for split in ("train2017", "val2017"):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        (tmp_path / split).rename(tmp_path / "images" / split)
+    assert open_dataset(tmp_path).format == "coco-panoptic"
+
+
 def test_an_unknown_folder_is_refused_with_what_is_there(tmp_path):
     (tmp_path / "stuff").mkdir()
     (tmp_path / "notes.txt").touch()

@@ -13,6 +13,7 @@ PREDICTION = {"image_id": 1, "category_id": 1, "segmentation": {"size": [3, 4], 
 VIA = {"a.png9": {"filename": "a.png", "size": 9, "regions": []}}
 SLY = {"description": "", "size": {"height": 3, "width": 4}, "objects": [{"classTitle": "a", "bitmap": {}}]}
 DATUMARO = {"info": {}, "categories": {"label": {}}, "items": [{"id": "a", "annotations": []}]}
+LABELME_XML = "<annotation>\n<filename>a.png</filename><folder/><source><sourceImage/></source><imagesize><nrows>1"
 CASES = {
     "deep/er/a.json": (SHAPES, "LabelMe's json ('deep/er/a.json'): give the folder of its jsons with --format label"),
     "deep/er/tasks.json": (TASK, "Label Studio's json ('deep/er/tasks.json'): give the json itself with --form"),
@@ -27,6 +28,7 @@ CASES = {
     "min.json": ([{"image": "a.png", "label": [{"polygonlabels": ["x"]}]}], "Label Studio's JSON-MIN ('min.json')"),
     "export.ndjson": ({"DataRow ID": "x", "Labeled Data": "https://x/a.png"}, "Labelbox's older json"),
     "annotations.xml": ("<?xml?>\n<annotations>\n <version>1.1", "CVAT's xml of a video ('annotations.xml'): export"),
+    "x/a.xml": (LABELME_XML, "the xml of LabelMe's web tool ('x/a.xml'): convert it with `datum convert -if label_me"),
     "Annotations/a.xml": ("<annotation><folder>x</folder><filename>a.jpg</filename>", "Pascal VOC's xml"),
     "train-masks.csv": ("MaskPath,ImageID,LabelName,BoxID\n", "Open Images' csv"),
     "train.csv": ("picture,annotation\na.jpg,1 3\n", "a csv of run lengths (Kaggle)"),
