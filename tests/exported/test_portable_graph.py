@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from compiler_there import needs_compiler
 from small_models import small_model
 
 from m2f.modeling_m2f.attention import attend
@@ -73,6 +74,7 @@ def test_a_model_gives_the_same_in_portable_form(backbone):
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
+@needs_compiler
 def test_inductor_compiles_windows_that_reach_over_the_border():
     """It needs to know of an index that it is not negative."""
     torch.manual_seed(0)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from backbone_cases import backbone_fields
+from compiler_there import needs_compiler
 from computed_values import computed_values
 from PIL import Image
 from small_models import small_config, small_model
@@ -137,7 +138,7 @@ def test_folder_is_loaded_where_m2f_cannot_be_imported_with_equal_bits(bundle, t
     check_values(tmp_path / "second", expected)
 
 
-@pytest.mark.parametrize("kernels", ["compiled", "no compiler", "reference"])
+@pytest.mark.parametrize("kernels", [pytest.param("compiled", marks=needs_compiler), "no compiler", "reference"])
 def test_every_kernel_comes_from_the_embedded_source_and_computes_the_same_bits(kernels, bundle, tmp_path):
     """`kernels`: compiled anew, into an empty cache; PyTorch's forms, because nothing compiles; and because they are
     asked for, of a plain Vision Transformer. The expected values, and the sources that are compiled, are the installed

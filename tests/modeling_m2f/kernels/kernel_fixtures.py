@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from compiler_there import has_compiler
 from torch.testing._internal.optests import OpCheckError
 
-from m2f.modeling_m2f.kernels.cpu_compiler import find_compiler
 from m2f.modeling_m2f.kernels.kernel_cache import cached_file
 from m2f.modeling_m2f.kernels.kernel_policy import KernelUnavailableError
 from m2f.modeling_m2f.kernels.kernel_sources import read_source
@@ -29,20 +29,13 @@ def pytest_runtest_call(item):
         return (yield)
     except (KernelUnavailableError, OpCheckError) as error:
         missing = error if isinstance(error, KernelUnavailableError) else error.__cause__
-        if not isinstance(missing, KernelUnavailableError) or _has_compiler() or not _is_demanded():
+        if not isinstance(missing, KernelUnavailableError) or has_compiler() or not _is_demanded():
             raise
         pytest.skip(f"not built ahead: {missing}")
 
 
 def _is_demanded() -> bool:
     return os.environ.get("M2F_KERNELS") in ("compiled", "native")
-
-
-def _has_compiler() -> bool:
-    try:
-        return bool(find_compiler())
-    except KernelUnavailableError:
-        return False
 
 
 @pytest.fixture

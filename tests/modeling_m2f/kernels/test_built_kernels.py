@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from compiler_there import needs_compiler
 
 from m2f.modeling_m2f.kernels.built_kernels import MANIFEST, _listed, find_built
 from m2f.modeling_m2f.kernels.cpu_compiler import load_library
@@ -124,6 +125,7 @@ def test_built_ahead_comes_before_the_cache_and_the_compiler(folder, monkeypatch
         load_library(SOURCE, {"ANSWER": 43})
 
 
+@needs_compiler
 def test_what_is_passed_over_is_compiled_and_said(folder, monkeypatch):
     write(folder, entry(folder, "middle", sha256="0"))
     found = load_library(SOURCE, {"ANSWER": 42})

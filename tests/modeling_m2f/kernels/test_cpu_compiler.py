@@ -1,4 +1,5 @@
 import pytest
+from compiler_there import needs_compiler
 
 from m2f.modeling_m2f.kernels.cpu_compiler import find_compiler, load_library
 from m2f.modeling_m2f.kernels.kernel_policy import KernelUnavailableError
@@ -17,12 +18,14 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
+@needs_compiler
 def test_a_source_is_compiled_and_called(folder):
     assert load_library(SOURCE, {"ANSWER": 42}).functions.answer() == 42
     assert load_library(SOURCE, {"ANSWER": 43}).functions.answer() == 43
     assert len(list(folder.iterdir())) == 2
 
 
+@needs_compiler
 def test_what_the_compiler_says_is_in_the_error(folder):
     find_compiler()
     with pytest.raises(KernelUnavailableError, match="nonsense"):
@@ -71,6 +74,7 @@ def test_words_of_the_environment_reach_no_shell(folder, tmp_path, monkeypatch):
     assert not (tmp_path / "owned").exists()
 
 
+@needs_compiler
 def test_a_full_disk_is_no_library_until_there_is_room(folder):
     find_compiler()
     limits = pytest.importorskip("resource")

@@ -4,6 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from compiler_there import needs_compiler
 from sanitizers import CHECKS, build
 
 from m2f.modeling_m2f.kernels.cpu_compiler import _native_flag, find_compiler
@@ -11,6 +12,8 @@ from m2f.modeling_m2f.kernels.group_norm import GROUP_NORM
 from m2f.modeling_m2f.kernels.kernel_sources import read_source
 from m2f.modeling_m2f.kernels.masked_attention import MASKED_ATTENTION
 from m2f.modeling_m2f.kernels.winograd import WINOGRAD
+
+pytestmark = needs_compiler
 
 ATTENTION, TILES, NORM = SOURCES = [source.file for source in (MASKED_ATTENTION, WINOGRAD, GROUP_NORM)]
 

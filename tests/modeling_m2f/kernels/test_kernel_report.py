@@ -1,5 +1,6 @@
 import pytest
 import torch
+from compiler_there import needs_compiler
 
 from m2f.modeling_m2f.kernels.cpu_compiler import KernelLibrary
 from m2f.modeling_m2f.kernels.cpu_source import CpuSource
@@ -33,6 +34,7 @@ def machine(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100")
 
 
+@needs_compiler
 def test_every_device_and_why(tmp_path):
     found = dict(kernel_report())
     assert found["M2F_KERNELS"] == "auto (not set)"

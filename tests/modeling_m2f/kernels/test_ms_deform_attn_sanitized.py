@@ -3,10 +3,13 @@
 import subprocess
 
 import pytest
+from compiler_there import needs_compiler
 from sanitizers import CHECKS, build
 
 from m2f.modeling_m2f.kernels.kernel_sources import CSRC, read_source
 from m2f.modeling_m2f.kernels.ms_deform_attn_cpu import ENTRIES, MS_DEFORM_ATTN
+
+pytestmark = needs_compiler
 
 HARNESS = "ms_deform_attn_sanitized.cpp"
 

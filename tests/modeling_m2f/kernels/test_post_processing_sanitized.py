@@ -4,12 +4,15 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from compiler_there import needs_compiler
 from sanitizers import CHECKS, build
 
 from m2f.modeling_m2f.kernels.cpu_compiler import _native_flag, find_compiler
 from m2f.modeling_m2f.kernels.kernel_sources import read_source
 from m2f.modeling_m2f.kernels.resized_masks import RESIZED_MASKS, axis_tables
 from m2f.modeling_m2f.kernels.semantic_votes import SEMANTIC_VOTES
+
+pytestmark = needs_compiler
 
 MASKS, VOTES = RESIZED_MASKS.file, SEMANTIC_VOTES.file
 # Logits; padded, valid and target size; and the size that the target is resized to once more.
