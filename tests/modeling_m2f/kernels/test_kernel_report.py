@@ -69,6 +69,7 @@ def test_missing_tools_are_findings(monkeypatch):
     assert "no-such-compiler" in found["C++ compiler"] and "nvidia-cuda-nvrtc" in found["NVRTC"]
 
 
+@needs_compiler
 @pytest.mark.parametrize("accelerator", [None, "xpu"])
 def test_devices_of_this_machine(monkeypatch, accelerator):
     monkeypatch.undo()
