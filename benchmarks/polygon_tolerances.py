@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from m2f.bench.measurement_report import write_results
+from m2f.bench.measurement_report import machine, write_results
 from m2f.data.dataset_formats import open_dataset
 from m2f.output_formats.mask_outlines import part_polygons
 from m2f.output_formats.saved_image import Outliner, SavedObject
@@ -51,6 +51,7 @@ def main():
     args = parse_args()
     found = list(objects(args.datasets))
     results = {
+        "machine": machine(),
         "objects": len(found),
         "median_pixels": statistics.median(entry.area for entry in found),
         "tolerances": [row(tolerance, found) for tolerance in args.tolerances],

@@ -53,9 +53,9 @@ for tool in datumaro label-studio-converter labelme; do
 done
 for tool in ultralytics fiftyone; do
     on_top "$tool"
-    install "$tool" torchvision || failed+=("$tool")
-    # Its releases are made for one build of torch.
-    if python -c "import torchvision" 2>/dev/null; then
+    if ! install "$tool" torchvision; then
+        failed+=("$tool")
+    elif python -c "import torchvision" 2>/dev/null; then  # its releases are made for one build of torch
         run_tests "$tool" "$formats" tests/integrations/test_fiftyone_calls.py
     else
         echo "not run: $tool, as torchvision does not load beside this torch" >&2

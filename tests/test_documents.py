@@ -29,6 +29,8 @@ MOST_LINES, LONGEST_LINE = 170, 120
 FOLDERS = "benchmarks|docs|examples|m2f|modeling_m2f|notebooks|scripts|tests"
 # What need not be installed.
 OPTIONAL = ("fiftyone", "label_studio_ml", "lightning", "sahi")
+# What `pip install` lines install.
+INSTALLED = (".", "label-studio-ml @ git+https://github.com/HumanSignal/label-studio-ml-backend.git")
 # What the names of the examples stand for.
 VARIABLES = {
     "result": SegmentationResult(Image.new("RGB", (2, 2)), "instance", [], {0: "a"}),
@@ -82,7 +84,7 @@ def check_line(words: list[str]):
     elif words[0] in ("bash", "python"):
         assert (ROOT / words[1]).is_file(), words
     else:
-        assert words[:-1] == ["pip", "install"], f"no command that is known here: {words}"
+        assert words[:-1] == ["pip", "install"] and words[-1] in INSTALLED, f"no command that is known here: {words}"
 
 
 @pytest.mark.parametrize("name", NAMED)

@@ -100,7 +100,7 @@ def launch(page: Any, host: str, port: int, in_browser: bool = False) -> str:
 def rows_of(result: SegmentationResult) -> list[list[Any]]:
     """A row for each segment, in the order of `COLUMNS`."""
     return [
-        [number, segment.label, None if segment.score is None else round(segment.score, 3), segment.area]
+        [number, segment.label, round(segment.score, 3), segment.area]
         for number, segment in enumerate(result.segments, start=1)
     ]
 

@@ -28,6 +28,7 @@ def root(tmp_path):
         (["val/twice.png"], "val/twice.png"),
         (["/home/x/data/val/twice.png"], "val/twice.png"),
         (["A.PNG"], "a.png"),
+        (["0123abcd-a.png", "a.png"], "a.png"),
         (["0123abcd-a.png"], "a.png"),
         (["x/absent.png", "other.png"], "absent.png"),
         (["a"], "a"),

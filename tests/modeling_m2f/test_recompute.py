@@ -5,11 +5,12 @@ import copy
 import pytest
 import torch
 from backbone_cases import backbone_fields
-from compiler_there import needs_compiler
 from small_models import BACKBONES, corner_mask, random_targets, small_model
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from m2f.modeling_m2f.recompute import recompute_decoders, recompute_feedforward, recomputed
+
+pytest_plugins = ("kernel_fixtures",)
 
 
 def gradients(model, pixels, **outputs_of) -> dict[str, torch.Tensor]:
@@ -82,7 +83,7 @@ def test_gradients_of_all_outputs_are_those_of_kept_activations_in_float64(backb
         torch.testing.assert_close(again, kept, rtol=1e-9, atol=1e-12)
 
 
-@needs_compiler  # PyTorch's forms keep more
+@pytest.mark.usefixtures("cpu_kernels")  # PyTorch's forms keep more
 def test_less_is_kept():
     pixels = torch.randn(1, 3, 128, 128)
     ours, keeping = (small_model("swin", recompute_feedforward=value).train() for value in (True, False))

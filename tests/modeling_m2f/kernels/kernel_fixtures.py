@@ -39,11 +39,16 @@ def _is_demanded() -> bool:
 
 
 @pytest.fixture
-def compiled_kernel(monkeypatch):
-    """A test that meant to run the CPU kernel must not pass because it fell back."""
+def cpu_kernels():
+    """For tests that have nothing to say where kernels are neither built ahead nor compiled."""
     reason = kernel_unavailable_reason(torch.device("cpu"))
     if reason:
         pytest.skip(f"no kernel on this machine: {reason}")
+
+
+@pytest.fixture
+def compiled_kernel(cpu_kernels, monkeypatch):
+    """A test that meant to run the CPU kernel must not pass because it fell back."""
     monkeypatch.setenv("M2F_KERNELS", "compiled")
 
 

@@ -5,7 +5,6 @@ import warnings
 
 import pytest
 import torch
-from compiler_there import needs_compiler
 from ms_deform_attn_inputs import LEVELS, make_inputs
 from small_models import random_targets, small_model
 
@@ -16,7 +15,8 @@ from m2f.modeling_m2f.kernels.ms_deform_attn import ms_deform_attn
 from m2f.modeling_m2f.kernels.ms_deform_attn_cpu import MS_DEFORM_ATTN
 from m2f.modeling_m2f.kernels.ms_deform_attn_reference import ms_deform_attn_reference
 
-pytestmark = needs_compiler  # which makes what is carried here
+pytest_plugins = ("kernel_fixtures",)
+pytestmark = pytest.mark.usefixtures("cpu_kernels")  # some of which are carried
 
 
 @pytest.fixture
